@@ -1,0 +1,28 @@
+# What bare `just` prints
+[private]
+help:
+    @just --list --unsorted
+
+# A worker by the example configuration, with a Redis of its own; more flags may follow
+run *args:
+    cargo run -p hats-worker -- --config examples/worker1.config {{args}}
+
+# Everything that continuous integration checks
+test *args:
+    tests/run.sh {{args}}
+
+# Format the tree
+fmt:
+    cargo fmt --all
+
+# Lints, warnings as errors
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# The API documentation, warnings as errors
+doc *args:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace {{args}}
+
+# Licences, bans and sources of the dependencies (needs cargo-deny)
+deny:
+    cargo deny check bans licenses sources
