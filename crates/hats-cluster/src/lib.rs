@@ -1,1 +1,28 @@
-//! TODO
+//! What the workers of a HATS cluster share: records in Redis, sessions, claims. No JavaScript here.
+//!
+//! Reading order: names and records say what there is, `lease` and `clock` what may be trusted and for how long,
+//! `store` what can be done to Redis in one step, `session` and `watchdog` how a worker stays alive or ends in time,
+//! `watch` how it learns of changes, `coordinator` what it makes of all that.
+//!
+//! Two look-alikes: a [`lease::Lease`] is how long this worker may trust its session; a claim ([`records`]) is what
+//! Redis says about who owns one thread. The claim names the session, so staying alive costs nothing per thread.
+
+pub mod name;
+pub mod id;
+pub mod clock;
+pub mod lease;
+pub mod error;
+pub mod address;
+pub mod config;
+pub mod keys;
+pub mod records;
+pub mod store;
+pub mod admin;
+pub mod watchdog;
+mod session;
+mod watch;
+pub mod coordinator;
+
+pub use crate::config::Config;
+pub use crate::coordinator::{Event, Grant, Handle, Release, StopReason, start};
+pub use crate::error::Error;

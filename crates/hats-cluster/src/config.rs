@@ -1,0 +1,77 @@
+//! What a worker of a cluster is told at its start.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::address::RedisConfig;
+use crate::lease::Timing;
+use crate::name::{ClusterName, TaskName, WorkerName};
+use crate::watchdog::HardStop;
+
+/// Called at the hard stop, on the watchdog's OS thread. It is expected to end the process.
+pub type OnHardStop = Arc<dyn Fn(&HardStop) + Send + Sync>;
+
+/// Tells which script a lane is in, for the report about one that does not come round.
+pub type StuckNamer = Arc<dyn Fn() -> Option<TaskName> + Send + Sync>;
+
+/// What a worker of a cluster is told at its start. See [`Config::new`] for the defaults.
+#[derive(Clone)]
+pub struct Config {
+    /// The cluster: prefix of every key.
+    pub cluster: ClusterName,
+    /// This worker's name, for people.
+    pub worker_name: WorkerName,
+    /// Where Redis is.
+    pub redis: RedisConfig,
+    /// D, the lease. At least 2 s; default 5 s.
+    pub lease: Duration,
+    /// A lane or the coordinator that has not come round for this long is named and renewal is withheld. Default 10 s.
+    pub stall_after: Duration,
+    /// How long a worker that is alone waits for others that start at the same time before it claims anything.
+    /// Default 500 ms; zero where nobody else can be there.
+    pub settle: Duration,
+    /// How long [`crate::coordinator::Handle::close`] waits for Redis to answer the last releases. Default 5 s.
+    pub close_timeout: Duration,
+    /// This worker's share of the threads beside the others'. Default 1.
+    pub weight: f64,
+    /// The version that is written into the worker's row.
+    pub version: String,
+    /// Called at the hard stop. The default writes the reason to standard error and exits with 70.
+    pub on_hard_stop: OnHardStop,
+}
+
+impl Config {
+    /// A configuration with the defaults.
+    pub fn new(cluster: ClusterName, worker_name: WorkerName, redis: RedisConfig) -> Self {
+        Self {
+            cluster,
+            worker_name,
+            redis,
+            lease: Duration::from_secs(5),
+            stall_after: Duration::from_secs(10),
+            settle: Duration::from_millis(500),
+            close_timeout: Duration::from_secs(5),
+            weight: 1.0,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            on_hard_stop: Arc::new(crate::watchdog::exit_at_hard_stop),
+        }
+    }
+
+    /// The durations that follow from the lease.
+    pub fn timing(&self) -> Timing {
+        Timing::new(self.lease.max(Timing::LEAST))
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("cluster", &self.cluster)
+            .field("worker_name", &self.worker_name)
+            .field("lease", &self.lease)
+            .field("stall_after", &self.stall_after)
+            .field("settle", &self.settle)
+            .finish_non_exhaustive()
+    }
+}

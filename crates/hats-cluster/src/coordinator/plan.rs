@@ -1,0 +1,1 @@
+//! What to claim, and when: pure decisions, given `now`.

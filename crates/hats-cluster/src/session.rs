@@ -1,0 +1,1 @@
+//! The OS thread that keeps the session alive.

@@ -1,0 +1,1 @@
+//! How a worker notices that a definition or a claim has changed.
