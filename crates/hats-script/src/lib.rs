@@ -1,1 +1,30 @@
-//! TODO
+//! The script runtime: JavaScript that looks synchronous, ten thousand scripts to a few OS threads.
+//!
+//! A [`Lanes`] is a set of OS threads, one per core. [`Lanes::spawn`] puts a closure on a fiber of one of them
+//! and hands it a [`Vm`]: a QuickJS interpreter with the host modules (`console`, `env`, `worker`, `thread`,
+//! `redis`, timers, `sleep`). Code in the closure, and the script it calls, is written as if it blocked; where it
+//! waits, the lane goes on with another script.
+//!
+//! What must hold:
+//! - A `Vm` is made, used and dropped on one fiber.
+//! - Every effect of a script passes the lease gate ([`TaskControl::trusted_for`]) right before it happens.
+//! - A script ends only by returning: it is asked, interrupted or killed, and its frames unwind by themselves.
+//! - No panic, no `unwrap` on anything that a script or a server can cause.
+//!
+//! This crate knows no cluster. What it needs of one it asks for through [`TaskControl`] and [`WorkerInfo`].
+
+mod error;
+mod host;
+mod lane;
+mod limits;
+mod modules;
+mod vm;
+
+pub use crate::error::{Error, ScriptError, Thrown};
+pub use crate::host::{BoxFuture, TaskControl, WorkerInfo};
+pub use crate::lane::{LaneStatus, Lanes, LanesConfig, ScriptHandle, ScriptTask};
+pub use crate::limits::Limits;
+pub use crate::modules::env::EnvOverlay;
+#[cfg(feature = "redis")]
+pub use crate::modules::redis;
+pub use crate::vm::{Vm, Wake};

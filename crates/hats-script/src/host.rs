@@ -1,0 +1,59 @@
+//! What a script's surroundings must supply: the traits through which this crate asks for what lives above it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// A boxed future that may cross OS threads.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// The task that a script is the body of, as the script sees it. One per running script.
+///
+/// Every method may be called often and from inside the interpreter: none of them may block.
+pub trait TaskControl: Send + Sync + 'static {
+    /// The task's name, as used in logs and as the file name in stack traces.
+    fn name(&self) -> &str;
+
+    /// The full Redis key of the task's definition (`thread.Key`).
+    fn key(&self) -> &str;
+
+    /// The fence: a number that rises with every new owner (`thread.Epoch`).
+    fn epoch(&self) -> u64;
+
+    /// Time between two calls of `main()` (`thread.Hang`).
+    fn hang(&self) -> Duration;
+
+    /// How much longer this task may have effects; zero when its lease is lost. This is the lease gate, which
+    /// is asked before every effect, so it must compare with a clock and not with a flag alone.
+    fn trusted_for(&self) -> Duration;
+
+    /// True once the task has been asked to stop (`thread.Stopped`).
+    fn stopped(&self) -> bool;
+
+    /// Gives the task up on this worker, soon (`thread.Stop()`).
+    fn stop(&self);
+
+    /// Disables the task in the whole cluster (`thread.Disable()`).
+    fn disable(&self) -> BoxFuture<Result<(), String>>;
+
+    /// The `State` in the task's definition (`thread.State()`).
+    fn state(&self) -> BoxFuture<Result<String, String>>;
+
+    /// The `Status` in the task's definition (`thread.Status()`).
+    fn status(&self) -> BoxFuture<Result<String, String>>;
+
+    /// An effect (a host call that reaches outside the worker) has just passed the gate. For audits.
+    fn effect(&self) {}
+}
+
+/// The worker that scripts run on, as they see it (`worker.…`).
+pub trait WorkerInfo: Send + Sync + 'static {
+    /// `worker.Name`.
+    fn name(&self) -> &str;
+    /// `worker.Cluster`.
+    fn cluster(&self) -> &str;
+    /// `worker.ShuttingDown`, asked at each use.
+    fn shutting_down(&self) -> bool;
+    /// `worker.Healthy`, asked at each use.
+    fn healthy(&self) -> bool;
+}

@@ -1,0 +1,24 @@
+//! What one script may use.
+
+use std::time::Duration;
+
+/// Limits of one script. Each ends in a clear error of that script and in nothing worse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Heap of the interpreter in bytes. Default 64 MiB.
+    pub memory: usize,
+    /// JavaScript stack in bytes. Default 512 KiB; larger values get a larger fiber stack.
+    pub stack: usize,
+    /// Length of the source in bytes. Default 1 MiB.
+    pub source: usize,
+    /// Length of one log line in characters; the rest is cut off. Default 10,000.
+    pub log_line: usize,
+    /// Time that one call of the script may take. Default none.
+    pub call_timeout: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory: 64 << 20, stack: 512 << 10, source: 1 << 20, log_line: 10_000, call_timeout: None }
+    }
+}
