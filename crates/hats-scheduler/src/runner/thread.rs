@@ -1,0 +1,127 @@
+//! The life of a thread, as straight code on a fiber: load → `init()` → { `main()`, hang } again and again → `cleanup()`.
+//!
+//! What must hold: every step is one call that returns only when the script is out of it, so when [`run`] returns
+//! nothing of the script runs any more. `cleanup()` runs at every end in good order and at no other: not after a crash
+//! (the scope is in an unknown state) and never after a lost lease (the thread is no longer ours).
+//!
+//! The loop is the product's hottest: with `Hang` 0 a round costs two atomic loads beside the call itself.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hats_script::{ScriptError, Vm};
+
+use crate::call_log::CallOutcome;
+use crate::control::Control;
+
+/// What to run.
+pub(crate) struct Thread {
+    pub(crate) source: Arc<str>,
+    pub(crate) control: Arc<Control>,
+    /// Set while `cleanup()` runs: the interrupt of the call before must not hit it, it has a limit of its own.
+    pub(crate) cleaning_up: Arc<AtomicBool>,
+    pub(crate) cleanup_timeout: Duration,
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Asked to, and done so.
+    InOrder,
+    /// By its own fault; the text is for people.
+    Crashed(String),
+    /// With its lease.
+    Lost,
+}
+
+/// Runs a thread until it ends. `started` is called once, when `init()` is over.
+pub(crate) fn run(vm: &mut Vm<'_>, thread: &Thread, started: impl FnOnce()) -> Ended {
+    match live(vm, thread, started) {
+        Ok(()) => {}
+        // The stop's patience is over: still an end in good order, as the thread is still ours.
+        Err(ScriptError::Interrupted) if thread.control.is_stopped() => {
+            tracing::warn!("interrupted: the call in hand did not return within the drain timeout");
+        }
+        Err(error) => return ended_by(error),
+    }
+    match clean_up(vm, thread) {
+        Ok(()) => Ended::InOrder,
+        Err(error @ ScriptError::Lost) => ended_by(error),
+        Err(error) => {
+            tracing::warn!(%error, "cleanup() failed");
+            Ended::InOrder
+        }
+    }
+}
+
+fn live(vm: &mut Vm<'_>, thread: &Thread, started: impl FnOnce()) -> Result<(), ScriptError> {
+    let control = &*thread.control;
+    call(vm, control, "load", |vm| vm.load(&thread.source, hats_script::TaskControl::name(control)))?;
+    if !control.is_stopped() && vm.has("init") {
+        call(vm, control, "init", |vm| vm.call("init"))?;
+    }
+    started();
+    if !vm.has("main") {
+        while !control.is_stopped() {
+            vm.idle(Duration::MAX)?;
+        }
+    }
+    while !control.is_stopped() {
+        call(vm, control, "main", |vm| vm.call("main"))?;
+        if control.is_stopped() {
+            break;
+        }
+        vm.idle(control.hang_now())?;
+    }
+    Ok(())
+}
+
+fn clean_up(vm: &mut Vm<'_>, thread: &Thread) -> Result<(), ScriptError> {
+    if !vm.has("cleanup") {
+        return Ok(());
+    }
+    thread.cleaning_up.store(true, Ordering::Release);
+    let limit = Instant::now() + thread.cleanup_timeout;
+    logged(vm, &thread.control, "cleanup", |vm| {
+        vm.set_deadline(Some(limit));
+        vm.call("cleanup")
+    })
+}
+
+/// One call under the thread's own time limit, which may change from call to call.
+fn call(
+    vm: &mut Vm<'_>,
+    control: &Control,
+    function: &str,
+    body: impl FnOnce(&mut Vm<'_>) -> Result<(), ScriptError>,
+) -> Result<(), ScriptError> {
+    vm.set_deadline(control.call_timeout().map(|limit| Instant::now() + limit));
+    logged(vm, control, function, body)
+}
+
+fn logged(
+    vm: &mut Vm<'_>,
+    control: &Control,
+    function: &str,
+    body: impl FnOnce(&mut Vm<'_>) -> Result<(), ScriptError>,
+) -> Result<(), ScriptError> {
+    let Some(audit) = control.audit() else { return body(vm) };
+    audit.log.start(&audit.caller, function);
+    let result = body(vm);
+    let outcome = match &result {
+        Ok(()) => CallOutcome::Ok,
+        Err(ScriptError::Lost) => CallOutcome::Lost,
+        Err(ScriptError::Interrupted) => CallOutcome::Interrupted,
+        Err(_) => CallOutcome::Crashed,
+    };
+    audit.log.end(&audit.caller, outcome, function);
+    result
+}
+
+fn ended_by(error: ScriptError) -> Ended {
+    match error {
+        ScriptError::Lost => Ended::Lost,
+        error => Ended::Crashed(error.to_string()),
+    }
+}

@@ -1,0 +1,321 @@
+//! The loop that reacts to the coordinator: it starts a supervisor per claim, passes orders on, and at the drain waits
+//! until the last script is out.
+//!
+//! What must hold: the table has one entry per *name*. A claim that is granted while an older run of the same thread
+//! has not ended (its lease was lost, its script is still unwinding) waits in that entry for the old run's end.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hats_cluster::id::{Nonce, SessionId};
+use hats_cluster::lease::Lease;
+use hats_cluster::name::TaskName;
+use hats_cluster::watchdog::Stamp;
+use hats_cluster::{Event, Grant, Handle, Release, StopReason};
+use hats_script::Lanes;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::CallLog;
+use crate::control::{Loss, Orders, Stop};
+use crate::supervisor::{self, Shared};
+
+/// The loop touches its stamp at least this often.
+const TURN: Duration = Duration::from_secs(1);
+/// After drain timeout and `cleanup()` have passed, a script has this long to come out of its interrupt.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What the scheduler is told at the start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How long a call in hand may go on when a thread has to stop; then it is interrupted. Default 20 s.
+    pub drain_timeout: Duration,
+    /// How long `cleanup()` may take. Default 5 s.
+    pub cleanup_timeout: Duration,
+    /// What a script may use where its definition does not say otherwise.
+    pub limits: hats_script::Limits,
+    /// Where every entry into script code is recorded. Default nowhere.
+    pub call_log: Option<Arc<CallLog>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            drain_timeout: Duration::from_secs(20),
+            cleanup_timeout: Duration::from_secs(5),
+            limits: hats_script::Limits::default(),
+            call_log: None,
+        }
+    }
+}
+
+impl Config {
+    /// The limits of a script whose definition has `own` ones.
+    pub(crate) fn limits_for(&self, own: &hats_cluster::records::Limits) -> hats_script::Limits {
+        let bytes = |own: Option<u64>, default| own.map_or(default, |own| usize::try_from(own).unwrap_or(usize::MAX));
+        hats_script::Limits {
+            memory: bytes(own.memory, self.limits.memory),
+            stack: bytes(own.stack, self.limits.stack),
+            call_timeout: own.call_timeout.or(self.limits.call_timeout),
+            ..self.limits
+        }
+    }
+}
+
+/// Runs what this worker owns.
+pub struct Scheduler {
+    shared: Arc<Shared>,
+    events: mpsc::UnboundedReceiver<Event>,
+    gone: mpsc::UnboundedReceiver<(TaskName, Nonce)>,
+    threads: HashMap<TaskName, Owned>,
+    /// Resolves when the lease that the newest claims are under is lost. The coordinator says so too, but it may be the
+    /// very thing that hangs.
+    lost: Option<(SessionId, LostFuture)>,
+    stamp: Stamp,
+    draining: bool,
+}
+
+type LostFuture = Pin<Box<dyn Future<Output = Lease> + Send>>;
+
+/// A thread that a supervisor is busy with.
+struct Owned {
+    claim: Nonce,
+    session: SessionId,
+    orders: Orders,
+    /// Granted while the run above has not ended yet.
+    waiting: Option<Box<Grant>>,
+}
+
+/// Why [`Scheduler::run`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The shutdown token was cancelled.
+    Asked,
+    /// The worker's own row says `Status=disabled`.
+    Disabled,
+    /// The coordinator is gone: there is nobody left to say what may run.
+    ClusterGone,
+}
+
+/// What [`Scheduler::drain`] has left behind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Threads whose scripts did not even obey the interrupt: the process has to end with them inside.
+    pub stuck: Vec<TaskName>,
+}
+
+impl Scheduler {
+    /// A scheduler that runs on `lanes` what `events` grants.
+    #[must_use]
+    pub fn new(cluster: Handle, events: mpsc::UnboundedReceiver<Event>, lanes: Lanes, config: Config) -> Self {
+        let stamp = cluster.stamp("scheduler");
+        let (tell, gone) = mpsc::unbounded_channel();
+        Scheduler {
+            shared: Arc::new(Shared { cluster, lanes, config, gone: tell }),
+            events,
+            gone,
+            threads: HashMap::new(),
+            lost: None,
+            stamp,
+            draining: false,
+        }
+    }
+
+    /// Runs what is granted until something asks for the end. Then [`Scheduler::drain`] is to be called.
+    ///
+    /// # Cancel safety
+    /// Cancelled, it can be called again; the scripts run on meanwhile.
+    pub async fn run(&mut self, shutdown: &CancellationToken) -> Why {
+        let mut turn = tokio::time::interval(TURN);
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.stamp.touch();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Why::Asked,
+                lease = lost(&mut self.lost) => self.lose(&lease),
+                Some((name, claim)) = self.gone.recv() => self.forget(&name, &claim),
+                event = self.events.recv() => match event {
+                    Some(Event::WorkerDisabled) => return Why::Disabled,
+                    Some(event) => self.react(event),
+                    None => return Why::ClusterGone,
+                },
+                _ = turn.tick() => {}
+            }
+        }
+    }
+
+    /// Asks every thread to stop and waits until the last script is out, for at most the drain timeout, the time of
+    /// `cleanup()` and a little more. What is granted meanwhile is given back unused.
+    pub async fn drain(mut self) -> Drained {
+        self.draining = true;
+        for owned in self.threads.values_mut() {
+            owned.orders.stop(Stop::Drain);
+            if let Some(grant) = owned.waiting.take() {
+                give_back(&self.shared.cluster, &grant);
+            }
+        }
+        let config = &self.shared.config;
+        let limit = Instant::now() + config.drain_timeout + config.cleanup_timeout + GRACE;
+        let mut limit = std::pin::pin!(tokio::time::sleep_until(limit));
+        let mut turn = tokio::time::interval(TURN);
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut cluster_gone = false;
+        loop {
+            self.stamp.touch();
+            // What was granted up to here is given back even if nothing runs any more.
+            while let Ok(event) = self.events.try_recv() {
+                self.react(event);
+            }
+            if self.threads.is_empty() {
+                return Drained::default();
+            }
+            tokio::select! {
+                biased;
+                lease = lost(&mut self.lost) => self.lose(&lease),
+                Some((name, claim)) = self.gone.recv() => self.forget(&name, &claim),
+                event = self.events.recv(), if !cluster_gone => match event {
+                    Some(event) => self.react(event),
+                    None => cluster_gone = true,
+                },
+                () = &mut limit => {
+                    return Drained { stuck: self.threads.into_keys().collect() };
+                }
+                _ = turn.tick() => {}
+            }
+        }
+    }
+
+    fn react(&mut self, event: Event) {
+        match event {
+            Event::Claimed(grant) => self.take(grant),
+            Event::Changed { name, claim, definition } => match self.find(&name, &claim) {
+                Some(Found::Running(orders)) => orders.define(definition),
+                Some(Found::Waiting(waiting)) => {
+                    if let Some(grant) = waiting {
+                        grant.definition = definition;
+                    }
+                }
+                None => {}
+            },
+            Event::Stop { name, claim, reason } => self.stop(&name, &claim, reason),
+            Event::Lost { lease } => self.lose(&lease),
+            // At the drain there is no more to do about it.
+            Event::WorkerDisabled => {}
+        }
+    }
+
+    fn take(&mut self, grant: Grant) {
+        if self.draining {
+            return give_back(&self.shared.cluster, &grant);
+        }
+        if self.lost.as_ref().is_none_or(|(session, _)| session != grant.lease.session()) {
+            let lease = grant.lease.clone();
+            let session = lease.session().clone();
+            let lost = Box::pin(async move {
+                lease.lost().await;
+                lease
+            });
+            self.lost = Some((session, lost));
+        }
+        match self.threads.entry(grant.name.clone()) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(start(&self.shared, grant));
+            }
+            Entry::Occupied(mut occupied) => {
+                tracing::debug!(task = %grant.name, "granted while its old run has not ended: waits for that");
+                occupied.get_mut().waiting = Some(Box::new(grant));
+            }
+        }
+    }
+
+    fn stop(&mut self, name: &TaskName, claim: &Nonce, reason: StopReason) {
+        match self.find(name, claim) {
+            Some(Found::Running(orders)) => match reason {
+                StopReason::Disabled | StopReason::Deleted | StopReason::Malformed => orders.stop(Stop::Disabled),
+                StopReason::Restart => orders.stop(Stop::Restart),
+                StopReason::Moved => orders.lose(Loss::Claim),
+            },
+            Some(Found::Waiting(waiting)) => {
+                if waiting.take().is_some() {
+                    let how = match reason {
+                        StopReason::Disabled | StopReason::Deleted | StopReason::Malformed => Release::Stopped,
+                        StopReason::Restart | StopReason::Moved => FREE,
+                    };
+                    self.shared.cluster.release(name, claim, how);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Ends everything under this lease. What waits under it will never start.
+    fn lose(&mut self, lease: &Lease) {
+        if self.lost.as_ref().is_some_and(|(session, _)| session == lease.session()) {
+            self.lost = None;
+        }
+        for owned in self.threads.values_mut() {
+            if owned.session == *lease.session() {
+                owned.orders.lose(Loss::Session);
+            }
+            if owned.waiting.as_ref().is_some_and(|grant| grant.lease.session() == lease.session()) {
+                owned.waiting = None;
+            }
+        }
+    }
+
+    /// The supervisor of this claim is done; what has waited for that starts.
+    fn forget(&mut self, name: &TaskName, claim: &Nonce) {
+        let Entry::Occupied(occupied) = self.threads.entry(name.clone()) else { return };
+        if occupied.get().claim != *claim {
+            return;
+        }
+        if let Some(grant) = occupied.remove().waiting {
+            self.threads.insert(name.clone(), start(&self.shared, *grant));
+        }
+    }
+
+    fn find(&mut self, name: &TaskName, claim: &Nonce) -> Option<Found<'_>> {
+        let owned = self.threads.get_mut(name)?;
+        if owned.claim == *claim {
+            return Some(Found::Running(&owned.orders));
+        }
+        let waits = owned.waiting.as_ref().is_some_and(|grant| grant.claim == *claim);
+        waits.then_some(Found::Waiting(&mut owned.waiting))
+    }
+}
+
+/// Where a claim is. One that has ended already is nowhere: what is still said about it means nothing.
+enum Found<'a> {
+    Running(&'a Orders),
+    Waiting(&'a mut Option<Box<Grant>>),
+}
+
+const FREE: Release = Release::Free { cool_down: Duration::ZERO, prefer_other: false };
+
+fn start(shared: &Arc<Shared>, grant: Grant) -> Owned {
+    let (claim, session) = (grant.claim.clone(), grant.lease.session().clone());
+    let orders = supervisor::start(shared.clone(), grant);
+    Owned { claim, session, orders, waiting: None }
+}
+
+fn give_back(cluster: &Handle, grant: &Grant) {
+    cluster.release(&grant.name, &grant.claim, Release::Free { cool_down: Duration::ZERO, prefer_other: true });
+}
+
+/// The lease whose loss is waited for, once it is lost.
+async fn lost(waiting: &mut Option<(SessionId, LostFuture)>) -> Lease {
+    match waiting {
+        Some((_, lost)) => {
+            let lease = lost.await;
+            *waiting = None;
+            lease
+        }
+        None => std::future::pending().await,
+    }
+}

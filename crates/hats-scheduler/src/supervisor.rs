@@ -1,0 +1,248 @@
+//! One supervisor per claim: it starts the script, carries orders to it, and answers for its end.
+//!
+//! ```text
+//!              ┌────────── new source, same claim ─────────┐
+//!              ▼                                           │
+//!  claimed ─► running ──stop · source──► stopping ──┬──► ended ──► release (free · crashed · stopped)
+//!              │ crash ─────────────────────────────┤      │
+//!              └─ lost ─► killed ───────────────────┘      └─lost──► forget: the session's death says it all
+//! ```
+//!
+//! What must hold:
+//! - the [`RunGuard`](hats_cluster::lease::RunGuard) of the lease lives until the script is really out of its fiber: the
+//!   watchdog counts on it;
+//! - nothing is released before that, and a lost claim is not released at all;
+//! - the scheduler hears of the end exactly once, even if the supervisor itself panics: only then may another run of
+//!   the same thread begin in this process.
+//!
+//! It is one tokio task per claim and keeps no queue: orders are a state, not a sequence.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use hats_cluster::id::Nonce;
+use hats_cluster::name::TaskName;
+use hats_cluster::records::RestartPolicy;
+use hats_cluster::{Grant, Handle, Release};
+use hats_script::{Lanes, ScriptTask};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep_until;
+use tracing::Instrument;
+
+use crate::Config;
+use crate::control::{Audit, Control, Loss, Orders, Stop, Wanted};
+use crate::restart;
+use crate::runner::thread::{self, Ended, Thread};
+
+/// After `thread.Stop()` this worker leaves the thread to others for so long.
+const COOL_DOWN: Duration = Duration::from_secs(5);
+/// Whoever is first may have it, this worker too.
+const FREE: Release = Release::Free { cool_down: Duration::ZERO, prefer_other: false };
+
+/// What every supervisor of a worker shares.
+pub(crate) struct Shared {
+    pub(crate) cluster: Handle,
+    pub(crate) lanes: Lanes,
+    pub(crate) config: Config,
+    /// Told when a claim's script has ended and its supervisor is done.
+    pub(crate) gone: mpsc::UnboundedSender<(TaskName, Nonce)>,
+}
+
+/// What follows the end of a run.
+#[derive(Clone, Debug, PartialEq)]
+enum Next {
+    /// The same claim runs on, from a fresh VM.
+    Restart,
+    Release(Release),
+    /// First `Status=disabled`, then the release: the other way round a peer might take it in between.
+    DisableAndRelease(Release),
+    /// The session is lost: whatever it owned is no longer ours to release.
+    Forget,
+}
+
+/// Runs `grant` until its end. Spawned by the scheduler, which learns of the end through [`Shared::gone`].
+pub(crate) fn start(shared: Arc<Shared>, grant: Grant) -> Orders {
+    let (orders, wanted) = Orders::new(grant.definition.clone());
+    let span = tracing::info_span!("thread", task = %grant.name, epoch = grant.epoch);
+    let gone = Gone { tell: shared.gone.clone(), whose: Some((grant.name.clone(), grant.claim.clone())) };
+    let supervisor = supervise(shared, grant, orders.clone(), wanted, gone);
+    tokio::spawn(supervisor.instrument(span));
+    orders
+}
+
+/// Tells the scheduler, come what may.
+struct Gone {
+    tell: mpsc::UnboundedSender<(TaskName, Nonce)>,
+    whose: Option<(TaskName, Nonce)>,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        if let Some(whose) = self.whose.take() {
+            // Nobody listens any more: the scheduler has been dropped, and with it the need to know.
+            let _ = self.tell.send(whose);
+        }
+    }
+}
+
+async fn supervise(
+    shared: Arc<Shared>,
+    grant: Grant,
+    orders: Orders,
+    mut wanted: watch::Receiver<Wanted>,
+    _gone: Gone,
+) {
+    let mut restarts = grant.restarts;
+    let release = loop {
+        let begun = Instant::now();
+        let seen = wanted.borrow_and_update().clone();
+        // Stopped or lost before it had begun: there is nothing to end.
+        let ended = if seen.lost.is_some() || seen.stop.is_some() || !grant.lease.is_trusted() {
+            Ended::InOrder
+        } else {
+            run_once(&shared, &grant, &seen, &orders, &mut wanted).await
+        };
+        let now_wanted = wanted.borrow_and_update().clone();
+        let lost = if grant.lease.is_trusted() { now_wanted.lost } else { Some(Loss::Session) };
+        match next(&ended, &seen, &now_wanted, lost, restarts, begun.elapsed()) {
+            Next::Restart => {
+                if let Ended::Crashed(error) = ended {
+                    tracing::warn!(error, "crashed; a new source is here already");
+                }
+                tracing::info!("restarts with a new source");
+                restarts = 0;
+            }
+            Next::Release(release) => break release,
+            Next::DisableAndRelease(release) => {
+                disable(&shared.cluster, &grant, &mut wanted).await;
+                break release;
+            }
+            Next::Forget => return,
+        }
+    };
+    match &release {
+        Release::Crashed { error, back_off, .. } => tracing::warn!(error, ?back_off, "crashed"),
+        _ => tracing::info!("released"),
+    }
+    shared.cluster.release(&grant.name, &grant.claim, release);
+}
+
+/// One VM from birth to death. Returns when the script is out of it, never sooner.
+async fn run_once(
+    shared: &Arc<Shared>,
+    grant: &Grant,
+    seen: &Wanted,
+    orders: &Orders,
+    wanted: &mut watch::Receiver<Wanted>,
+) -> Ended {
+    let audit = shared.config.call_log.as_ref().map(|log| Audit {
+        log: log.clone(),
+        caller: crate::call_log::Caller::new(grant.name.as_str(), grant.epoch),
+    });
+    let control = Arc::new(Control::new(
+        (grant.name.clone(), grant.key.clone(), grant.epoch),
+        grant.lease.clone(),
+        shared.cluster.clone(),
+        orders.clone(),
+        &seen.definition,
+        audit,
+    ));
+    let cleaning_up = Arc::new(AtomicBool::new(false));
+    let thread = Thread {
+        source: seen.definition.source.clone(),
+        control: control.clone(),
+        cleaning_up: cleaning_up.clone(),
+        cleanup_timeout: shared.config.cleanup_timeout,
+    };
+    let task = ScriptTask {
+        control: control.clone(),
+        limits: shared.config.limits_for(&seen.definition.limits),
+    };
+    let guard = grant.lease.enter(&grant.name);
+    let (cluster, name, claim) = (shared.cluster.clone(), grant.name.clone(), grant.claim.clone());
+    let (script, ended) = shared.lanes.spawn(task, move |vm| {
+        // Moved in, so that it is dropped with the fiber's frame and not when somebody stops waiting for it.
+        let _guard = guard;
+        thread::run(vm, &thread, || cluster.started(&name, &claim))
+    });
+
+    let mut ended = pin!(ended);
+    let mut patience = pin!(sleep_until(tokio::time::Instant::now()));
+    let mut stopping = false;
+    let mut impatient = false;
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut ended => return result.unwrap_or_else(|error| Ended::Crashed(error.to_string())),
+            Ok(()) = wanted.changed() => {
+                let now_wanted = wanted.borrow_and_update().clone();
+                if now_wanted.lost.is_some() {
+                    control.forfeit();
+                    script.kill();
+                    continue;
+                }
+                control.adopt(&now_wanted.definition);
+                if !stopping && (now_wanted.stop.is_some() || is_newer(seen, &now_wanted)) {
+                    stopping = true;
+                    impatient = true;
+                    control.set_stopped();
+                    script.interrupt_waits();
+                    patience.as_mut().reset(tokio::time::Instant::now() + shared.config.drain_timeout);
+                }
+            }
+            () = &mut patience, if impatient => {
+                impatient = false;
+                if !cleaning_up.load(Ordering::Acquire) {
+                    script.interrupt();
+                }
+            }
+        }
+    }
+}
+
+fn is_newer(seen: &Wanted, wanted: &Wanted) -> bool {
+    wanted.definition.digest != seen.definition.digest
+}
+
+/// Decides what follows a run that began when `seen` was wanted and ended when `wanted` was.
+fn next(ended: &Ended, seen: &Wanted, wanted: &Wanted, lost: Option<Loss>, restarts: u32, ran: Duration) -> Next {
+    match lost {
+        Some(Loss::Session) => return Next::Forget,
+        // Not ours any more, but the coordinator waits to hear that nothing runs.
+        Some(Loss::Claim) => return Next::Release(FREE),
+        None => {}
+    }
+    if wanted.stop.is_none() && (is_newer(seen, wanted) || *ended == Ended::InOrder) {
+        return Next::Restart;
+    }
+    if let Ended::Crashed(error) = ended {
+        let back_off = restart::after_crash(restarts, ran);
+        let release =
+            Release::Crashed { error: error.clone(), back_off: back_off.rest, restarts: back_off.restarts };
+        return match wanted.definition.restart {
+            RestartPolicy::OnFailure => Next::Release(release),
+            RestartPolicy::Never => Next::DisableAndRelease(release),
+        };
+    }
+    Next::Release(match wanted.stop {
+        Some(Stop::Disabled) => Release::Stopped,
+        Some(Stop::Asked) => Release::Free { cool_down: COOL_DOWN, prefer_other: true },
+        Some(Stop::Drain) => Release::Free { cool_down: Duration::ZERO, prefer_other: true },
+        Some(Stop::Restart) | None => FREE,
+    })
+}
+
+/// Sets `Status=disabled`, trying until it is done or the lease is lost: the crashed thread must not start again.
+async fn disable(cluster: &Handle, grant: &Grant, wanted: &mut watch::Receiver<Wanted>) {
+    let mut pause = Duration::from_millis(100);
+    while let Err(error) = cluster.disable(&grant.name).await {
+        tracing::warn!(%error, "cannot disable the crashed thread yet");
+        let gone = wanted.wait_for(|wanted| wanted.lost.is_some() || wanted.stop == Some(Stop::Disabled));
+        if tokio::time::timeout(pause, gone).await.is_ok() || !grant.lease.is_trusted() {
+            return;
+        }
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
