@@ -1,0 +1,271 @@
+//! A cluster under test: one Redis, some workers, each behind a proxy of its own, and the threads they run.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::history::{self, History, Summary};
+use crate::proxy::Proxy;
+use crate::redis::{self, RedisServer};
+use crate::worker::{Options, Worker};
+use crate::{Lab, clock};
+
+/// The name of the cluster in every test.
+pub const NAME: &str = "test";
+
+/// The script most tests run: an effect, a wait, another effect, within some 30 ms.
+pub const STEADY: &str = r#"
+function main() {
+  redis.Call("INCR", "count:" + thread.Key);
+  sleep(20);
+  redis.Call("SET", "last:" + thread.Key, String(thread.Epoch));
+}
+"#;
+
+/// How a cluster is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Workers at the start.
+    pub workers: usize,
+    /// Steady threads.
+    pub threads: usize,
+    /// The lease.
+    pub lease: Duration,
+    /// The server.
+    pub redis: redis::Options,
+    /// Whether the wall clocks of workers can be stepped.
+    pub fake_clocks: bool,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            workers: 3,
+            threads: 24,
+            lease: Duration::from_secs(2),
+            redis: redis::Options { persistent: true, fake_clock: false },
+            fake_clocks: false,
+        }
+    }
+}
+
+/// A worker and the proxy before it.
+#[derive(Debug)]
+pub struct Seat {
+    /// The link between the worker and Redis.
+    pub proxy: Proxy,
+    /// The worker.
+    pub worker: Worker,
+}
+
+/// A cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    lab: Lab,
+    shape: Shape,
+    /// Its Redis.
+    pub redis: RedisServer,
+    /// Its workers.
+    pub seats: Vec<Seat>,
+    /// Threads that are enabled and must run, with their sources.
+    pub threads: BTreeMap<String, String>,
+    /// Call logs.
+    pub history: History,
+}
+
+impl Cluster {
+    /// Starts everything and waits until every thread runs.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(lab: &Lab, shape: Shape) -> Result<Self> {
+        let redis = RedisServer::start_with(lab, "redis", shape.redis)?;
+        let mut cluster = Self {
+            lab: lab.clone(),
+            shape,
+            redis,
+            seats: Vec::new(),
+            threads: BTreeMap::new(),
+            history: History::default(),
+        };
+        for number in 0..shape.threads {
+            cluster.threads.insert(format!("t{number}"), STEADY.to_owned());
+        }
+        cluster.define_all()?;
+        for number in 0..shape.workers {
+            cluster.join(&format!("w{number}"))?;
+        }
+        cluster.all_run(clock::now(), Duration::from_secs(30)).context("at the start")?;
+        Ok(cluster)
+    }
+
+    /// The lease.
+    pub fn lease(&self) -> Duration {
+        self.shape.lease
+    }
+
+    /// Its lab.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// Starts one more worker.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn join(&mut self, name: &str) -> Result<()> {
+        self.join_as(name, name)
+    }
+
+    /// Starts one more worker whose logs go under another name than its own.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn join_as(&mut self, name: &str, log: &str) -> Result<()> {
+        let proxy = Proxy::start(self.redis.address())?;
+        let mut options = Options::new(name, NAME, &proxy.address().to_string())
+            .argument("--lease-seconds", &self.shape.lease.as_secs_f64().to_string())
+            .argument("--drain-timeout", "5");
+        log.clone_into(&mut options.log);
+        if self.shape.fake_clocks {
+            options = options.fake_clock();
+        }
+        let worker = Worker::start(&self.lab, options)?;
+        self.history.add(worker.calls().to_owned());
+        self.seats.push(Seat { proxy, worker });
+        Ok(())
+    }
+
+    /// The key of a thread's definition.
+    pub fn key(thread: &str) -> String {
+        format!("{NAME}:Threads:{thread}")
+    }
+
+    /// Writes the definitions of all threads, as `redis-cli` would.
+    ///
+    /// # Errors
+    /// When Redis refuses.
+    pub fn define_all(&self) -> Result<()> {
+        let commands: Vec<Vec<String>> = self
+            .threads
+            .iter()
+            .map(|(thread, source)| {
+                ["HSET", &Self::key(thread), "Source", source, "Hang", "20"].map(str::to_owned).to_vec()
+            })
+            .collect();
+        self.redis.pipeline(&commands)?;
+        Ok(())
+    }
+
+    /// Defines one more thread; it counts from now on as one that must run.
+    ///
+    /// # Errors
+    /// When Redis refuses.
+    pub fn define(&mut self, thread: &str, source: &str) -> Result<()> {
+        self.redis.ask(&["HSET", &Self::key(thread), "Source", source, "Hang", "20"])?;
+        self.threads.insert(thread.to_owned(), source.to_owned());
+        Ok(())
+    }
+
+    /// Waits until every thread has started a call after `since`.
+    ///
+    /// # Errors
+    /// When some have not; they are named, with what Redis says of them.
+    pub fn all_run(&mut self, since: u64, within: Duration) -> Result<()> {
+        let names: Vec<String> = self.threads.keys().cloned().collect();
+        self.run(&names, since, within)
+    }
+
+    /// The same for some threads.
+    ///
+    /// # Errors
+    /// When some have not; they are named, with what Redis says of them.
+    pub fn run(&mut self, names: &[String], since: u64, within: Duration) -> Result<()> {
+        let mut missing = Vec::new();
+        let waited = clock::wait_for("every thread to run", within, || {
+            self.history.read()?;
+            missing = names
+                .iter()
+                .filter(|name| self.history.last_start(name).is_none_or(|(at, _)| at < since))
+                .cloned()
+                .collect();
+            Ok(missing.is_empty().then_some(()))
+        });
+        if let Err(error) = waited {
+            let mut told = format!("{} of {} threads do not run", missing.len(), names.len());
+            for name in missing.iter().take(5) {
+                let claim = self.redis.hash(&format!("{NAME}:Claims:{name}")).unwrap_or_default();
+                let mut definition = self.redis.hash(&Self::key(name)).unwrap_or_default();
+                definition.remove("Source");
+                told +=
+                    &format!("\n{name}: {definition:?} {claim:?} last {:?}", self.history.last_start(name));
+            }
+            return Err(error.context(told));
+        }
+        Ok(())
+    }
+
+    /// Waits for as long as the faults of a scenario last; nothing can be waited for while a fault holds.
+    pub fn endure(&self, leases: f64) {
+        std::thread::sleep(self.shape.lease.mul_f64(leases));
+    }
+
+    /// After a fault is healed: starts ended workers again, and every enabled thread must run within three leases.
+    ///
+    /// # Errors
+    /// When one does not.
+    pub fn recovers(&mut self, what: &str) -> Result<()> {
+        let healed = clock::now();
+        for seat in &mut self.seats {
+            seat.worker.revive()?;
+        }
+        self.all_run(healed, self.shape.lease * 3).with_context(|| format!("after {what}"))
+    }
+
+    /// The seats and names of the threads that a worker ran last.
+    ///
+    /// # Errors
+    /// When a call log cannot be read.
+    pub fn threads_of(&mut self, seat: usize) -> Result<Vec<String>> {
+        self.history.read()?;
+        let pid = self.seats.get(seat).context("no such seat")?.worker.pid();
+        Ok(self.history.threads_of(pid))
+    }
+
+    /// One seat.
+    ///
+    /// # Errors
+    /// When there are fewer.
+    pub fn seat(&self, seat: usize) -> Result<&Seat> {
+        self.seats.get(seat).context("no such seat")
+    }
+
+    /// Drains all workers and checks the whole history.
+    ///
+    /// # Errors
+    /// When a worker does not end well or single ownership was violated.
+    pub fn finish(&mut self) -> Result<Summary> {
+        for seat in &self.seats {
+            seat.worker.terminate()?;
+        }
+        for seat in &self.seats {
+            let exit = seat.worker.wait(Duration::from_secs(20))?;
+            if exit.code() != Some(0) {
+                bail!("worker {} drained with {:?}", seat.worker.name(), exit.status);
+            }
+        }
+        self.check()
+    }
+
+    /// Checks the history so far.
+    ///
+    /// # Errors
+    /// When single ownership was violated.
+    pub fn check(&mut self) -> Result<Summary> {
+        self.history.read()?;
+        let summary = history::check(self.history.entries(), &self.lab.fates(), clock::now())?;
+        eprintln!("{}: {summary}", self.lab.name());
+        Ok(summary)
+    }
+}
