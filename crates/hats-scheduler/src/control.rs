@@ -116,10 +116,9 @@ impl Control {
         lease: Lease,
         cluster: Handle,
         orders: Orders,
-        definition: &Definition,
         audit: Option<Audit>,
     ) -> Control {
-        let control = Control {
+        Control {
             name,
             key,
             epoch,
@@ -131,15 +130,13 @@ impl Control {
             hang_us: AtomicU64::new(0),
             call_timeout_us: AtomicU64::new(0),
             audit,
-        };
-        control.adopt(definition);
-        control
+        }
     }
 
     /// Takes over those settings that apply to a running script.
-    pub(crate) fn adopt(&self, definition: &Definition) {
-        self.hang_us.store(micros(definition.hang), Ordering::Relaxed);
-        let call_timeout = definition.limits.call_timeout.map_or(0, |limit| micros(limit).max(1));
+    pub(crate) fn adopt(&self, hang: Duration, call_timeout: Option<Duration>) {
+        self.hang_us.store(micros(hang), Ordering::Relaxed);
+        let call_timeout = call_timeout.map_or(0, |limit| micros(limit).max(1));
         self.call_timeout_us.store(call_timeout, Ordering::Relaxed);
     }
 
@@ -155,10 +152,6 @@ impl Control {
 
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn hang_now(&self) -> Duration {
-        Duration::from_micros(self.hang_us.load(Ordering::Relaxed))
     }
 
     pub(crate) fn call_timeout(&self) -> Option<Duration> {
@@ -189,7 +182,7 @@ impl hats_script::TaskControl for Control {
     }
 
     fn hang(&self) -> Duration {
-        self.hang_now()
+        Duration::from_micros(self.hang_us.load(Ordering::Relaxed))
     }
 
     fn trusted_for(&self) -> Duration {

@@ -57,7 +57,8 @@ impl Default for Config {
 impl Config {
     /// The limits of a script whose definition has `own` ones.
     pub(crate) fn limits_for(&self, own: &hats_cluster::records::Limits) -> hats_script::Limits {
-        let bytes = |own: Option<u64>, default| own.map_or(default, |own| usize::try_from(own).unwrap_or(usize::MAX));
+        let bytes =
+            |own: Option<u64>, default| own.map_or(default, |own| usize::try_from(own).unwrap_or(usize::MAX));
         hats_script::Limits {
             memory: bytes(own.memory, self.limits.memory),
             stack: bytes(own.stack, self.limits.stack),
@@ -112,7 +113,12 @@ pub struct Drained {
 impl Scheduler {
     /// A scheduler that runs on `lanes` what `events` grants.
     #[must_use]
-    pub fn new(cluster: Handle, events: mpsc::UnboundedReceiver<Event>, lanes: Lanes, config: Config) -> Self {
+    pub fn new(
+        cluster: Handle,
+        events: mpsc::UnboundedReceiver<Event>,
+        lanes: Lanes,
+        config: Config,
+    ) -> Self {
         let stamp = cluster.stamp("scheduler");
         let (tell, gone) = mpsc::unbounded_channel();
         Scheduler {
@@ -196,12 +202,8 @@ impl Scheduler {
             Event::Claimed(grant) => self.take(grant),
             Event::Changed { name, claim, definition } => match self.find(&name, &claim) {
                 Some(Found::Running(orders)) => orders.define(definition),
-                Some(Found::Waiting(waiting)) => {
-                    if let Some(grant) = waiting {
-                        grant.definition = definition;
-                    }
-                }
-                None => {}
+                Some(Found::Waiting(Some(grant))) => grant.definition = definition,
+                Some(Found::Waiting(None)) | None => {}
             },
             Event::Stop { name, claim, reason } => self.stop(&name, &claim, reason),
             Event::Lost { lease } => self.lose(&lease),
@@ -237,18 +239,19 @@ impl Scheduler {
     fn stop(&mut self, name: &TaskName, claim: &Nonce, reason: StopReason) {
         match self.find(name, claim) {
             Some(Found::Running(orders)) => match reason {
-                StopReason::Disabled | StopReason::Deleted | StopReason::Malformed => orders.stop(Stop::Disabled),
+                StopReason::Disabled | StopReason::Deleted | StopReason::Malformed => {
+                    orders.stop(Stop::Disabled)
+                }
                 StopReason::Restart => orders.stop(Stop::Restart),
                 StopReason::Moved => orders.lose(Loss::Claim),
             },
             Some(Found::Waiting(waiting)) => {
-                if waiting.take().is_some() {
-                    let how = match reason {
-                        StopReason::Disabled | StopReason::Deleted | StopReason::Malformed => Release::Stopped,
-                        StopReason::Restart | StopReason::Moved => FREE,
-                    };
-                    self.shared.cluster.release(name, claim, how);
-                }
+                *waiting = None;
+                let how = match reason {
+                    StopReason::Disabled | StopReason::Deleted | StopReason::Malformed => Release::Stopped,
+                    StopReason::Restart | StopReason::Moved => FREE,
+                };
+                self.shared.cluster.release(name, claim, how);
             }
             None => {}
         }
@@ -305,7 +308,11 @@ fn start(shared: &Arc<Shared>, grant: Grant) -> Owned {
 }
 
 fn give_back(cluster: &Handle, grant: &Grant) {
-    cluster.release(&grant.name, &grant.claim, Release::Free { cool_down: Duration::ZERO, prefer_other: true });
+    cluster.release(
+        &grant.name,
+        &grant.claim,
+        Release::Free { cool_down: Duration::ZERO, prefer_other: true },
+    );
 }
 
 /// The lease whose loss is waited for, once it is lost.

@@ -19,7 +19,6 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hats_cluster::id::Nonce;
@@ -34,7 +33,7 @@ use tracing::Instrument;
 use crate::Config;
 use crate::control::{Audit, Control, Loss, Orders, Stop, Wanted};
 use crate::restart;
-use crate::runner::thread::{self, Ended, Thread};
+use crate::runner::thread::{self, Ended, Interrupts, Thread};
 
 /// After `thread.Stop()` this worker leaves the thread to others for so long.
 const COOL_DOWN: Duration = Duration::from_secs(5);
@@ -146,20 +145,18 @@ async fn run_once(
         grant.lease.clone(),
         shared.cluster.clone(),
         orders.clone(),
-        &seen.definition,
         audit,
     ));
-    let cleaning_up = Arc::new(AtomicBool::new(false));
+    let limits = shared.config.limits_for(&seen.definition.limits);
+    control.adopt(seen.definition.hang, limits.call_timeout);
+    let interrupts = Arc::new(Interrupts::default());
     let thread = Thread {
         source: seen.definition.source.clone(),
         control: control.clone(),
-        cleaning_up: cleaning_up.clone(),
+        interrupts: interrupts.clone(),
         cleanup_timeout: shared.config.cleanup_timeout,
     };
-    let task = ScriptTask {
-        control: control.clone(),
-        limits: shared.config.limits_for(&seen.definition.limits),
-    };
+    let task = ScriptTask { control: control.clone(), limits };
     let guard = grant.lease.enter(&grant.name);
     let (cluster, name, claim) = (shared.cluster.clone(), grant.name.clone(), grant.claim.clone());
     let (script, ended) = shared.lanes.spawn(task, move |vm| {
@@ -183,7 +180,8 @@ async fn run_once(
                     script.kill();
                     continue;
                 }
-                control.adopt(&now_wanted.definition);
+                let call_timeout = shared.config.limits_for(&now_wanted.definition.limits).call_timeout;
+                control.adopt(now_wanted.definition.hang, call_timeout);
                 if !stopping && (now_wanted.stop.is_some() || is_newer(seen, &now_wanted)) {
                     stopping = true;
                     impatient = true;
@@ -194,9 +192,7 @@ async fn run_once(
             }
             () = &mut patience, if impatient => {
                 impatient = false;
-                if !cleaning_up.load(Ordering::Acquire) {
-                    script.interrupt();
-                }
+                interrupts.unless_cleaning_up(|| script.interrupt());
             }
         }
     }
@@ -207,7 +203,14 @@ fn is_newer(seen: &Wanted, wanted: &Wanted) -> bool {
 }
 
 /// Decides what follows a run that began when `seen` was wanted and ended when `wanted` was.
-fn next(ended: &Ended, seen: &Wanted, wanted: &Wanted, lost: Option<Loss>, restarts: u32, ran: Duration) -> Next {
+fn next(
+    ended: &Ended,
+    seen: &Wanted,
+    wanted: &Wanted,
+    lost: Option<Loss>,
+    restarts: u32,
+    ran: Duration,
+) -> Next {
     match lost {
         Some(Loss::Session) => return Next::Forget,
         // Not ours any more, but the coordinator waits to hear that nothing runs.
@@ -244,5 +247,113 @@ async fn disable(cluster: &Handle, grant: &Grant, wanted: &mut watch::Receiver<W
             return;
         }
         pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hats_cluster::records::{Definition, SourceDigest};
+
+    use super::*;
+
+    const RAN: Duration = Duration::from_secs(1);
+
+    fn wanted(source: &str) -> Wanted {
+        let definition = Definition {
+            source: source.into(),
+            digest: SourceDigest::of(source),
+            enabled: true,
+            hang: Duration::from_millis(1),
+            restart: RestartPolicy::OnFailure,
+            requires: None,
+            limits: hats_cluster::records::Limits::default(),
+            restart_at: None,
+        };
+        Wanted { lost: None, stop: None, definition }
+    }
+
+    fn stop(reason: Stop) -> Wanted {
+        Wanted { stop: Some(reason), ..wanted("a") }
+    }
+
+    fn crash() -> Ended {
+        Ended::Crashed("Error: x".to_owned())
+    }
+
+    fn crashed(restarts: u32, seconds: u64) -> Release {
+        Release::Crashed { error: "Error: x".to_owned(), back_off: Duration::from_secs(seconds), restarts }
+    }
+
+    fn check(ended: &Ended, now: &Wanted, expect: Next) {
+        assert_eq!(next(ended, &wanted("a"), now, now.lost, 0, RAN), expect);
+    }
+
+    #[test]
+    fn each_stop_is_released_in_its_way() {
+        let free = |seconds, prefer_other| {
+            Next::Release(Release::Free { cool_down: Duration::from_secs(seconds), prefer_other })
+        };
+        check(&Ended::InOrder, &stop(Stop::Asked), free(5, true));
+        check(&Ended::InOrder, &stop(Stop::Drain), free(0, true));
+        check(&Ended::InOrder, &stop(Stop::Restart), free(0, false));
+        check(&Ended::InOrder, &stop(Stop::Disabled), Next::Release(Release::Stopped));
+    }
+
+    #[test]
+    fn a_crash_is_a_crash_also_while_stopping() {
+        check(&crash(), &wanted("a"), Next::Release(crashed(1, 1)));
+        check(&crash(), &stop(Stop::Drain), Next::Release(crashed(1, 1)));
+        check(&crash(), &stop(Stop::Disabled), Next::Release(crashed(1, 1)));
+    }
+
+    #[test]
+    fn crashes_in_a_row_rest_longer() {
+        let (seen, now) = (wanted("a"), wanted("a"));
+        assert_eq!(next(&crash(), &seen, &now, None, 3, RAN), Next::Release(crashed(4, 8)));
+        assert_eq!(next(&crash(), &seen, &now, None, 3, restart::HEALTHY), Next::Release(crashed(1, 1)));
+    }
+
+    #[test]
+    fn never_restart_disables_first() {
+        let mut now = wanted("a");
+        now.definition.restart = RestartPolicy::Never;
+        check(&crash(), &now, Next::DisableAndRelease(crashed(1, 1)));
+    }
+
+    #[test]
+    fn a_new_source_restarts_in_place_even_after_a_crash() {
+        check(&Ended::InOrder, &wanted("b"), Next::Restart);
+        check(&crash(), &wanted("b"), Next::Restart);
+        check(&Ended::InOrder, &wanted("a"), Next::Restart); // changed there and back
+    }
+
+    #[test]
+    fn a_stop_outweighs_a_new_source() {
+        let now = Wanted { stop: Some(Stop::Disabled), ..wanted("b") };
+        check(&Ended::InOrder, &now, Next::Release(Release::Stopped));
+    }
+
+    #[test]
+    fn what_is_lost_is_not_released() {
+        let session = Wanted { lost: Some(Loss::Session), ..stop(Stop::Drain) };
+        check(&Ended::Lost, &session, Next::Forget);
+        check(&Ended::InOrder, &session, Next::Forget);
+        check(&crash(), &session, Next::Forget);
+        let claim = Wanted { lost: Some(Loss::Claim), ..wanted("a") };
+        check(&Ended::Lost, &claim, Next::Release(FREE));
+        check(&crash(), &claim, Next::Release(FREE));
+    }
+
+    #[test]
+    fn orders_only_grow() {
+        let (orders, seen) = Orders::new(wanted("a").definition);
+        orders.stop(Stop::Disabled);
+        orders.stop(Stop::Asked);
+        orders.lose(Loss::Session);
+        orders.lose(Loss::Claim);
+        orders.define(wanted("b").definition);
+        let now = seen.borrow();
+        assert_eq!((now.stop, now.lost), (Some(Stop::Disabled), Some(Loss::Session)));
+        assert_eq!(&*now.definition.source, "b");
     }
 }

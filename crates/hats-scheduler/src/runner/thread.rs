@@ -6,11 +6,10 @@
 //!
 //! The loop is the product's hottest: with `Hang` 0 a round costs two atomic loads beside the call itself.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use hats_script::{ScriptError, Vm};
+use hats_script::{ScriptError, TaskControl, Vm};
 
 use crate::call_log::CallOutcome;
 use crate::control::Control;
@@ -19,9 +18,15 @@ use crate::control::Control;
 pub(crate) struct Thread {
     pub(crate) source: Arc<str>,
     pub(crate) control: Arc<Control>,
-    /// Set while `cleanup()` runs: the interrupt of the call before must not hit it, it has a limit of its own.
-    pub(crate) cleaning_up: Arc<AtomicBool>,
+    pub(crate) interrupts: Arc<Interrupts>,
     pub(crate) cleanup_timeout: Duration,
+}
+
+/// Decides between the supervisor's interrupt of the call in hand and the `cleanup()` that follows that call: an
+/// interrupt that comes too late must not hit `cleanup()`, which has a time limit of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Interrupts {
+    cleaning_up: Mutex<bool>,
 }
 
 /// How it ended.
@@ -35,8 +40,24 @@ pub(crate) enum Ended {
     Lost,
 }
 
+impl Interrupts {
+    /// Calls `interrupt` unless `cleanup()` has begun.
+    pub(crate) fn unless_cleaning_up(&self, interrupt: impl FnOnce()) {
+        let cleaning_up = self.cleaning_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*cleaning_up {
+            interrupt();
+        }
+    }
+
+    fn begin_cleanup(&self, withdraw: impl FnOnce()) {
+        let mut cleaning_up = self.cleaning_up.lock().unwrap_or_else(PoisonError::into_inner);
+        *cleaning_up = true;
+        withdraw();
+    }
+}
+
 /// Runs a thread until it ends. `started` is called once, when `init()` is over.
-pub(crate) fn run(vm: &mut Vm<'_>, thread: &Thread, started: impl FnOnce()) -> Ended {
+pub(crate) fn run(vm: &mut Vm, thread: &Thread, started: impl FnOnce()) -> Ended {
     match live(vm, thread, started) {
         Ok(()) => {}
         // The stop's patience is over: still an end in good order, as the thread is still ours.
@@ -55,16 +76,17 @@ pub(crate) fn run(vm: &mut Vm<'_>, thread: &Thread, started: impl FnOnce()) -> E
     }
 }
 
-fn live(vm: &mut Vm<'_>, thread: &Thread, started: impl FnOnce()) -> Result<(), ScriptError> {
+fn live(vm: &mut Vm, thread: &Thread, started: impl FnOnce()) -> Result<(), ScriptError> {
     let control = &*thread.control;
-    call(vm, control, "load", |vm| vm.load(&thread.source, hats_script::TaskControl::name(control)))?;
+    call(vm, control, "load", |vm| vm.load(&thread.source, control.name()))?;
     if !control.is_stopped() && vm.has("init") {
         call(vm, control, "init", |vm| vm.call("init"))?;
     }
     started();
     if !vm.has("main") {
         while !control.is_stopped() {
-            vm.idle(Duration::MAX)?;
+            vm.set_call_timeout(control.call_timeout());
+            vm.idle(None)?;
         }
     }
     while !control.is_stopped() {
@@ -72,39 +94,36 @@ fn live(vm: &mut Vm<'_>, thread: &Thread, started: impl FnOnce()) -> Result<(), 
         if control.is_stopped() {
             break;
         }
-        vm.idle(control.hang_now())?;
+        vm.idle(Some(control.hang()))?;
     }
     Ok(())
 }
 
-fn clean_up(vm: &mut Vm<'_>, thread: &Thread) -> Result<(), ScriptError> {
+fn clean_up(vm: &mut Vm, thread: &Thread) -> Result<(), ScriptError> {
+    thread.interrupts.begin_cleanup(|| vm.withdraw_interrupt());
     if !vm.has("cleanup") {
         return Ok(());
     }
-    thread.cleaning_up.store(true, Ordering::Release);
-    let limit = Instant::now() + thread.cleanup_timeout;
-    logged(vm, &thread.control, "cleanup", |vm| {
-        vm.set_deadline(Some(limit));
-        vm.call("cleanup")
-    })
+    vm.set_call_timeout(Some(thread.cleanup_timeout));
+    logged(vm, &thread.control, "cleanup", |vm| vm.call("cleanup"))
 }
 
 /// One call under the thread's own time limit, which may change from call to call.
 fn call(
-    vm: &mut Vm<'_>,
+    vm: &mut Vm,
     control: &Control,
     function: &str,
-    body: impl FnOnce(&mut Vm<'_>) -> Result<(), ScriptError>,
+    body: impl FnOnce(&mut Vm) -> Result<(), ScriptError>,
 ) -> Result<(), ScriptError> {
-    vm.set_deadline(control.call_timeout().map(|limit| Instant::now() + limit));
+    vm.set_call_timeout(control.call_timeout());
     logged(vm, control, function, body)
 }
 
 fn logged(
-    vm: &mut Vm<'_>,
+    vm: &mut Vm,
     control: &Control,
     function: &str,
-    body: impl FnOnce(&mut Vm<'_>) -> Result<(), ScriptError>,
+    body: impl FnOnce(&mut Vm) -> Result<(), ScriptError>,
 ) -> Result<(), ScriptError> {
     let Some(audit) = control.audit() else { return body(vm) };
     audit.log.start(&audit.caller, function);
