@@ -26,3 +26,13 @@ doc *args:
 # Licences, bans and sources of the dependencies (needs cargo-deny)
 deny:
     cargo deny check bans licenses sources
+
+# The figures of the product beside Redis' own, medians of several runs
+bench *args:
+    cargo build --release -p hats-worker
+    cargo bench -p hats-tests --bench figures {{args}}
+
+# The long forms of the tests that wait for faults
+soak *args:
+    cargo build -p hats-worker
+    HATS_SOAK=1 cargo test -p hats-tests --test it {{args}} -- --nocapture
