@@ -1,0 +1,218 @@
+//! Checked names: of a cluster, of a worker, of a task.
+//!
+//! A name becomes part of a Redis key, so what is checked here is what keeps two names from meaning one key and one
+//! name from meaning a pattern. Must always hold: a value of these types was checked once, when it was made; nothing
+//! later has to check it again.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// No name is longer than this, in bytes.
+pub const NAME_BYTES_MAX: usize = 512;
+
+/// Why a text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// The text is empty.
+    #[error("a {what} must not be empty")]
+    Empty {
+        /// What the text was meant to name.
+        what: &'static str,
+    },
+    /// The text is longer than [`NAME_BYTES_MAX`].
+    #[error("a {what} must not be longer than {NAME_BYTES_MAX} bytes, this one has {bytes}")]
+    TooLong {
+        /// What the text was meant to name.
+        what: &'static str,
+        /// How long it is.
+        bytes: usize,
+    },
+    /// The text holds a character that has another meaning in keys or patterns.
+    #[error("a {what} must not contain {found:?}: {name:?}")]
+    Character {
+        /// What the text was meant to name.
+        what: &'static str,
+        /// The first such character.
+        found: char,
+        /// The whole text.
+        name: String,
+    },
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $what:literal, $forbidden:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            /// Checks a text and makes it a name.
+            ///
+            /// # Errors
+            /// Says what is wrong with the text.
+            pub fn new(name: impl AsRef<str>) -> Result<Self, NameError> {
+                let name = name.as_ref();
+                check(name, $what, $forbidden)?;
+                Ok(Self(Arc::from(name)))
+            }
+
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", &*self.0)
+            }
+        }
+
+        impl AsRef<str> for $type {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Borrow<str> for $type {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = NameError;
+
+            fn from_str(name: &str) -> Result<Self, NameError> {
+                Self::new(name)
+            }
+        }
+
+        impl TryFrom<&str> for $type {
+            type Error = NameError;
+
+            fn try_from(name: &str) -> Result<Self, NameError> {
+                Self::new(name)
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = NameError;
+
+            fn try_from(name: String) -> Result<Self, NameError> {
+                Self::new(name)
+            }
+        }
+    };
+}
+
+name!(
+    /// The name of a cluster: the first part of every key. No `:`, no `{` or `}` (they would move all keys of a Redis
+    /// Cluster into one slot), no pattern characters.
+    ClusterName,
+    "cluster name",
+    |c| matches!(c, ':' | '{' | '}' | '*' | '?' | '[' | ']' | '^' | '\\')
+);
+
+name!(
+    /// The name of a worker: for people. Two workers may have the same one.
+    WorkerName,
+    "worker name",
+    |_| false
+);
+
+name!(
+    /// The name of a thread or job, or the path of an endpoint. Anything printable: a thread that was registered from
+    /// a file has the path of that file as its name.
+    TaskName,
+    "task name",
+    |_| false
+);
+
+fn check(name: &str, what: &'static str, forbidden: fn(char) -> bool) -> Result<(), NameError> {
+    if name.is_empty() {
+        return Err(NameError::Empty { what });
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Err(NameError::TooLong { what, bytes: name.len() });
+    }
+    match name.chars().find(|&c| c.is_control() || forbidden(c)) {
+        Some(found) => Err(NameError::Character { what, found, name: name.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+/// The kinds of task a cluster knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TaskKind {
+    /// Runs continuously, on exactly one worker.
+    Thread,
+    /// Runs on a schedule, once per tick in the cluster.
+    Job,
+    /// Answers requests.
+    Endpoint,
+}
+
+impl TaskKind {
+    /// The part of the key that stands for this kind.
+    #[must_use]
+    pub const fn key_part(self) -> &'static str {
+        match self {
+            Self::Thread => "Threads",
+            Self::Job => "Jobs",
+            Self::Endpoint => "Endpoints",
+        }
+    }
+}
+
+impl fmt::Display for TaskKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Thread => "thread",
+            Self::Job => "job",
+            Self::Endpoint => "endpoint",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_a_task_name() {
+        for name in ["examples/hello.js", "a b", "ä:ö{*}", "/a/b/"] {
+            assert_eq!(TaskName::new(name).unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
+    fn a_cluster_name_has_no_key_or_pattern_characters() {
+        assert!(ClusterName::new("default").is_ok());
+        for name in ["a:b", "a{b}", "a*", "a?", "[a]", "a\\", ""] {
+            assert!(ClusterName::new(name).is_err(), "{name}");
+        }
+        assert_eq!(
+            ClusterName::new("a:b").unwrap_err().to_string(),
+            "a cluster name must not contain ':': \"a:b\""
+        );
+    }
+
+    #[test]
+    fn no_name_is_empty_or_endless_or_has_control_characters() {
+        assert!(TaskName::new("").is_err());
+        assert!(TaskName::new("a\nb").is_err());
+        assert!(WorkerName::new("a\u{7f}").is_err());
+        assert!(TaskName::new("x".repeat(NAME_BYTES_MAX)).is_ok());
+        assert!(TaskName::new("x".repeat(NAME_BYTES_MAX + 1)).is_err());
+    }
+}

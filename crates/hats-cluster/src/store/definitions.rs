@@ -1,0 +1,268 @@
+//! Definitions of tasks: reading them, mirroring our state into them, registering them.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fred::interfaces::{KeysInterface, SetsInterface};
+use fred::types::Value;
+
+use super::{Call, Store, failed, lua};
+use crate::error::Error;
+use crate::name::{TaskKind, TaskName};
+use crate::records::{Definition, DefinitionRead, Fields, Mirror, SourceDigest, State};
+
+/// What becomes of the mirrored `Error`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum MirrorError {
+    /// It stays.
+    #[default]
+    Keep,
+    /// It goes, with its time.
+    Clear,
+    /// It is this, as of now.
+    Set(String),
+}
+
+/// What we write into a definition for people. An absent field stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MirrorUpdate {
+    /// `State`; sets `Heartbeat` too, which says when it changed.
+    pub state: Option<State>,
+    /// `Owner`; an empty one is removed.
+    pub owner: Option<String>,
+    /// `Error` and `ErrorTime`.
+    pub error: MirrorError,
+    /// Sets `Status` to `disabled` in the same step.
+    pub disable: bool,
+}
+
+/// What registering a script did to the definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// There was none with a source.
+    Created,
+    /// Its source was another.
+    Updated,
+    /// Its source was the same.
+    Unchanged,
+}
+
+impl Store {
+    /// Reads the definition of a thread. The source comes over the wire only if its digest differs from `known`'s.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn read_definition(
+        &self,
+        thread: &TaskName,
+        known: Option<&Definition>,
+    ) -> Result<Option<DefinitionRead>, Error> {
+        Ok(parse_read(self.run(self.read_call(thread, known)).await?, known))
+    }
+
+    /// Reads many definitions, in pipelines; the answers come in order.
+    pub async fn read_definitions(
+        &self,
+        threads: &[(TaskName, Option<Definition>)],
+    ) -> Vec<Result<Option<DefinitionRead>, Error>> {
+        let calls = threads.iter().map(|(thread, known)| self.read_call(thread, known.as_ref())).collect();
+        let replies = self.run_many(calls).await;
+        let threads = threads.iter().zip(replies);
+        threads.map(|((_, known), reply)| Ok(parse_read(reply?, known.as_ref()))).collect()
+    }
+
+    fn read_call(&self, thread: &TaskName, known: Option<&Definition>) -> Call {
+        let known = known.map(|known| known.digest.to_string()).unwrap_or_default();
+        Call::new(&lua::READ, self.keys().thread(thread), vec![known])
+    }
+
+    /// Writes our state into a definition for people. False: there is no such definition any more.
+    ///
+    /// # Errors
+    /// When the outcome is not known; it may be repeated.
+    pub async fn mirror(&self, thread: &TaskName, update: &MirrorUpdate) -> Result<bool, Error> {
+        let reply = self.run(self.mirror_call(thread, update)).await?;
+        Ok(reply.text(0)? == "EDITED")
+    }
+
+    /// Writes our state into many definitions, in pipelines; the answers come in order.
+    pub async fn mirror_many(&self, updates: &[(TaskName, MirrorUpdate)]) -> Vec<Result<bool, Error>> {
+        let calls = updates.iter().map(|(thread, update)| self.mirror_call(thread, update)).collect();
+        let replies = self.run_many(calls).await;
+        replies.into_iter().map(|reply| Ok(reply?.text(0)? == "EDITED")).collect()
+    }
+
+    fn mirror_call(&self, thread: &TaskName, update: &MirrorUpdate) -> Call {
+        let now = wall_clock();
+        let mut set = Vec::new();
+        let mut remove = Vec::new();
+        if let Some(state) = update.state {
+            let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+            set.push(("State", state.as_str().to_owned()));
+            set.push(("Heartbeat", since_1970.as_nanos().to_string()));
+        }
+        match update.owner.as_deref() {
+            None => {}
+            Some("") => remove.push("Owner"),
+            Some(owner) => set.push(("Owner", owner.to_owned())),
+        }
+        match &update.error {
+            MirrorError::Keep => {}
+            MirrorError::Clear => remove.extend(["Error", "ErrorTime"]),
+            MirrorError::Set(error) => {
+                set.push(("Error", error.clone()));
+                set.push(("ErrorTime", humantime::format_rfc3339_millis(now).to_string()));
+            }
+        }
+        if update.disable {
+            set.push(("Status", "disabled".to_owned()));
+        }
+        self.edit_call(self.keys().thread(thread), &set, &remove)
+    }
+
+    /// Sets fields of a definition that exists. False: there is none.
+    ///
+    /// # Errors
+    /// When the outcome is not known; it may be repeated.
+    pub async fn edit(&self, kind: TaskKind, task: &TaskName, set: &[(&str, String)]) -> Result<bool, Error> {
+        let reply = self.run(self.edit_call(self.keys().definition(kind, task), set, &[])).await?;
+        Ok(reply.text(0)? == "EDITED")
+    }
+
+    pub(super) fn edit_call(&self, key: String, set: &[(&str, String)], remove: &[&str]) -> Call {
+        let mut args = vec![set.len().to_string()];
+        for (field, value) in set {
+            args.extend([(*field).to_owned(), value.clone()]);
+        }
+        args.extend(remove.iter().map(|&field| field.to_owned()));
+        Call::new(&lua::EDIT, key, args)
+    }
+
+    /// Sets `Status=disabled` of a thread, cluster-wide. False: there is no such definition.
+    ///
+    /// # Errors
+    /// When the outcome is not known; it may be repeated.
+    pub async fn disable(&self, thread: &TaskName) -> Result<bool, Error> {
+        self.edit(TaskKind::Thread, thread, &[("Status", "disabled".to_owned())]).await
+    }
+
+    /// Registers a script: replaces `Source` if it differs, sets a missing `Status`. Gives the `Status` too.
+    ///
+    /// # Errors
+    /// When the outcome is not known; it may be repeated.
+    pub async fn put(&self, thread: &TaskName, source: &str) -> Result<(Put, String), Error> {
+        let key = self.keys().thread(thread);
+        let reply = self.run(Call::new(&lua::PUT, key, vec![source.to_owned()])).await?;
+        let put = match reply.text(0)?.as_str() {
+            "CREATED" => Put::Created,
+            "UPDATED" => Put::Updated,
+            "UNCHANGED" => Put::Unchanged,
+            _ => return Err(reply.unexpected()),
+        };
+        Ok((put, reply.text(1)?))
+    }
+
+    /// Deletes a definition. False: there was none.
+    ///
+    /// # Errors
+    /// When the outcome is not known; it may be repeated.
+    pub async fn delete_definition(&self, kind: TaskKind, task: &TaskName) -> Result<bool, Error> {
+        let deleted: u64 = self.client().del(self.keys().definition(kind, task)).await.map_err(failed)?;
+        Ok(deleted > 0)
+    }
+
+    /// The names in the index of a kind: a shortcut, neither complete nor up to date.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn index(&self, kind: TaskKind) -> Result<Vec<TaskName>, Error> {
+        let members: Value = self.client().smembers(self.keys().index(kind)).await.map_err(failed)?;
+        let names = members.into_array();
+        Ok(names.iter().filter_map(lua::lossy).filter_map(|name| TaskName::new(name).ok()).collect())
+    }
+
+    /// Adds names to the index of a kind.
+    ///
+    /// # Errors
+    /// When the outcome is not known; it may be repeated.
+    pub async fn index_add(&self, kind: TaskKind, names: &[TaskName]) -> Result<(), Error> {
+        let calls = names
+            .chunks(1000)
+            .map(|names| {
+                Call::new(
+                    &lua::INDEX,
+                    self.keys().index(kind),
+                    names.iter().map(TaskName::to_string).collect(),
+                )
+            })
+            .collect();
+        self.run_many(calls).await.into_iter().try_for_each(|reply| reply.map(drop))
+    }
+
+    /// Removes names from the index of a kind.
+    ///
+    /// # Errors
+    /// When the outcome is not known; it may be repeated.
+    pub async fn index_remove(&self, kind: TaskKind, names: &[TaskName]) -> Result<(), Error> {
+        for names in names.chunks(1000) {
+            let names: Vec<&str> = names.iter().map(TaskName::as_str).collect();
+            let () = self.client().srem(self.keys().index(kind), names).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// The order of fields is that of `read.lua`: digest, source, then these.
+fn parse_read(mut reply: lua::Reply, known: Option<&Definition>) -> Option<DefinitionRead> {
+    if reply.is_empty() {
+        return None;
+    }
+    let digest = SourceDigest::from_hex(&reply.text(0).ok()?);
+    let source = match (known, reply.take(1)) {
+        (_, Some(source)) => source.into_string().map(Arc::from),
+        (Some(known), None) if known.digest == digest => Some(known.source.clone()),
+        (_, None) => None,
+    };
+    let text: Vec<Option<String>> = (2..15).map(|nth| reply.text(nth).ok()).collect();
+    let [
+        status,
+        hang,
+        restart,
+        requires,
+        memory,
+        stack,
+        timeout,
+        restart_at,
+        state,
+        owner,
+        heartbeat,
+        error,
+        time,
+    ] = text.as_slice()
+    else {
+        return None;
+    };
+    let fields = Fields {
+        status: status.as_deref(),
+        hang: hang.as_deref(),
+        restart: restart.as_deref(),
+        requires: requires.as_deref(),
+        memory_limit: memory.as_deref(),
+        stack_limit: stack.as_deref(),
+        call_timeout: timeout.as_deref(),
+        restart_at: restart_at.as_deref(),
+    };
+    let mirror = Mirror {
+        state: state.clone(),
+        owner: owner.clone(),
+        heartbeat: heartbeat.clone(),
+        error: error.clone(),
+        error_time: time.clone(),
+    };
+    Some(DefinitionRead::new(source, digest, &fields, mirror))
+}
+
+/// The wall clock, for what people read. It decides nothing.
+pub(crate) fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}
