@@ -1,0 +1,280 @@
+//! What a worker is told: every setting, with its meaning, unit and default.
+//!
+//! [`Config`] is plain data and complete: whoever embeds a worker may start from [`Config::default`] and set
+//! fields. The binary reads it with [`Settings`], which knows flags, environment and files (see there for
+//! their precedence). What is in a `Config` has been checked one by one by its types; [`Config::check`] knows
+//! the rules that join several.
+//!
+//! Secrets live in types whose `Debug` and `Display` hide them, so a `Config` may be logged.
+
+mod load;
+mod value;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hats_cluster::address::RedisConfig;
+use hats_cluster::name::{ClusterName, TaskName, WorkerName};
+
+use crate::Error;
+
+pub use load::{AdminConfig, LogConfig, LogFormat, LogLevel, Settings};
+pub use value::{NetRule, Percent, duration, duration_ms, size};
+
+/// All settings of one worker.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// The prefix of every key. Default `default`.
+    pub cluster_name: ClusterName,
+    /// For people; ownership uses a fresh random id per process. Default random and readable.
+    pub worker_name: WorkerName,
+    /// Where Redis is. None: embedded, see there.
+    pub redis: Option<RedisConfig>,
+    /// What a missing address means. Default [`EmbeddedRedis::Auto`].
+    pub embedded_redis: EmbeddedRedis,
+    /// Connections for scripts' blocking commands (`BLPOP` and the like). Default 64.
+    pub redis_blocking_connections: NonZeroUsize,
+    /// Registered as threads at start, and again whenever Redis lost its data.
+    pub scripts: Vec<Script>,
+    /// This worker claims the registered scripts itself, at once, unless they run elsewhere. Default false.
+    pub run_now: bool,
+    /// D, the length of the session's lease: a dead worker's threads move within about this time.
+    /// Default 5 s, at least 2 s.
+    pub lease: Duration,
+    /// How long the call in hand may go on after a stop was asked. Default 20 s.
+    pub drain_timeout: Duration,
+    /// How long a lane or the coordinator may be silent before renewal is withheld. Default 10 s.
+    pub stall_after: Duration,
+    /// What scripts may use unless their task says otherwise.
+    pub limits: Limits,
+    /// Unhealthy above it. Default off.
+    pub cpu_threshold: Option<CpuThreshold>,
+    /// Unhealthy above this share of memory. Default 90 %.
+    pub mem_threshold: Option<Percent>,
+    /// New claims are refused above it. Default 80 % of the memory limit.
+    pub memory_budget: MemoryBudget,
+    /// Between two readings of CPU and memory. Default 5 s.
+    pub health_interval: Duration,
+    /// Serve endpoints. Default false.
+    pub host: bool,
+    /// Where endpoints are served; 0 is any free port. Default 9999.
+    pub host_port: u16,
+    /// Where health is served; 0 is any free port. None: 8787, or any free one if that is taken.
+    pub health_port: Option<u16>,
+    /// For both ports. Default 0.0.0.0.
+    pub bind: IpAddr,
+    /// Evaluated before every script.
+    pub preload: Vec<Script>,
+    /// What scripts may reach although `deny_net` names it.
+    pub allow_net: Vec<NetRule>,
+    /// What scripts may not reach.
+    pub deny_net: Vec<NetRule>,
+    /// Where each run of `main()` is recorded, for audits. Default nowhere.
+    pub call_log: Option<PathBuf>,
+}
+
+/// A file that is registered as a thread, or evaluated before others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Script {
+    /// The thread's name: the path as given.
+    pub name: TaskName,
+    /// JavaScript.
+    pub source: Arc<str>,
+}
+
+/// What scripts may use unless their task says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of heap. Default 64 MiB.
+    pub memory: usize,
+    /// Bytes of the interpreter's stack. Default 512 KiB.
+    pub stack: usize,
+    /// Bytes of source. Default 1 MiB.
+    pub source: usize,
+    /// How long one call may take. Default none for threads.
+    pub call_timeout: Option<Duration>,
+    /// Characters of one line of log. Default 10,000.
+    pub log_line: usize,
+}
+
+/// What a missing Redis address means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum EmbeddedRedis {
+    /// The worker starts a server of its own, which forgets everything on exit.
+    #[default]
+    Auto,
+    /// An error: a forgotten address must not make every worker its own cluster.
+    Never,
+}
+
+/// When the CPU counts as overloaded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum CpuThreshold {
+    /// The 1-minute load average.
+    Load(f64),
+    /// CPU use over the interval.
+    Use(Percent),
+}
+
+/// Above which use of memory new claims are refused.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MemoryBudget {
+    /// Of the limit: the cgroup's where there is one, else the machine's memory.
+    Share(Percent),
+    /// Bytes.
+    Bytes(u64),
+}
+
+impl Config {
+    /// The shortest lease: a shorter one would leave no time for several tries to renew it.
+    pub const LEASE_MIN: Duration = Duration::from_secs(2);
+    /// The longest lease: nobody wants to wait longer for a dead worker's threads.
+    pub const LEASE_MAX: Duration = Duration::from_secs(3600);
+    /// The interpreter's stack lies inside a fiber's, which has 1 MiB.
+    pub const STACK_MAX: usize = 768 << 10;
+
+    /// Checks what joins several settings, or what a type does not say.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] names the first setting that cannot be used.
+    pub fn check(&self) -> Result<(), Error> {
+        let refuse = |message: String| Err(Error::Config(message));
+        if self.lease < Self::LEASE_MIN || self.lease > Self::LEASE_MAX {
+            return refuse(format!(
+                "lease-seconds must be from {} to {}, got {}",
+                Self::LEASE_MIN.as_secs(),
+                Self::LEASE_MAX.as_secs(),
+                self.lease.as_secs_f64()
+            ));
+        }
+        if self.redis.is_none() {
+            if self.embedded_redis == EmbeddedRedis::Never {
+                return refuse("redis-address is missing, and embedded-redis is `never`".to_owned());
+            }
+            if !cfg!(feature = "embedded-redis") {
+                return refuse("redis-address is missing, and this build has no embedded Redis".to_owned());
+            }
+        }
+        if self.limits.stack > Self::STACK_MAX || self.limits.stack < 16 << 10 {
+            return refuse(format!("stack-limit must be from 16KiB to {}KiB", Self::STACK_MAX >> 10));
+        }
+        if self.limits.memory < 1 << 20 {
+            return refuse("memory-limit must be at least 1MiB".to_owned());
+        }
+        if self.stall_after < Duration::from_secs(1) {
+            return refuse("stall-after must be at least 1s".to_owned());
+        }
+        if self.health_interval.is_zero() {
+            return refuse("health-interval must be above 0".to_owned());
+        }
+        if let Some(script) = self.scripts.iter().find(|script| script.source.len() > self.limits.source) {
+            return refuse(format!("script {} is larger than {} bytes", script.name, self.limits.source));
+        }
+        Ok(())
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cluster_name: default_cluster(),
+            worker_name: random_worker_name(),
+            redis: None,
+            embedded_redis: EmbeddedRedis::Auto,
+            redis_blocking_connections: NonZeroUsize::MIN.saturating_add(63),
+            scripts: Vec::new(),
+            run_now: false,
+            lease: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(20),
+            stall_after: Duration::from_secs(10),
+            limits: Limits::default(),
+            cpu_threshold: None,
+            mem_threshold: Percent::new(90.0),
+            memory_budget: MemoryBudget::default(),
+            health_interval: Duration::from_secs(5),
+            host: false,
+            host_port: 9999,
+            health_port: None,
+            bind: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            preload: Vec::new(),
+            allow_net: Vec::new(),
+            deny_net: Vec::new(),
+            call_log: None,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory: 64 << 20, stack: 512 << 10, source: 1 << 20, call_timeout: None, log_line: 10_000 }
+    }
+}
+
+impl FromStr for EmbeddedRedis {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "never" => Ok(Self::Never),
+            _ => Err(format!("expected `auto` or `never`, got {}", value::quoted(text))),
+        }
+    }
+}
+
+impl FromStr for CpuThreshold {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.ends_with('%') {
+            return text.parse().map(Self::Use);
+        }
+        match text.parse::<f64>() {
+            Ok(load) if load > 0.0 && load.is_finite() => Ok(Self::Load(load)),
+            _ => Err(format!(
+                "expected a load average such as `4`, a share of CPU such as `85%`, or `off`, got {}",
+                value::quoted(text)
+            )),
+        }
+    }
+}
+
+impl FromStr for MemoryBudget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A plain number up to 100 is a percentage, as it is for `mem-threshold`; nobody means 80 bytes.
+        let is_share = text.ends_with('%') || text.parse::<f64>().is_ok_and(|number| number <= 100.0);
+        if is_share { text.parse().map(Self::Share) } else { size(text).map(Self::Bytes) }
+    }
+}
+
+impl Default for MemoryBudget {
+    fn default() -> Self {
+        Percent::new(80.0).map_or(Self::Bytes(u64::MAX), Self::Share)
+    }
+}
+
+#[expect(clippy::expect_used, reason = "a literal; a unit test covers it")]
+fn default_cluster() -> ClusterName {
+    "default".parse().expect("`default` is a name")
+}
+
+/// Readable, and with enough chance in it that two workers of a cluster hardly ever share one.
+#[expect(clippy::expect_used, reason = "lower-case words and digits; a unit test covers it")]
+fn random_worker_name() -> WorkerName {
+    let words = petname::petname(2, "-").unwrap_or_else(|| "worker".to_owned());
+    let mut chance = [0; 2];
+    // Without entropy the words have to do: the name is for people only.
+    let _ = getrandom::fill(&mut chance);
+    format!("{words}-{:04x}", u16::from_le_bytes(chance)).parse().expect("words and digits are a name")
+}
+
+#[cfg(test)]
+mod tests;
