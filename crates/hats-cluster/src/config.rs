@@ -33,8 +33,6 @@ pub struct Config {
     pub settle: Duration,
     /// How long [`crate::coordinator::Handle::close`] waits for Redis to answer the last releases. Default 5 s.
     pub close_timeout: Duration,
-    /// This worker's share of the threads beside the others'. Default 1.
-    pub weight: f64,
     /// The version that is written into the worker's row.
     pub version: String,
     /// Called at the hard stop. The default writes the reason to standard error and exits with 70.
@@ -52,7 +50,6 @@ impl Config {
             stall_after: Duration::from_secs(10),
             settle: Duration::from_millis(500),
             close_timeout: Duration::from_secs(5),
-            weight: 1.0,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             on_hard_stop: Arc::new(crate::watchdog::exit_at_hard_stop),
         }
@@ -61,6 +58,11 @@ impl Config {
     /// The durations that follow from the lease.
     pub fn timing(&self) -> Timing {
         Timing::new(self.lease.max(Timing::LEAST))
+    }
+
+    /// How long a connection may take to be made: less than a session lasts without one.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        (self.timing().lease() / 3).clamp(Duration::from_secs(1), Duration::from_secs(5))
     }
 }
 

@@ -155,7 +155,7 @@ impl Handle {
     /// A stamp for something that must come round again and again: a lane, a loop. One that is not touched for
     /// `stall_after` is named, and renewal of the session is withheld.
     pub fn stamp(&self, _who: &str) -> Stamp {
-        Stamp::default()
+        Stamp::new(_who, None)
     }
 
     /// As [`Handle::stamp`], with a way to tell which script it is stuck in.

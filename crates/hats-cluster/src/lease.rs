@@ -156,6 +156,12 @@ impl Lease {
         BootInstant::from_nanos(self.inner.t0.load(Ordering::Acquire)) + self.inner.timing.hard_stop()
     }
 
+    /// From when on the scripts that still run are named: halfway between the soft and the hard stop.
+    pub(crate) fn name_at(&self) -> BootInstant {
+        let timing = &self.inner.timing;
+        self.hard_stop_at() - (timing.hard_stop() - timing.soft_stop()) / 2
+    }
+
     /// Resolves at the soft stop, once and for ever.
     ///
     /// # Cancel safety

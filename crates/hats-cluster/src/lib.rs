@@ -19,6 +19,7 @@ pub mod records;
 pub mod store;
 pub mod admin;
 pub mod watchdog;
+mod observe;
 mod session;
 mod watch;
 pub mod coordinator;

@@ -1,1 +1,479 @@
-//! The OS thread that keeps the session alive.
+//! The OS thread that opens this worker's session, keeps it alive, and opens the next one when it is lost.
+//!
+//! ```text
+//!   ping ──answered──▶ open(fresh id) ──answered──▶ renew every R ──LOST · S passed──▶ given up ──▶ ping …
+//!                        │ not answered in T: abandoned                                   │
+//!                        ▼                                                                ▼
+//!                 close, until answered                       close, once nothing runs under it, until answered
+//! ```
+//!
+//! What must always hold:
+//! * The OS thread, its runtime and its connection are its own: no script and no traffic of scripts can delay a renewal.
+//! * `t0` is read before a renewal is sent. One that was not answered in time moves nothing.
+//! * An id is tried once. Nothing runs, and nothing is claimed, under a session that was not answered.
+//! * A session is closed only when nothing runs under it. Until then only a peer's bury can end it, and that waits for D.
+//! * Redis may be away for as long as it likes: this comes back by itself, with a new client if the old one does not
+//!   recover.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use fred::interfaces::{ClientLike, EventInterface};
+use fred::types::config::ReconnectPolicy;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::clock::BootInstant;
+use crate::config::Config;
+use crate::error::Error;
+use crate::id::SessionId;
+use crate::keys::Keys;
+use crate::lease::{Lease, Timing};
+use crate::records::SessionEnd;
+use crate::store::{Burial, Load, Opened, Renewal, SessionInfo, Store};
+use crate::watchdog::{Suspects, Watchdog};
+
+/// Between tries while Redis does not answer.
+const RETRY: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// Between tries of a client to get its connection back. Short: a restart of Redis may take little less than S.
+const RECONNECT_MS: u32 = 100;
+
+/// What the session's OS thread tells the coordinator.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    /// An id is about to be tried: claims may never name it unless it is opened, but its hash may be there.
+    Trying(SessionId),
+    /// Opened: claims may be made under this lease.
+    Opened(Lease),
+    /// The lease is lost. The next session is being opened.
+    Lost(Lease),
+    /// A session of ours has ended, for certain.
+    Ended(SessionId, SessionEnd),
+    /// Redis does not let us open a session.
+    Failed(Error),
+}
+
+/// What the rest of the worker shares with the session's OS thread without asking it.
+#[derive(Debug, Default)]
+pub(crate) struct Vitals {
+    /// How many threads the worker owns.
+    pub(crate) threads: AtomicU64,
+    /// Whether it takes no more of them.
+    pub(crate) draining: AtomicBool,
+    /// Whether the last renewal was answered.
+    pub(crate) answered: AtomicBool,
+    /// Redis' clock minus the boot clock, in milliseconds, as of the last answer. 0 = never answered.
+    server_offset_ms: AtomicI64,
+}
+
+impl Vitals {
+    fn server_said(&self, server_ms: u64) {
+        let boot_ms = BootInstant::now().as_nanos() / 1_000_000;
+        let offset = i64::try_from(server_ms).unwrap_or(0) - i64::try_from(boot_ms).unwrap_or(0);
+        self.server_offset_ms.store(offset, Ordering::Relaxed);
+    }
+
+    /// When Redis' clock will show `server_ms`, as far as can be told. In the past if it does already.
+    pub(crate) fn boot_at(&self, server_ms: u64) -> BootInstant {
+        let offset = self.server_offset_ms.load(Ordering::Relaxed);
+        let boot_ms = i64::try_from(server_ms).unwrap_or(i64::MAX).saturating_sub(offset);
+        BootInstant::from_nanos(u64::try_from(boot_ms).unwrap_or(0).saturating_mul(1_000_000))
+    }
+}
+
+/// Talks to the session's OS thread.
+pub(crate) struct SessionThread {
+    close: mpsc::UnboundedSender<oneshot::Sender<()>>,
+}
+
+impl SessionThread {
+    /// Starts the OS thread.
+    pub(crate) fn start(
+        config: &Config,
+        watchdog: Arc<Watchdog>,
+        suspects: mpsc::UnboundedReceiver<Suspects>,
+        vitals: Arc<Vitals>,
+        notices: mpsc::UnboundedSender<Notice>,
+    ) -> std::io::Result<Self> {
+        let (close, closing) = mpsc::unbounded_channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let config = config.clone();
+        std::thread::Builder::new().name("hats-session".to_owned()).spawn(move || {
+            let keeper = Keeper {
+                timing: config.timing(),
+                config,
+                watchdog,
+                suspects,
+                vitals,
+                notices,
+                client: Slot::default(),
+                loader: None,
+                last_answer: BootInstant::now(),
+            };
+            runtime.block_on(keeper.run(closing));
+        })?;
+        Ok(Self { close })
+    }
+
+    /// Closes the session, once nothing runs under it, and ends the OS thread. Resolves when Redis has answered, or
+    /// when the OS thread has ended.
+    pub(crate) async fn close(&self) {
+        let (closed, wait) = oneshot::channel();
+        if self.close.send(closed).is_ok() {
+            let _ = wait.await;
+        }
+    }
+}
+
+/// Runs on the session's OS thread.
+struct Keeper {
+    config: Config,
+    timing: Timing,
+    watchdog: Arc<Watchdog>,
+    suspects: mpsc::UnboundedReceiver<Suspects>,
+    vitals: Arc<Vitals>,
+    notices: mpsc::UnboundedSender<Notice>,
+    client: Slot,
+    loader: Option<Loader>,
+    last_answer: BootInstant,
+}
+
+/// Where the client is that is in use now. None: has to be made.
+type Slot = Arc<Mutex<Option<Store>>>;
+type Closing = mpsc::UnboundedReceiver<oneshot::Sender<()>>;
+
+/// Why a session is no longer renewed.
+enum End {
+    Lost,
+    /// The worker stops. None: whoever could ask for it is gone.
+    Close(Option<oneshot::Sender<()>>),
+}
+
+impl Keeper {
+    async fn run(mut self, mut closing: Closing) {
+        loop {
+            let lease = match self.open(&mut closing).await {
+                Ok(lease) => lease,
+                Err(end) => return end.answer(),
+            };
+            info!(session = %lease.session(), "session opened");
+            self.watchdog.watch(lease.clone());
+            self.tell(Notice::Opened(lease.clone()));
+            match self.renew_until_end(&lease, &mut closing).await {
+                End::Lost => {
+                    lease.give_up();
+                    self.vitals.answered.store(false, Ordering::Release);
+                    self.tell(Notice::Lost(lease.clone()));
+                    self.close_later(lease.session().clone(), Some(lease));
+                }
+                end @ End::Close(_) => {
+                    self.close_now(&lease).await;
+                    return end.answer();
+                }
+            }
+        }
+    }
+
+    /// Opens a session, however long that takes.
+    async fn open(&mut self, closing: &mut Closing) -> Result<Lease, End> {
+        let mut pause = RETRY;
+        loop {
+            let opened = tokio::select! {
+                biased;
+                close = closing.recv() => return Err(End::Close(close)),
+                opened = self.try_open() => opened,
+            };
+            match opened {
+                Ok(lease) => return Ok(lease),
+                Err(error) => {
+                    if pause >= RETRY_MAX {
+                        warn!(%error, "no session can be opened, trying on");
+                    }
+                    self.tell(Notice::Failed(error));
+                }
+            }
+            tokio::select! {
+                biased;
+                close = closing.recv() => return Err(End::Close(close)),
+                () = sleep(pause) => {}
+            }
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn try_open(&mut self) -> Result<Lease, Error> {
+        let store = self.client().await?;
+        // An id is spent by trying it. While nobody answers, none is.
+        let server_ms = self.answer(store.server_time()).await?;
+        self.vitals.server_said(server_ms);
+        let id = SessionId::random();
+        self.tell(Notice::Trying(id.clone()));
+        let info = SessionInfo {
+            name: self.config.worker_name.clone(),
+            version: self.config.version.clone(),
+            lease: self.timing.lease(),
+        };
+        let t0 = BootInstant::now();
+        let lease = match self.answer(store.open(&id, &info)).await {
+            Ok(Opened::Opened { server_ms }) => {
+                self.vitals.server_said(server_ms);
+                Lease::opened(id, self.timing, t0)
+            }
+            Ok(Opened::Exists) => return Err(Error::Protocol(format!("session {id} exists already"))),
+            Err(error) => {
+                // It may have been opened all the same. Nothing will ever run under it.
+                self.close_later(id, None);
+                return Err(error);
+            }
+        };
+        self.enter_index(&lease);
+        Ok(lease)
+    }
+
+    /// Enters the session into the index, until that is answered: peers find it there.
+    fn enter_index(&self, lease: &Lease) {
+        let Some(store) = current(&self.client) else { return };
+        let lease = lease.clone();
+        let limit = self.timing.command_timeout();
+        tokio::spawn(async move {
+            while lease.is_trusted() {
+                if let Ok(Ok(())) = timeout(limit, store.enter_index(&[lease.session().clone()])).await {
+                    return;
+                }
+                sleep(RETRY).await;
+            }
+        });
+    }
+
+    async fn renew_until_end(&mut self, lease: &Lease, closing: &mut Closing) -> End {
+        self.vitals.answered.store(true, Ordering::Release);
+        let mut failing_since: Option<BootInstant> = None;
+        let mut pause = self.until_next_renewal();
+        loop {
+            tokio::select! {
+                biased;
+                close = closing.recv() => return End::Close(close),
+                () = lease.lost() => return End::Lost,
+                Some(suspects) = self.suspects.recv() => {
+                    self.write_suspects(suspects);
+                    continue;
+                }
+                () = sleep(pause) => {}
+            }
+            if self.watchdog.is_withheld() {
+                pause = RETRY;
+                continue;
+            }
+            match self.renew(lease).await {
+                Ok(Renewal::Renewed { server_ms, .. }) => {
+                    self.vitals.server_said(server_ms);
+                    self.vitals.answered.store(true, Ordering::Release);
+                    if let Some(since) = failing_since.take() {
+                        info!(after = ?BootInstant::now().saturating_duration_since(since), "the session is renewed again");
+                    }
+                    pause = self.until_next_renewal();
+                }
+                Ok(Renewal::Lost) => {
+                    warn!(session = %lease.session(), "the session is dead or gone");
+                    return End::Lost;
+                }
+                Err(error) => {
+                    if failing_since.is_none() {
+                        warn!(%error, "the session could not be renewed, trying on");
+                    }
+                    failing_since.get_or_insert_with(BootInstant::now);
+                    self.vitals.answered.store(false, Ordering::Release);
+                    pause = RETRY;
+                }
+            }
+        }
+    }
+
+    /// One renewal. The lease moves only if it was answered in time.
+    async fn renew(&mut self, lease: &Lease) -> Result<Renewal, Error> {
+        let store = self.client().await?;
+        let load = Load {
+            threads: self.vitals.threads.load(Ordering::Relaxed),
+            ready: !self.vitals.draining.load(Ordering::Relaxed),
+        };
+        let t0 = BootInstant::now();
+        let renewal = self.answer(store.renew(lease.session(), load)).await?;
+        if matches!(renewal, Renewal::Renewed { .. }) && !lease.renewed(t0) {
+            // It was answered after the soft stop: nothing un-stops.
+            return Ok(Renewal::Lost);
+        }
+        Ok(renewal)
+    }
+
+    /// R, give or take a tenth, so that workers do not renew in step.
+    fn until_next_renewal(&self) -> Duration {
+        let mut byte = [128_u8];
+        let _ = getrandom::fill(&mut byte);
+        self.timing.renew_every().mul_f64(0.9 + 0.2 * f64::from(byte[0]) / 255.0)
+    }
+
+    fn write_suspects(&self, suspects: Suspects) {
+        let Some(store) = current(&self.client) else { return };
+        let limit = self.timing.command_timeout();
+        tokio::spawn(async move {
+            let written = timeout(limit, store.suspect(&suspects.session, &suspects.names)).await;
+            if !matches!(written, Ok(Ok(()))) {
+                warn!(session = %suspects.session, "the stuck threads could not be written down");
+            }
+        });
+    }
+
+    /// Closes a session in the background once nothing runs under it, until that is answered.
+    fn close_later(&self, session: SessionId, lease: Option<Lease>) {
+        let (slot, notices) = (self.client.clone(), self.notices.clone());
+        let limit = self.timing.command_timeout();
+        tokio::spawn(async move {
+            while lease.as_ref().is_some_and(|lease| !lease.is_idle()) {
+                sleep(Duration::from_millis(10)).await;
+            }
+            close_until_answered(&slot, &session, limit, &notices).await;
+        });
+    }
+
+    async fn close_now(&mut self, lease: &Lease) {
+        lease.give_up();
+        while !lease.is_idle() {
+            sleep(Duration::from_millis(10)).await;
+        }
+        let closing =
+            close_until_answered(&self.client, lease.session(), self.timing.command_timeout(), &self.notices);
+        if timeout(self.config.close_timeout, closing).await.is_err() {
+            warn!(session = %lease.session(), "the session could not be closed: peers will bury it");
+        }
+    }
+
+    /// The client, made anew if there is none or if it has had no answer for S: a connection may be dead without anybody
+    /// having been told.
+    async fn client(&mut self) -> Result<Store, Error> {
+        let now = BootInstant::now();
+        if now.saturating_duration_since(self.last_answer) > self.timing.soft_stop() {
+            self.loader = None;
+            if let Some(store) = lock(&self.client).take() {
+                tokio::spawn(async move {
+                    let _ = timeout(RETRY_MAX, store.client().quit()).await;
+                });
+            }
+            self.last_answer = now;
+        }
+        if let Some(store) = current(&self.client) {
+            return Ok(store);
+        }
+        let (store, loader) = connect(&self.config, self.timing.command_timeout()).await?;
+        *lock(&self.client) = Some(store.clone());
+        self.loader = Some(loader);
+        self.last_answer = BootInstant::now();
+        Ok(store)
+    }
+
+    /// Waits for an answer, for T at most, whatever the client thinks of timeouts.
+    async fn answer<T>(&mut self, asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let limit = self.timing.command_timeout();
+        let answer = timeout(limit, asked).await.unwrap_or(Err(Error::Timeout));
+        if !matches!(answer, Err(Error::Timeout | Error::Unreachable(_))) {
+            self.last_answer = BootInstant::now();
+        }
+        answer
+    }
+
+    fn tell(&self, notice: Notice) {
+        // Nobody listens any more when the worker stops.
+        let _ = self.notices.send(notice);
+    }
+}
+
+impl End {
+    fn answer(self) {
+        if let Self::Close(Some(closed)) = self {
+            let _ = closed.send(());
+        }
+    }
+}
+
+async fn close_until_answered(
+    slot: &Slot,
+    session: &SessionId,
+    limit: Duration,
+    notices: &mpsc::UnboundedSender<Notice>,
+) {
+    loop {
+        if let Some(store) = current(slot)
+            && let Some(end) = close(&store, session, limit).await
+        {
+            let _ = notices.send(Notice::Ended(session.clone(), end));
+            return;
+        }
+        if notices.is_closed() {
+            return;
+        }
+        sleep(RETRY * 2).await;
+    }
+}
+
+/// Closes a session and tells how it ended: it may have been dead or gone before. None: not answered.
+async fn close(store: &Store, session: &SessionId, limit: Duration) -> Option<SessionEnd> {
+    timeout(limit, store.close(session)).await.ok()?.ok()?;
+    // Bury changes nothing about a dead session and says how it ended.
+    match timeout(limit, store.bury(session, 0, 0)).await.ok()?.ok()? {
+        Burial::Gone => Some(SessionEnd::Gone),
+        Burial::AlreadyDead(dead) | Burial::Buried(dead) => Some(dead.end),
+        Burial::Moved { .. } | Burial::NotYet { .. } => None,
+    }
+}
+
+fn current(slot: &Slot) -> Option<Store> {
+    lock(slot).clone()
+}
+
+fn lock(slot: &Slot) -> MutexGuard<'_, Option<Store>> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes a client, connects it and loads our scripts. The client stops loading them when the loader is dropped.
+pub(crate) async fn connect(config: &Config, command_timeout: Duration) -> Result<(Store, Loader), Error> {
+    let mut builder = config.redis.builder(command_timeout)?;
+    builder.with_connection_config(|connection| connection.connection_timeout = config.connect_timeout());
+    builder.set_policy(ReconnectPolicy::new_constant(0, RECONNECT_MS));
+    let client = builder.build()?;
+    client.init().await?;
+    let store = Store::new(client, Keys::new(config.cluster.clone()));
+    let loader = Loader::start(&store);
+    Ok((store, loader))
+}
+
+/// Loads our scripts now and after every reconnect, until it is dropped. What is missing in spite of that is sent whole.
+#[derive(Debug)]
+pub(crate) struct Loader(AbortHandle);
+
+impl Loader {
+    fn start(store: &Store) -> Self {
+        let mut reconnects = store.client().reconnect_rx();
+        let store = store.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                if let Err(error) = store.load_scripts().await {
+                    tracing::debug!(%error, "scripts are not loaded: each is sent whole once");
+                }
+                if let Err(RecvError::Closed) = reconnects.recv().await {
+                    return;
+                }
+            }
+        });
+        Self(task.abort_handle())
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,1 +1,196 @@
-//! How a worker notices that a definition or a claim has changed.
+//! How a worker notices that a definition, a claim or a worker's row has changed.
+//!
+//! ```text
+//!   connect ──▶ tracking on ──▶ Established (re-read everything) ──▶ Changed … Changed ──▶ PING unanswered ──▶ Lost ─┐
+//!      ▲             └─ cannot be had ──▶ Unavailable (poll) ── tried again later ─┐                                │
+//!      └───────────────────────────────────────────────────────────────────────────┴────────────────────────────────┘
+//! ```
+//!
+//! What must always hold:
+//! * Tracking is on before anything is re-read: what changes after the read is pushed.
+//! * The connection is its own and is never repaired, only replaced: every new one begins with `Established`, so no gap
+//!   can go unnoticed. A push that got lost on the way through this process counts as a lost watch too.
+//! * Pushes come in order, so an answered PING proves that none is outstanding. One PING a second, answered within T.
+//! * It is tested for the ability, not for the protocol's version: where tracking is refused the caller polls.
+
+use std::time::Duration;
+
+use fred::clients::Client;
+use fred::interfaces::{ClientInterface, ClientLike, EventInterface, TrackingInterface};
+use fred::types::client::Toggle;
+use fred::types::config::Server;
+use fred::types::{RespVersion, Value};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::keys::Keys;
+
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// Between tries to get the watch back.
+const RETRY: Duration = Duration::from_millis(250);
+/// Where tracking was refused: tried again after this. The server may have been replaced by one that can.
+const RETRY_UNAVAILABLE: Duration = Duration::from_secs(60);
+/// So many pushes may wait in this process. Redis puts all keys of one turn of its loop into one.
+const PUSHES_MAX: usize = 4096;
+
+/// What the watch tells the coordinator.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    /// From now on changes are pushed: everything is to be read again.
+    Established,
+    /// These keys have changed.
+    Changed(Vec<String>),
+    /// Changes may go unnoticed until the next `Established`.
+    Lost,
+    /// This server cannot push: poll.
+    Unavailable,
+}
+
+/// Watches until nobody listens any more.
+pub(crate) async fn run(config: Config, notices: mpsc::UnboundedSender<Notice>) {
+    let mut refused_before = false;
+    while !notices.is_closed() {
+        let pause = match watch_once(&config, &notices).await {
+            Ended::Unavailable(error) => {
+                if !refused_before {
+                    info!(%error, "this redis pushes no changes: polling");
+                }
+                refused_before = true;
+                let _ = notices.send(Notice::Unavailable);
+                RETRY_UNAVAILABLE
+            }
+            Ended::Lost(error) => {
+                if !refused_before {
+                    warn!(%error, "the watch is lost, trying on");
+                }
+                let _ = notices.send(Notice::Lost);
+                RETRY
+            }
+            Ended::NotConnected(error) => {
+                debug!(%error, "the watch cannot connect, trying on");
+                RETRY
+            }
+        };
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = notices.closed() => {}
+        }
+    }
+}
+
+enum Ended {
+    /// There was none.
+    NotConnected(Error),
+    /// It was there and is lost.
+    Lost(Error),
+    /// The server cannot do it.
+    Unavailable(Error),
+}
+
+async fn watch_once(config: &Config, notices: &mpsc::UnboundedSender<Notice>) -> Ended {
+    let client = match connect(config).await {
+        Ok(client) => client,
+        Err(error) => return Ended::NotConnected(error),
+    };
+    let ended = watch(config, &client, notices).await;
+    let _ = timeout(config.timing().command_timeout(), client.quit()).await;
+    ended
+}
+
+async fn connect(config: &Config) -> Result<Client, Error> {
+    let limit = config.timing().command_timeout();
+    let mut builder = config.redis.builder(limit)?;
+    builder.with_config(|client| client.version = RespVersion::RESP3);
+    builder.with_performance_config(|performance| performance.broadcast_channel_capacity = PUSHES_MAX);
+    builder.with_connection_config(|connection| connection.connection_timeout = config.connect_timeout());
+    let client = builder.build()?;
+    client.init().await?;
+    Ok(client)
+}
+
+async fn watch(config: &Config, client: &Client, notices: &mpsc::UnboundedSender<Notice>) -> Ended {
+    let limit = config.timing().command_timeout();
+    let keys = Keys::new(config.cluster.clone());
+    // Listen first: not one push may get lost.
+    let mut pushes = client.invalidation_rx();
+    let mut reconnects = client.reconnect_rx();
+    let nodes: Vec<Option<Server>> = match client.is_clustered() {
+        true => client.active_connections().into_iter().map(Some).collect(),
+        false => vec![None],
+    };
+    for node in &nodes {
+        if let Err(error) = track(client, node.clone(), keys.watched_prefixes(), limit).await {
+            return match error {
+                Error::Timeout | Error::Unreachable(_) => Ended::NotConnected(error),
+                error => Ended::Unavailable(error),
+            };
+        }
+    }
+    if notices.send(Notice::Established).is_err() {
+        return Ended::Lost(Error::NoSession);
+    }
+    let mut pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            push = pushes.recv() => match push {
+                Ok(push) => {
+                    let keys = push.keys.into_iter().filter_map(|key| key.into_string()).collect();
+                    if notices.send(Notice::Changed(keys)).is_err() {
+                        return Ended::Lost(Error::NoSession);
+                    }
+                }
+                Err(RecvError::Lagged(missed)) => {
+                    return Ended::Lost(Error::Protocol(format!("{missed} pushes came too fast")));
+                }
+                Err(RecvError::Closed) => return Ended::Lost(Error::Unreachable("closed".to_owned())),
+            },
+            // The client has repaired the connection: tracking is off on the new one.
+            _ = reconnects.recv() => return Ended::Lost(Error::Unreachable("the connection was lost".to_owned())),
+            _ = pings.tick() => {
+                for node in &nodes {
+                    if let Err(error) = ping(client, node.clone(), limit).await {
+                        return Ended::Lost(error);
+                    }
+                }
+            }
+            () = notices.closed() => return Ended::Lost(Error::NoSession),
+        }
+    }
+}
+
+async fn track(
+    client: &Client,
+    node: Option<Server>,
+    prefixes: Vec<String>,
+    limit: Duration,
+) -> Result<(), Error> {
+    let tracked = async {
+        match node {
+            Some(node) => {
+                client
+                    .with_cluster_node(node)
+                    .client_tracking::<Value, _, _>(Toggle::On, None, prefixes, true, false, false, false)
+                    .await
+            }
+            None => {
+                client.client_tracking::<Value, _, _>(Toggle::On, None, prefixes, true, false, false, false).await
+            }
+        }
+    };
+    timeout(limit, tracked).await.map_err(|_| Error::Timeout)?.map(drop).map_err(Error::from)
+}
+
+async fn ping(client: &Client, node: Option<Server>, limit: Duration) -> Result<(), Error> {
+    let answered = async {
+        match node {
+            Some(node) => client.with_cluster_node(node).ping::<Value>(None).await,
+            None => client.ping::<Value>(None).await,
+        }
+    };
+    timeout(limit, answered).await.map_err(|_| Error::Timeout)?.map(drop).map_err(Error::from)
+}

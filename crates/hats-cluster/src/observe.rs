@@ -1,0 +1,341 @@
+//! When a session that has stopped beating may be buried: pure, given `now`.
+//!
+//! ```text
+//!   first sample that shows (Beat, Expiry) ──unchanged, an answered sample at least every 2 P──▶ O over: bury may be sent
+//!              ▲                                        │
+//!              └──── changed, or a sample failed ───────┘
+//! ```
+//!
+//! What must always hold:
+//! * Time is the observer's own boot clock, counted from the **receipt** of the first sample that showed the values. A
+//!   jump of one clock alone kills nobody: burying also asks Redis' clock.
+//! * A failed or late sample starts every watch anew. A Redis that stalls, or an observer that was frozen, lets nobody
+//!   bury anybody.
+//! * Death is declared once and is final: what is in [`Observer::dead`] never comes back.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use crate::clock::BootInstant;
+use crate::id::SessionId;
+use crate::lease::Timing;
+use crate::records::{DeadSession, SessionRecord};
+
+/// A session whose key is gone counts as dead after its lease and this.
+const GONE_EXTRA: Duration = Duration::from_secs(2);
+
+/// What the observer has seen of the other sessions.
+pub(crate) struct Observer {
+    timing: Timing,
+    watched: HashMap<SessionId, Watched>,
+    dead: HashMap<SessionId, DeadSession>,
+    /// Receipt of the last answered sample.
+    last_answer: Option<BootInstant>,
+}
+
+struct Watched {
+    /// None: its key is not there.
+    record: Option<SessionRecord>,
+    /// Receipt of the first sample that showed this `Beat` and `Expiry`, or their absence.
+    since: BootInstant,
+    /// The lease, once it was seen.
+    lease: Duration,
+    /// Bury was sent and not granted: not again before this.
+    not_before: Option<BootInstant>,
+}
+
+/// What may be done now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Send bury with these values.
+    Bury { session: SessionId, beat: u64, expiry_ms: u64 },
+    /// It was watched absent for long enough: it counts as dead now.
+    Gone { session: SessionId },
+}
+
+impl Observer {
+    pub(crate) fn new(timing: Timing) -> Self {
+        Self { timing, watched: HashMap::new(), dead: HashMap::new(), last_answer: None }
+    }
+
+    /// A sample of `asked` was answered at `now`. A session that is no longer asked about is forgotten. Returns those
+    /// that were found dead.
+    pub(crate) fn answered(
+        &mut self,
+        now: BootInstant,
+        sample: Vec<(SessionId, Option<SessionRecord>)>,
+    ) -> Vec<DeadSession> {
+        if !self.is_fresh(now) {
+            self.failed();
+        }
+        self.last_answer = Some(now);
+        let asked: HashSet<_> = sample.iter().map(|(id, _)| id.clone()).collect();
+        self.watched.retain(|id, _| asked.contains(id));
+        let mut found = Vec::new();
+        for (id, record) in sample {
+            if self.dead.contains_key(&id) {
+                continue;
+            }
+            if let Some(dead) = record.as_ref().and_then(|record| record.dead(&id)) {
+                self.bury(dead.clone());
+                found.push(dead);
+                continue;
+            }
+            self.saw(now, id, record);
+        }
+        found
+    }
+
+    fn saw(&mut self, now: BootInstant, id: SessionId, record: Option<SessionRecord>) {
+        let Some(watched) = self.watched.get_mut(&id) else {
+            let lease = record.as_ref().map_or(self.timing.lease(), |record| record.lease);
+            self.watched.insert(id, Watched { record, since: now, lease, not_before: None });
+            return;
+        };
+        let same = match (&watched.record, &record) {
+            (Some(old), Some(new)) => old.beat == new.beat && old.expiry_ms == new.expiry_ms,
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            watched.since = now;
+            watched.not_before = None;
+        }
+        if let Some(record) = &record {
+            watched.lease = record.lease;
+        }
+        watched.record = record;
+    }
+
+    /// A sample has failed: every watch starts anew with the next one that is answered.
+    pub(crate) fn failed(&mut self) {
+        self.last_answer = None;
+        self.watched.clear();
+    }
+
+    /// Whether the last answered sample is recent enough for the watches to go on.
+    fn is_fresh(&self, now: BootInstant) -> bool {
+        self.last_answer
+            .is_some_and(|last| now.saturating_duration_since(last) <= self.timing.sample_every() * 2)
+    }
+
+    /// What may be done at `now`. `named` tells whether a thread names the session: only then does an absent one count.
+    pub(crate) fn due(&self, now: BootInstant, named: impl Fn(&SessionId) -> bool) -> Vec<Due> {
+        if !self.is_fresh(now) {
+            return Vec::new();
+        }
+        self.watched
+            .iter()
+            .filter(|(_, watched)| now >= watched.due_at())
+            .filter_map(|(session, watched)| match &watched.record {
+                Some(record) => Some(Due::Bury {
+                    session: session.clone(),
+                    beat: record.beat,
+                    expiry_ms: record.expiry_ms,
+                }),
+                None => named(session).then(|| Due::Gone { session: session.clone() }),
+            })
+            .collect()
+    }
+
+    /// When something may be due next.
+    pub(crate) fn next_due(&self) -> Option<BootInstant> {
+        self.watched.values().map(Watched::due_at).min()
+    }
+
+    /// Bury was not granted, or not answered: it is sent again no sooner than at `at`.
+    pub(crate) fn try_again(&mut self, session: &SessionId, at: BootInstant) {
+        if let Some(watched) = self.watched.get_mut(session) {
+            watched.not_before = Some(at);
+        }
+    }
+
+    /// Bury was answered: the session has beaten since.
+    pub(crate) fn moved(&mut self, session: &SessionId) {
+        self.watched.remove(session);
+    }
+
+    /// A session is dead, for ever.
+    pub(crate) fn bury(&mut self, dead: DeadSession) {
+        self.watched.remove(&dead.id);
+        self.dead.entry(dead.id.clone()).or_insert(dead);
+    }
+
+    /// What is known of a dead session.
+    pub(crate) fn dead(&self, session: &SessionId) -> Option<&DeadSession> {
+        self.dead.get(session)
+    }
+
+    /// All dead sessions that are still remembered.
+    pub(crate) fn all_dead(&self) -> impl Iterator<Item = &DeadSession> {
+        self.dead.values()
+    }
+
+    /// Nothing names the session and its record is removed: it need not be remembered.
+    pub(crate) fn forget(&mut self, session: &SessionId) {
+        self.dead.remove(session);
+        self.watched.remove(session);
+    }
+
+    /// The sessions that are alive as far as anybody can tell, with their records. One that has missed several renewals
+    /// is left out: it is no longer counted on, though not yet dead.
+    pub(crate) fn alive(&self, now: BootInstant) -> impl Iterator<Item = (&SessionId, &SessionRecord)> {
+        self.watched.iter().filter_map(move |(id, watched)| {
+            let record = watched.record.as_ref()?;
+            let silent = now.saturating_duration_since(watched.since);
+            (silent < watched.lease / 2 + self.timing.sample_every()).then_some((id, record))
+        })
+    }
+
+    /// Whether a session's record was seen at the last answered sample, alive.
+    pub(crate) fn is_watched(&self, session: &SessionId) -> bool {
+        self.watched.contains_key(session)
+    }
+}
+
+impl Watched {
+    fn due_at(&self) -> BootInstant {
+        let watch_for = match self.record {
+            Some(_) => Timing::observe(self.lease),
+            None => self.lease + GONE_EXTRA,
+        };
+        let due = self.since + watch_for;
+        self.not_before.map_or(due, |at| due.max(at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::SessionEnd;
+
+    const D: Duration = Duration::from_secs(5);
+
+    fn at(millis: u64) -> BootInstant {
+        BootInstant::from_nanos(1_000_000_000_000 + millis * 1_000_000)
+    }
+
+    fn record(beat: u64) -> SessionRecord {
+        SessionRecord {
+            name: "w".to_owned(),
+            alive: true,
+            beat,
+            expiry_ms: 1000 * beat,
+            lease: D,
+            suspects: Vec::new(),
+            ready: true,
+            threads: 0,
+            opened_ms: 0,
+            end: None,
+            version: String::new(),
+        }
+    }
+
+    struct World {
+        observer: Observer,
+        id: SessionId,
+    }
+
+    impl World {
+        fn new() -> Self {
+            Self { observer: Observer::new(Timing::new(D)), id: SessionId::from("s") }
+        }
+
+        fn sample(&mut self, millis: u64, beat: Option<u64>) {
+            self.observer.answered(at(millis), vec![(self.id.clone(), beat.map(record))]);
+        }
+
+        fn due(&self, millis: u64) -> bool {
+            !self.observer.due(at(millis), |_| true).is_empty()
+        }
+    }
+
+    #[test]
+    fn buries_after_o_from_first_sight_and_not_before() {
+        let mut world = World::new();
+        for second in 0..=5 {
+            world.sample(second * 1000, Some(7));
+        }
+        assert!(!world.due(5049));
+        assert!(world.due(5050), "timed from first sight, not at the next sample");
+        assert_eq!(world.observer.next_due(), Some(at(5050)));
+    }
+
+    #[test]
+    fn a_beat_starts_the_watch_anew() {
+        let mut world = World::new();
+        for second in 0..=5 {
+            world.sample(second * 1000, Some(if second < 3 { 7 } else { 8 }));
+        }
+        assert!(!world.due(5999));
+        for second in 6..=8 {
+            world.sample(second * 1000, Some(8));
+        }
+        assert!(!world.due(8049));
+        assert!(world.due(8050));
+    }
+
+    #[test]
+    fn a_failed_or_missing_sample_starts_the_watch_anew() {
+        let mut world = World::new();
+        for second in 0..=4 {
+            world.sample(second * 1000, Some(7));
+        }
+        world.observer.failed();
+        world.sample(5000, Some(7));
+        assert!(!world.due(6000));
+
+        let mut world = World::new();
+        world.sample(0, Some(7));
+        world.sample(1000, Some(7));
+        assert!(!world.due(6000), "the last answer is too old to act on");
+        world.sample(6000, Some(7));
+        assert!(!world.due(7000), "and the gap has voided what was watched before");
+    }
+
+    #[test]
+    fn an_absent_session_counts_only_where_something_names_it() {
+        let mut world = World::new();
+        for second in 0..=7 {
+            world.sample(second * 1000, None);
+        }
+        assert!(!world.due(6999));
+        assert!(world.due(7000));
+        assert!(world.observer.due(at(7000), |_| false).is_empty());
+    }
+
+    #[test]
+    fn the_dead_stay_dead() {
+        let mut world = World::new();
+        let mut dead = record(7);
+        dead.alive = false;
+        dead.end = Some((SessionEnd::Buried, 5));
+        let found = world.observer.answered(at(0), vec![(world.id.clone(), Some(dead))]);
+        assert_eq!(found.len(), 1);
+        world.sample(1000, Some(9));
+        assert!(world.observer.dead(&world.id).is_some());
+        assert!(!world.observer.is_watched(&world.id));
+        assert_eq!(world.observer.alive(at(1000)).count(), 0);
+    }
+
+    #[test]
+    fn a_refused_bury_is_sent_again_later() {
+        let mut world = World::new();
+        for second in 0..=5 {
+            world.sample(second * 1000, Some(7));
+        }
+        world.observer.try_again(&world.id, at(5500));
+        assert!(!world.due(5400));
+        assert!(world.due(5500));
+    }
+
+    #[test]
+    fn who_misses_renewals_is_not_counted_on() {
+        let mut world = World::new();
+        for second in 0..=4 {
+            world.sample(second * 1000, Some(7));
+        }
+        assert_eq!(world.observer.alive(at(3000)).count(), 1);
+        assert_eq!(world.observer.alive(at(4000)).count(), 0);
+    }
+}
