@@ -1,1 +1,18 @@
-//! TODO
+//! "Core" is the TOP crate: the facade that joins the others to a worker. Nothing below it may name it.
+//!
+//! [`Worker`] runs a worker inside any program; the `hats-worker` binary does nothing else. [`config`] says all that a
+//! worker can be told. `worker` owns the order in which the parts start, `shutdown` that in which they stop.
+
+pub mod admin;
+pub mod config;
+#[cfg(feature = "embedded-redis")]
+mod embedded_redis;
+mod error;
+mod registration;
+mod shutdown;
+mod worker;
+
+pub use crate::config::Config;
+pub use crate::error::Error;
+pub use crate::worker::{Builder, Stopped, Worker};
+pub use hats_cluster::watchdog::HardStop;

@@ -15,11 +15,13 @@
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hats_cluster::clock::BootInstant;
+
+use crate::Error;
 
 /// The log of one process, shared by its lanes.
 #[derive(Debug)]
@@ -49,9 +51,10 @@ impl CallLog {
     /// Opens `path` for appending, creating it if it is not there.
     ///
     /// # Errors
-    /// Whatever the operating system says.
-    pub fn open(path: &Path) -> io::Result<CallLog> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+    /// When the operating system refuses.
+    pub fn open(path: &Path) -> Result<CallLog, Error> {
+        let opened = OpenOptions::new().create(true).append(true).open(path);
+        let file = opened.map_err(|source| Error::CallLog { path: path.to_owned(), source })?;
         Ok(CallLog { file, pid: std::process::id(), failed: AtomicBool::new(false) })
     }
 

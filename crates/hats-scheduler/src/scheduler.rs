@@ -17,7 +17,7 @@ use hats_cluster::name::TaskName;
 use hats_cluster::watchdog::Stamp;
 use hats_cluster::{Event, Grant, Handle, Release, StopReason};
 use hats_script::Lanes;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -77,6 +77,7 @@ pub struct Scheduler {
     /// Resolves when the lease that the newest claims are under is lost. The coordinator says so too, but it may be the
     /// very thing that hangs.
     lost: Option<(SessionId, LostFuture)>,
+    session_lost: Arc<Notify>,
     stamp: Stamp,
     draining: bool,
 }
@@ -127,9 +128,16 @@ impl Scheduler {
             gone,
             threads: HashMap::new(),
             lost: None,
+            session_lost: Arc::default(),
             stamp,
             draining: false,
         }
+    }
+
+    /// Notified whenever the coordinator says that a session was lost.
+    #[must_use]
+    pub fn session_lost(&self) -> Arc<Notify> {
+        self.session_lost.clone()
     }
 
     /// Runs what is granted until something asks for the end. Then [`Scheduler::drain`] is to be called.
@@ -206,7 +214,10 @@ impl Scheduler {
                 Some(Found::Waiting(None)) | None => {}
             },
             Event::Stop { name, claim, reason } => self.stop(&name, &claim, reason),
-            Event::Lost { lease } => self.lose(&lease),
+            Event::Lost { lease } => {
+                self.lose(&lease);
+                self.session_lost.notify_one();
+            }
             // At the drain there is no more to do about it.
             Event::WorkerDisabled => {}
         }

@@ -1,0 +1,306 @@
+//! The worker: what it is made of, in which order the parts start, and what keeps them together while it runs.
+//!
+//! ```text
+//!  embedded Redis? ─► cluster (session, claims) ─► lanes (interpreters) ─► scheduler ─► registration of the scripts
+//! ```
+//!
+//! Each part needs the one before it; [`shutdown`](crate::shutdown) takes them down in the opposite order. What must
+//! hold: whatever fails on the way up, [`Worker::run`] returns with everything stopped that had been started.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use hats_cluster::Handle;
+use hats_cluster::address::RedisConfig;
+use hats_cluster::config::OnHardStop;
+use hats_cluster::name::TaskName;
+use hats_cluster::watchdog::{HardStop, Stamp};
+use hats_scheduler::{CallLog, Scheduler, Why};
+use hats_script::{EnvOverlay, Lanes, LanesConfig, WorkerInfo, redis};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::registration::Registrar;
+use crate::shutdown::{self, Parts};
+use crate::Error;
+
+/// A script's command to Redis is given up after this; the lease may end it sooner.
+const SCRIPT_COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A worker of a cluster, ready to run. See [`Worker::builder`].
+#[derive(Debug)]
+pub struct Worker {
+    config: Config,
+    on_hard_stop: Option<HardStopHook>,
+}
+
+/// What a worker is made with.
+#[derive(Debug, Default)]
+pub struct Builder {
+    config: Option<Config>,
+    on_hard_stop: Option<HardStopHook>,
+}
+
+/// Why a worker stopped in good order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stopped {
+    /// It was asked to, by the token given to [`Worker::run`].
+    Asked,
+    /// Its row in Redis says `Status=disabled`.
+    Disabled,
+}
+
+impl Worker {
+    /// Starts with the default configuration and the default hard stop.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), hats_core::Error> {
+    /// # #[cfg(feature = "embedded-redis")]
+    /// let worker = hats_core::Worker::builder().config(hats_core::Config::default()).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Runs until `shutdown` is cancelled or the worker is disabled in Redis; then drains: takes nothing new, lets the
+    /// scripts finish the call in hand, releases everything and closes the session.
+    ///
+    /// Needs a multi-thread tokio runtime. Scripts run on OS threads of their own.
+    ///
+    /// # Errors
+    /// [`Error::Config`] and [`Error::Refused`] when it cannot be started as configured, [`Error::Unreachable`] when
+    /// Redis does not answer within 10 s at the start, [`Error::System`] when the system has no OS threads left,
+    /// [`Error::HardStop`] when a script could not be ended: the process should end now.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: dropped in the middle, scripts are killed without `cleanup()` and peers take over only when the
+    /// session has run out. Cancel `shutdown` instead.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<Stopped, Error> {
+        // A child: the end of this worker is nobody else's.
+        let shutdown = shutdown.child_token();
+        let (parts, mut scheduler) = start(self, &shutdown).await?;
+        let why = tokio::select! {
+            why = scheduler.run(&shutdown) => why,
+            // Registration goes on in the background, for as long as the worker runs.
+            never = parts.registrar.run() => match never {},
+        };
+        // Scripts see it as `worker.ShuttingDown`, whoever asked for it.
+        shutdown.cancel();
+        shutdown::stop(parts, scheduler).await?;
+        match why {
+            Why::Asked => Ok(Stopped::Asked),
+            Why::Disabled => Ok(Stopped::Disabled),
+            Why::ClusterGone => Err(Error::Failed("the coordinator has ended unexpectedly".to_owned())),
+        }
+    }
+}
+
+impl Builder {
+    /// The settings. Default [`Config::default`].
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Called on an OS thread of its own when a lost session's script does not end in time. It is expected to end the
+    /// process: after it returns, two workers may run one thread. Default: the process exits with 70.
+    #[must_use]
+    pub fn on_hard_stop(mut self, hook: impl Fn(&HardStop) + Send + Sync + 'static) -> Self {
+        self.on_hard_stop = Some(HardStopHook(Arc::new(hook)));
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the first setting that cannot be used.
+    pub fn build(self) -> Result<Worker, Error> {
+        let config = self.config.unwrap_or_default();
+        config.check()?;
+        Ok(Worker { config, on_hard_stop: self.on_hard_stop })
+    }
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stopped::Asked => "stopped as asked",
+            Stopped::Disabled => "stopped: the worker is disabled",
+        })
+    }
+}
+
+/// Starts everything, each part with what it needs of those before it.
+async fn start(worker: Worker, shutdown: &CancellationToken) -> Result<(Parts, Scheduler), Error> {
+    let Worker { config, on_hard_stop } = worker;
+    let call_log = config.call_log.as_deref().map(CallLog::open).transpose()?.map(Arc::new);
+
+    let home = RedisHome::find(&config)?;
+    let (cluster, events) = hats_cluster::start(cluster_config(&config, &home, on_hard_stop)).await?;
+    let (lanes, script_redis) = match start_lanes(&config, &home, &cluster, shutdown).await {
+        Ok(started) => started,
+        Err(error) => {
+            cluster.close().await;
+            return Err(error);
+        }
+    };
+    let scheduler = Scheduler::new(cluster.clone(), events, lanes.clone(), scheduler_config(&config, call_log));
+    let registrar =
+        Registrar::new(cluster.clone(), config.scripts, config.run_now, scheduler.session_lost());
+    let parts = Parts {
+        #[cfg(feature = "embedded-redis")]
+        embedded_redis: home.embedded,
+        cluster,
+        lanes,
+        script_redis,
+        registrar,
+    };
+    Ok((parts, scheduler))
+}
+
+/// Where Redis is, and the server itself if it is ours.
+struct RedisHome {
+    config: RedisConfig,
+    #[cfg(feature = "embedded-redis")]
+    embedded: Option<crate::embedded_redis::Server>,
+}
+
+impl RedisHome {
+    fn find(config: &Config) -> Result<Self, Error> {
+        if let Some(redis) = &config.redis {
+            return Ok(RedisHome {
+                config: redis.clone(),
+                #[cfg(feature = "embedded-redis")]
+                embedded: None,
+            });
+        }
+        Self::embedded()
+    }
+
+    #[cfg(feature = "embedded-redis")]
+    fn embedded() -> Result<Self, Error> {
+        let server = crate::embedded_redis::Server::start()?;
+        let url = server.url();
+        tracing::warn!(
+            %url,
+            "no redis-address: started a Redis-compatible server inside this worker; it is for development and forgets \
+             everything on exit. Other workers and redis-cli can join through the URL"
+        );
+        let address = url.parse().map_err(|error| Error::System(format!("embedded redis at {url}: {error}")))?;
+        Ok(RedisHome { config: RedisConfig::new(address), embedded: Some(server) })
+    }
+
+    #[cfg(not(feature = "embedded-redis"))]
+    fn embedded() -> Result<Self, Error> {
+        Err(Error::Config("redis-address is missing, and this build has no embedded Redis".to_owned()))
+    }
+}
+
+fn cluster_config(config: &Config, home: &RedisHome, hook: Option<HardStopHook>) -> hats_cluster::Config {
+    let mut cluster =
+        hats_cluster::Config::new(config.cluster_name.clone(), config.worker_name.clone(), home.config.clone());
+    cluster.lease = config.lease;
+    cluster.stall_after = config.stall_after;
+    if let Some(HardStopHook(hook)) = hook {
+        cluster.on_hard_stop = hook;
+    }
+    cluster
+}
+
+fn scheduler_config(config: &Config, call_log: Option<Arc<CallLog>>) -> hats_scheduler::Config {
+    let limits = &config.limits;
+    let limits = hats_script::Limits {
+        memory: limits.memory,
+        stack: limits.stack,
+        source: limits.source,
+        log_line: limits.log_line,
+        call_timeout: limits.call_timeout,
+    };
+    hats_scheduler::Config { drain_timeout: config.drain_timeout, limits, call_log, ..Default::default() }
+}
+
+/// Starts the lanes, each with a stamp of its own: a lane that is stuck in native code must not look alive because
+/// another one comes round.
+async fn start_lanes(
+    config: &Config,
+    home: &RedisHome,
+    cluster: &Handle,
+    shutdown: &CancellationToken,
+) -> Result<(Lanes, redis::Connections), Error> {
+    // Connections of their own: no script's traffic goes over one that the cluster relies on.
+    let builder = home.config.builder(SCRIPT_COMMAND_TIMEOUT)?;
+    let script_redis = redis::Connections::connect(&builder, config.redis_blocking_connections)
+        .await
+        .map_err(|error| Error::Unreachable(error.to_string()))?;
+    let info = Info {
+        name: config.worker_name.to_string(),
+        cluster: config.cluster_name.to_string(),
+        shutdown: shutdown.clone(),
+    };
+    // The stamps name what a lane is stuck in, so they can only be made when the lanes are there.
+    let stamps: Arc<OnceLock<Vec<Stamp>>> = Arc::default();
+    let on_turn = {
+        let stamps = stamps.clone();
+        move |lane: usize| {
+            if let Some(stamp) = stamps.get().and_then(|stamps| stamps.get(lane)) {
+                stamp.touch();
+            }
+        }
+    };
+    let lanes = Lanes::start(&LanesConfig {
+        count: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        worker: Arc::new(info),
+        env: EnvOverlay::default(),
+        redis: Some(script_redis.clone()),
+        on_turn: Arc::new(on_turn),
+    })
+    .map_err(|error| Error::System(error.to_string()))?;
+    let made = lanes.status().into_iter().enumerate().map(|(number, status)| {
+        let namer = move || status.script().and_then(|name| TaskName::new(name).ok());
+        cluster.stamp_with(&format!("lane {number}"), Arc::new(namer))
+    });
+    // Set once, here.
+    let _ = stamps.set(made.collect());
+    Ok((lanes, script_redis))
+}
+
+#[derive(Clone)]
+struct HardStopHook(OnHardStop);
+
+impl std::fmt::Debug for HardStopHook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("on_hard_stop")
+    }
+}
+
+/// What scripts see of this worker.
+struct Info {
+    name: String,
+    cluster: String,
+    shutdown: CancellationToken,
+}
+
+impl WorkerInfo for Info {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    fn shutting_down(&self) -> bool {
+        self.shutdown.is_cancelled()
+    }
+
+    fn healthy(&self) -> bool {
+        true
+    }
+}
