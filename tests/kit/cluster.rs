@@ -28,14 +28,20 @@ function main() {
 pub struct Shape {
     /// Workers at the start.
     pub workers: usize,
-    /// Steady threads.
+    /// Threads of the same source.
     pub threads: usize,
+    /// That source.
+    pub source: &'static str,
+    /// Their `Hang` in milliseconds.
+    pub hang: u32,
     /// The lease.
     pub lease: Duration,
     /// The server.
     pub redis: redis::Options,
     /// Whether the wall clocks of workers can be stepped.
     pub fake_clocks: bool,
+    /// `--stall-after`, if not the default.
+    pub stall_after: Option<Duration>,
 }
 
 impl Default for Shape {
@@ -43,9 +49,12 @@ impl Default for Shape {
         Self {
             workers: 3,
             threads: 24,
+            source: STEADY,
+            hang: 20,
             lease: Duration::from_secs(2),
             redis: redis::Options { persistent: true, fake_clock: false },
             fake_clocks: false,
+            stall_after: None,
         }
     }
 }
@@ -90,7 +99,7 @@ impl Cluster {
             history: History::default(),
         };
         for number in 0..shape.threads {
-            cluster.threads.insert(format!("t{number}"), STEADY.to_owned());
+            cluster.threads.insert(format!("t{number}"), shape.source.to_owned());
         }
         cluster.define_all()?;
         for number in 0..shape.workers {
@@ -128,6 +137,9 @@ impl Cluster {
             .argument("--lease-seconds", &self.shape.lease.as_secs_f64().to_string())
             .argument("--drain-timeout", "5");
         log.clone_into(&mut options.log);
+        if let Some(stall_after) = self.shape.stall_after {
+            options = options.argument("--stall-after", &stall_after.as_secs_f64().to_string());
+        }
         if self.shape.fake_clocks {
             options = options.fake_clock();
         }
@@ -151,7 +163,8 @@ impl Cluster {
             .threads
             .iter()
             .map(|(thread, source)| {
-                ["HSET", &Self::key(thread), "Source", source, "Hang", "20"].map(str::to_owned).to_vec()
+                let hang = self.shape.hang.to_string();
+                ["HSET", &Self::key(thread), "Source", source, "Hang", &hang].map(str::to_owned).to_vec()
             })
             .collect();
         self.redis.pipeline(&commands)?;
@@ -163,7 +176,8 @@ impl Cluster {
     /// # Errors
     /// When Redis refuses.
     pub fn define(&mut self, thread: &str, source: &str) -> Result<()> {
-        self.redis.ask(&["HSET", &Self::key(thread), "Source", source, "Hang", "20"])?;
+        let hang = self.shape.hang.to_string();
+        self.redis.ask(&["HSET", &Self::key(thread), "Source", source, "Hang", &hang])?;
         self.threads.insert(thread.to_owned(), source.to_owned());
         Ok(())
     }
@@ -211,19 +225,65 @@ impl Cluster {
         std::thread::sleep(self.shape.lease.mul_f64(leases));
     }
 
-    /// After a fault is healed: starts ended workers again, and every enabled thread must run within three leases.
+    /// Starts ended workers again, by whatever they ended.
+    ///
+    /// # Errors
+    /// When one cannot be started.
+    pub fn revive(&mut self) -> Result<()> {
+        for seat in &mut self.seats {
+            seat.worker.revive()?;
+        }
+        Ok(())
+    }
+
+    /// After a fault is healed: starts ended workers again; within three leases every enabled thread must run, and
+    /// every worker must have a session, the one that had lost its own as well.
     ///
     /// # Errors
     /// When one does not.
     pub fn recovers(&mut self, what: &str) -> Result<()> {
         let healed = clock::now();
-        for seat in &mut self.seats {
-            seat.worker.revive()?;
-        }
-        self.all_run(healed, self.shape.lease * 3).with_context(|| format!("after {what}"))
+        let within = self.shape.lease * 3;
+        self.revive()?;
+        self.all_run(healed, within).with_context(|| format!("after {what}"))?;
+        let spent = Duration::from_nanos(clock::now() - healed);
+        let mut missing = Vec::new();
+        let joined = clock::wait_for("every worker to have a session", within.saturating_sub(spent), || {
+            let mut alive = self.alive()?;
+            missing.clear();
+            for seat in &self.seats {
+                match alive.iter().position(|name| name == seat.worker.name()) {
+                    Some(found) => drop(alive.swap_remove(found)),
+                    None => missing.push(seat.worker.name().to_owned()),
+                }
+            }
+            Ok(missing.is_empty().then_some(()))
+        });
+        joined.with_context(|| format!("after {what}: no session of {missing:?}"))
     }
 
-    /// The seats and names of the threads that a worker ran last.
+    /// The names of the workers that have a live session, one for each session.
+    ///
+    /// # Errors
+    /// When Redis refuses.
+    pub fn alive(&self) -> Result<Vec<String>> {
+        let sessions = self.redis.ask(&["SMEMBERS", &format!("{NAME}:Sessions")])?.texts();
+        let commands: Vec<Vec<String>> = sessions
+            .iter()
+            .map(|id| {
+                ["HMGET", &format!("{NAME}:Sessions:{id}"), "State", "Name"].map(str::to_owned).to_vec()
+            })
+            .collect();
+        let replies = self.redis.pipeline(&commands)?;
+        Ok(replies
+            .iter()
+            .map(crate::resp::Value::texts)
+            .filter(|fields| fields.first().is_some_and(|state| state == "alive"))
+            .filter_map(|fields| fields.get(1).cloned())
+            .collect())
+    }
+
+    /// The threads that a worker ran last.
     ///
     /// # Errors
     /// When a call log cannot be read.

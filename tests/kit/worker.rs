@@ -150,9 +150,6 @@ impl Worker {
         let mut command = Command::new(binary()?);
         command.args(&options.arguments).arg("--call-log").arg(&calls);
         command.current_dir(workspace()).envs(options.environment.iter().cloned());
-        if env::var_os("RUST_LOG").is_none() {
-            command.env("RUST_LOG", "info");
-        }
         command.env("NO_COLOR", "1");
         if let Some(clock) = &clock {
             clock.wrap(&mut command)?;
