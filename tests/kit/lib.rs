@@ -19,6 +19,7 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod resp;
+pub mod takeover;
 pub mod worker;
 
 pub use lab::Lab;

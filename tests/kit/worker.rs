@@ -76,6 +76,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// Whether its wall clock can be stepped.
     pub fake_clock: bool,
+    /// Whether it records its calls; not where its speed is measured.
+    pub call_log: bool,
 }
 
 impl Options {
@@ -95,6 +97,7 @@ impl Options {
             arguments: Vec::new(),
             environment: Vec::new(),
             fake_clock: false,
+            call_log: true,
         }
     }
 
@@ -119,6 +122,13 @@ impl Options {
         self
     }
 
+    /// Lets it record nothing.
+    #[must_use]
+    pub fn without_call_log(mut self) -> Self {
+        self.call_log = false;
+        self
+    }
+
     /// Gives it a wall clock that can be stepped.
     #[must_use]
     pub fn fake_clock(mut self) -> Self {
@@ -139,7 +149,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker that writes a call log.
+    /// Starts a worker.
     ///
     /// # Errors
     /// When there is no binary or it cannot be started.
@@ -148,7 +158,10 @@ impl Worker {
         let calls = lab.path().join(format!("{}.calls", options.log));
         let clock = if options.fake_clock { Some(FakeClock::new(lab, &options.log)?) } else { None };
         let mut command = Command::new(binary()?);
-        command.args(&options.arguments).arg("--call-log").arg(&calls);
+        command.args(&options.arguments);
+        if options.call_log {
+            command.arg("--call-log").arg(&calls);
+        }
         command.current_dir(workspace()).envs(options.environment.iter().cloned());
         command.env("NO_COLOR", "1");
         if let Some(clock) = &clock {
