@@ -2,6 +2,8 @@
 //!
 //!     cargo run -p hats-core --features embedded-redis --example embed
 
+#![expect(clippy::print_stdout, reason = "a program for people")]
+
 use hats_core::config::{Config, Script};
 use hats_core::{Stopped, Worker};
 use tokio_util::sync::CancellationToken;

@@ -8,9 +8,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hats_cluster::Handle;
 use hats_cluster::name::TaskName;
 use hats_cluster::store::{Put, Store};
+use hats_cluster::{Handle, admin};
 use tokio::sync::Notify;
 
 use crate::config::Script;
@@ -30,7 +30,12 @@ pub(crate) struct Registrar {
 }
 
 impl Registrar {
-    pub(crate) fn new(cluster: Handle, scripts: Vec<Script>, run_now: bool, session_lost: Arc<Notify>) -> Self {
+    pub(crate) fn new(
+        cluster: Handle,
+        scripts: Vec<Script>,
+        run_now: bool,
+        session_lost: Arc<Notify>,
+    ) -> Self {
         let store = cluster.store();
         Registrar { cluster, store, scripts, run_now, session_lost }
     }
@@ -73,14 +78,13 @@ impl Registrar {
         if when == When::Later && self.is_known(name).await? {
             return Ok(());
         }
-        let (put, status) = self.store.put(name, &script.source).await?;
-        self.store.index_add(hats_cluster::name::TaskKind::Thread, std::slice::from_ref(name)).await?;
-        let what = match put {
+        let outcome = admin::put_thread(&self.store, name, &script.source).await?;
+        let what = match outcome.put {
             Put::Created => "registered",
             Put::Updated => "registered with a new source",
             Put::Unchanged => "registered already",
         };
-        if status == "disabled" {
+        if outcome.disabled {
             tracing::warn!(task = %name, "{what}, but its status is disabled: it does not run until it is enabled");
         } else {
             tracing::info!(task = %name, "{what}");

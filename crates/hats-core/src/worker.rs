@@ -21,10 +21,10 @@ use hats_scheduler::{CallLog, Scheduler, Why};
 use hats_script::{EnvOverlay, Lanes, LanesConfig, WorkerInfo, redis};
 use tokio_util::sync::CancellationToken;
 
+use crate::Error;
 use crate::config::Config;
 use crate::registration::Registrar;
 use crate::shutdown::{self, Parts};
-use crate::Error;
 
 /// A script's command to Redis is given up after this; the lease may end it sooner.
 const SCRIPT_COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -151,9 +151,9 @@ async fn start(worker: Worker, shutdown: &CancellationToken) -> Result<(Parts, S
             return Err(error);
         }
     };
-    let scheduler = Scheduler::new(cluster.clone(), events, lanes.clone(), scheduler_config(&config, call_log));
-    let registrar =
-        Registrar::new(cluster.clone(), config.scripts, config.run_now, scheduler.session_lost());
+    let scheduler =
+        Scheduler::new(cluster.clone(), events, lanes.clone(), scheduler_config(&config, call_log));
+    let registrar = Registrar::new(cluster.clone(), config.scripts, config.run_now, scheduler.session_lost());
     let parts = Parts {
         #[cfg(feature = "embedded-redis")]
         embedded_redis: home.embedded,
@@ -193,7 +193,8 @@ impl RedisHome {
             "no redis-address: started a Redis-compatible server inside this worker; it is for development and forgets \
              everything on exit. Other workers and redis-cli can join through the URL"
         );
-        let address = url.parse().map_err(|error| Error::System(format!("embedded redis at {url}: {error}")))?;
+        let address =
+            url.parse().map_err(|error| Error::System(format!("embedded redis at {url}: {error}")))?;
         Ok(RedisHome { config: RedisConfig::new(address), embedded: Some(server) })
     }
 
@@ -204,8 +205,11 @@ impl RedisHome {
 }
 
 fn cluster_config(config: &Config, home: &RedisHome, hook: Option<HardStopHook>) -> hats_cluster::Config {
-    let mut cluster =
-        hats_cluster::Config::new(config.cluster_name.clone(), config.worker_name.clone(), home.config.clone());
+    let mut cluster = hats_cluster::Config::new(
+        config.cluster_name.clone(),
+        config.worker_name.clone(),
+        home.config.clone(),
+    );
     cluster.lease = config.lease;
     cluster.stall_after = config.stall_after;
     if let Some(HardStopHook(hook)) = hook {

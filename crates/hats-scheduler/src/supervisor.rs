@@ -64,7 +64,8 @@ enum Next {
 /// Runs `grant` until its end. Spawned by the scheduler, which learns of the end through [`Shared::gone`].
 pub(crate) fn start(shared: Arc<Shared>, grant: Grant) -> Orders {
     let (orders, wanted) = Orders::new(grant.definition.clone());
-    let span = tracing::info_span!("thread", task = %grant.name, epoch = grant.epoch);
+    // An error span, so that it is there whatever level the log has: it says whose warnings these are.
+    let span = tracing::error_span!("thread", task = %grant.name, epoch = grant.epoch);
     let gone = Gone { tell: shared.gone.clone(), whose: Some((grant.name.clone(), grant.claim.clone())) };
     let supervisor = supervise(shared, grant, orders.clone(), wanted, gone);
     tokio::spawn(supervisor.instrument(span));
@@ -123,7 +124,7 @@ async fn supervise(
     };
     match &release {
         Release::Crashed { error, back_off, .. } => tracing::warn!(error, ?back_off, "crashed"),
-        _ => tracing::info!("released"),
+        _ => tracing::debug!(?release, "ended"),
     }
     shared.cluster.release(&grant.name, &grant.claim, release);
 }

@@ -62,7 +62,10 @@ pub(crate) fn run(vm: &mut Vm, thread: &Thread, started: impl FnOnce()) -> Ended
         Ok(()) => {}
         // The stop's patience is over: still an end in good order, as the thread is still ours.
         Err(ScriptError::Interrupted) if thread.control.is_stopped() => {
-            tracing::warn!("interrupted: the call in hand did not return within the drain timeout");
+            tracing::warn!(
+                task = thread.control.name(),
+                "interrupted: the call in hand did not return within the drain timeout"
+            );
         }
         Err(error) => return ended_by(error),
     }
@@ -70,7 +73,7 @@ pub(crate) fn run(vm: &mut Vm, thread: &Thread, started: impl FnOnce()) -> Ended
         Ok(()) => Ended::InOrder,
         Err(error @ ScriptError::Lost) => ended_by(error),
         Err(error) => {
-            tracing::warn!(%error, "cleanup() failed");
+            tracing::warn!(task = thread.control.name(), %error, "cleanup() failed");
             Ended::InOrder
         }
     }

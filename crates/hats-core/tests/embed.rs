@@ -1,0 +1,39 @@
+//! `examples/embed.rs` does what it says.
+
+#![cfg(feature = "embedded-redis")]
+
+use std::path::Path;
+use std::process::Command;
+
+#[test]
+fn an_embedded_worker_runs_and_ends_by_itself() {
+    // .../<target>/<profile>/deps/<test>
+    let own = std::env::current_exe().unwrap();
+    let profile = own.ancestors().nth(2).unwrap();
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args([
+        "run",
+        "--quiet",
+        "--package",
+        "hats-core",
+        "--features",
+        "embedded-redis",
+        "--example",
+        "embed",
+    ]);
+    command.arg("--target-dir").arg(profile.parent().unwrap());
+    if profile.file_name() == Some("release".as_ref()) {
+        command.arg("--release");
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    let output = command.current_dir(root).env_remove("RUST_LOG").output().unwrap();
+
+    let text = String::from_utf8_lossy(&output.stdout);
+    let whole = format!("{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{whole}");
+    for expect in ["hello from inside, greeting 1", "hello from inside, greeting 3", "goodbye"] {
+        assert!(text.contains(expect), "no {expect:?} in\n{whole}");
+    }
+    assert!(!text.contains("greeting 5"), "{whole}");
+    assert!(text.trim_end().ends_with("the script has ended its worker"), "{whole}");
+}
