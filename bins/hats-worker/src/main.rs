@@ -1,2 +1,57 @@
-//! A worker.
-fn main() {}
+//! The `hats-worker` program: runs a worker of a cluster, or administers one.
+
+mod args;
+mod command;
+mod exit;
+mod signal;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use hats_core::config::Settings;
+use hats_core::{Error, Worker};
+use tracing::{info, warn};
+
+use crate::args::Asked;
+
+fn main() -> ExitCode {
+    let asked = Asked::read();
+    let outcome = asked.settings().and_then(|settings| match &asked.command {
+        None => run(&settings),
+        Some(command) => command.run(&settings),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::failed(&error),
+    }
+}
+
+/// Runs a worker until it is asked to stop.
+fn run(settings: &Settings) -> Result<(), Error> {
+    telemetry::start(settings.logs()?)?;
+    for warning in settings.warnings() {
+        warn!("{warning}");
+    }
+    let config = settings.worker()?;
+    let unserved = settings.unserved();
+    if !unserved.is_empty() {
+        warn!("this build accepts but does not serve yet: {}; they have no effect", unserved.join(", "));
+    }
+
+    let drain = signal::listen()?;
+    let runtime = runtime()?;
+    let worker = Worker::builder().config(config).build()?;
+    let stopped = runtime.block_on(worker.run(drain));
+    // Whatever is still busy must not keep the process.
+    runtime.shutdown_background();
+    info!(why = ?stopped?, "stopped");
+    Ok(())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_multi_thread()
+        .thread_name("hats-io")
+        .enable_all()
+        .build()
+        .map_err(|error| Error::System(format!("cannot start the runtime: {error}")))
+}

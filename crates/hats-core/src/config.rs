@@ -23,7 +23,7 @@ use hats_cluster::name::{ClusterName, TaskName, WorkerName};
 use crate::Error;
 
 pub use load::{AdminConfig, LogConfig, LogFormat, LogLevel, Settings};
-pub use value::{NetRule, Percent, duration, duration_ms, size};
+pub use value::{NetRule, Percent, duration, size};
 
 /// All settings of one worker.
 #[derive(Clone, Debug)]

@@ -14,18 +14,11 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// `500ms`, `20s`, `1m 30s`; a plain number counts seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    duration_in(text, 1.0, "a time such as `20s`, `500ms` or a number of seconds")
-}
-
-/// As [`duration`], but a plain number counts milliseconds.
-pub fn duration_ms(text: &str) -> Result<Duration, String> {
-    duration_in(text, 0.001, "a time such as `100ms`, `2s` or a number of milliseconds")
-}
-
-fn duration_in(text: &str, seconds_per_unit: f64, expected: &str) -> Result<Duration, String> {
-    let refuse = || format!("expected {expected}, got {}", quoted(text));
+    let refuse = || {
+        format!("expected a time such as `20s`, `500ms` or a number of seconds, got {}", quoted(text))
+    };
     let parsed = match text.parse::<f64>() {
-        Ok(number) => Duration::try_from_secs_f64(number * seconds_per_unit).map_err(|_| refuse())?,
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| refuse())?,
         Err(_) => humantime::parse_duration(text).map_err(|_| refuse())?,
     };
     if parsed > LONGEST {
@@ -69,17 +62,19 @@ impl fmt::Display for Percent {
     }
 }
 
-/// `64MiB`, `512k`, `1.5G`; a plain number counts bytes. Every unit is a power of 1024.
+/// `64MiB`, `512k`, `1.5GiB`; a plain number counts bytes. `KB`, `MB`, `GB` count in thousands, all others in 1024s.
 pub fn size(text: &str) -> Result<u64, String> {
     let refuse = || format!("expected a size such as `64MiB` or a number of bytes, got {}", quoted(text));
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim_end();
     let unit = text[digits.len()..].trim_start().to_ascii_lowercase();
     let scale: u64 = match unit.as_str() {
         "" | "b" => 1,
-        "k" | "kb" | "kib" => 1 << 10,
-        "m" | "mb" | "mib" => 1 << 20,
-        "g" | "gb" | "gib" => 1 << 30,
-        "t" | "tb" | "tib" => 1 << 40,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
         _ => return Err(refuse()),
     };
     if let Ok(whole) = digits.parse::<u64>() {
@@ -170,18 +165,17 @@ mod tests {
         assert_eq!(duration("0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration_ms("20"), Ok(Duration::from_millis(20)));
-        assert_eq!(duration_ms("2s"), Ok(Duration::from_secs(2)));
         for wrong in ["", "-1", "abc", "5 parsecs", "NaN", "inf", "1e300", "9999999d"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
-    fn sizes_have_units_of_1024() {
+    fn sizes_have_units() {
         assert_eq!(size("64MiB"), Ok(64 << 20));
         assert_eq!(size("512 k"), Ok(512 << 10));
         assert_eq!(size("1.5G"), Ok(3 << 29));
+        assert_eq!(size("2MB"), Ok(2_000_000));
         assert_eq!(size("100"), Ok(100));
         for wrong in ["", "-1", "MiB", "5 stone", "1e30T", "99999999999999T"] {
             assert!(size(wrong).is_err(), "{wrong}");

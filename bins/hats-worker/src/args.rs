@@ -1,0 +1,284 @@
+//! The command line: what may be written, and what each flag is for. What a value means is decided by
+//! [`Settings`], so that a flag, a variable and a key of a file cannot differ; here a value is only text.
+
+use std::ffi::OsString;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
+use hats_core::config::Settings;
+
+use crate::command::Command;
+use crate::exit::EXIT_CODES;
+
+/// What was asked for on the command line.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// The flags that were given, without their dashes.
+    flags: Vec<(String, String)>,
+    /// None: run a worker.
+    pub(crate) command: Option<Command>,
+}
+
+impl Asked {
+    /// Reads the command line of this process. Ends the process when it cannot be understood (exit code 2), and
+    /// after `--help` and `--version`.
+    pub(crate) fn read() -> Self {
+        Self::from(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// All that was set, by flags and otherwise.
+    pub(crate) fn settings(&self) -> Result<Settings, hats_core::Error> {
+        let flags = self.flags.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        Settings::read(flags, std::env::vars_os())
+    }
+
+    fn from(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut cli = Cli::command();
+        let matches = cli.try_get_matches_from_mut(arguments)?;
+        let command = Cli::from_arg_matches(&matches)?.command;
+        let flags = given(&matches)?;
+        if command.is_some()
+            && let Some((name, _)) = flags.iter().find(|(name, _)| !is_shared(name))
+        {
+            let message = format!("--{name} is for running a worker; it means nothing to this sub-command\n");
+            return Err(cli.error(clap::error::ErrorKind::ArgumentConflict, message));
+        }
+        Ok(Self { flags, command })
+    }
+}
+
+/// The flags on the command line, by the names of the settings.
+fn given(matches: &ArgMatches) -> Result<Vec<(String, String)>, clap::Error> {
+    let mut flags = Vec::new();
+    for id in matches.ids() {
+        if matches.value_source(id.as_str()) != Some(ValueSource::CommandLine) {
+            continue;
+        }
+        // The groups of the derived structs are in the list as well, and are not text.
+        if let Ok(Some(value)) = matches.try_get_one::<String>(id.as_str()) {
+            flags.push((id.as_str().replace('_', "-"), value.clone()));
+        }
+    }
+    Ok(flags)
+}
+
+/// Whether a flag is for sub-commands too.
+fn is_shared(name: &str) -> bool {
+    let shared = Shared::augment_args(clap::Command::new("shared"));
+    shared.get_arguments().any(|argument| argument.get_long() == Some(name))
+}
+
+/// A worker of a HATS cluster: finds work in Redis and runs it as JavaScript. Without a sub-command it runs.
+///
+/// Every flag can also be given as variable HATS_<FLAG> (HATS_CLUSTER_NAME) or as key of the config file
+/// (cluster-name). A flag wins over a variable, a variable over the file.
+#[derive(Debug, Parser)]
+#[command(name = "hats-worker", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    shared: Shared,
+    #[command(flatten)]
+    worker: WorkerFlags,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Flags that a worker and the sub-commands both know.
+#[derive(Debug, Args)]
+struct Shared {
+    /// Settings as JSON, TOML or YAML, by extension (.config is JSON or TOML)
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<String>,
+
+    /// host:port, redis://, rediss://, redis-cluster://h1,h2, redis-sentinel://h1,h2?sentinelServiceName=m or
+    /// unix:PATH [default: an embedded Redis that forgets everything on exit]
+    #[arg(long, global = true, value_name = "A", help_heading = "Redis")]
+    redis_address: Option<String>,
+
+    /// Password for Redis; better given as HATS_REDIS_PASSWORD, which other users of the machine cannot see
+    #[arg(long, global = true, value_name = "P", help_heading = "Redis", allow_hyphen_values = true)]
+    redis_password: Option<String>,
+
+    /// User for Redis
+    #[arg(long, global = true, value_name = "U", help_heading = "Redis", allow_hyphen_values = true)]
+    redis_username: Option<String>,
+
+    /// The prefix of every key [default: default]
+    #[arg(long, global = true, value_name = "N")]
+    cluster_name: Option<String>,
+
+    /// How log lines look: text or json [default: text]
+    #[arg(long, global = true, value_name = "FORMAT", help_heading = "Logs (to standard error)")]
+    log_format: Option<String>,
+
+    /// error, warn, info, debug, trace or off; RUST_LOG wins [default: info]
+    #[arg(long, global = true, value_name = "LEVEL", help_heading = "Logs (to standard error)")]
+    log_level: Option<String>,
+}
+
+/// Flags that only a worker knows.
+#[derive(Debug, Args)]
+struct WorkerFlags {
+    /// This worker's name, for people [default: random, readable]
+    #[arg(long, value_name = "N")]
+    worker_name: Option<String>,
+
+    /// Files to register as threads at start; the thread's name is the path as given
+    #[arg(long, value_name = "FILE,FILE")]
+    scripts: Option<String>,
+
+    /// Claim the registered scripts here, at once, unless they run elsewhere
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    run_now: Option<String>,
+
+    /// Whether to start a Redis of its own where no address is given: auto or never [default: auto]
+    #[arg(long, value_name = "WHEN", help_heading = "Redis")]
+    embedded_redis: Option<String>,
+
+    /// Connections for scripts' blocking commands such as BLPOP [default: 64]
+    #[arg(long, value_name = "N", help_heading = "Redis", allow_negative_numbers = true)]
+    redis_blocking_connections: Option<String>,
+
+    /// After a worker dies its threads move within about this time; at least 2 [default: 5]
+    #[arg(long, value_name = "D", help_heading = "Time", allow_negative_numbers = true)]
+    lease_seconds: Option<String>,
+
+    /// How long the call in hand may go on once a stop is asked for [default: 20s]
+    #[arg(long, value_name = "D", help_heading = "Time", allow_negative_numbers = true)]
+    drain_timeout: Option<String>,
+
+    /// How long a part of the worker may be stuck before it gives up its lease [default: 10s]
+    #[arg(long, value_name = "D", help_heading = "Time", allow_negative_numbers = true)]
+    stall_after: Option<String>,
+
+    /// Heap of one script [default: 64MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits of scripts", allow_negative_numbers = true)]
+    memory_limit: Option<String>,
+
+    /// Stack of one script, at most 768KiB [default: 512KiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits of scripts", allow_negative_numbers = true)]
+    stack_limit: Option<String>,
+
+    /// Source of one script [default: 1MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits of scripts", allow_negative_numbers = true)]
+    source_limit: Option<String>,
+
+    /// Time of one call into a thread's script [default: none]
+    #[arg(long, value_name = "D", help_heading = "Limits of scripts", allow_negative_numbers = true)]
+    call_timeout: Option<String>,
+
+    /// Characters of one line that a script logs [default: 10000]
+    #[arg(long, value_name = "N", help_heading = "Limits of scripts", allow_negative_numbers = true)]
+    log_line_limit: Option<String>,
+
+    /// Unhealthy above it: a load average such as 4, CPU use such as 85%, or off [default: off]
+    #[arg(long, value_name = "X", help_heading = "Health (accepted, not served yet)", allow_negative_numbers = true)]
+    cpu_threshold: Option<String>,
+
+    /// Unhealthy above this percentage of memory, or off [default: 90]
+    #[arg(long, value_name = "X", help_heading = "Health (accepted, not served yet)", allow_negative_numbers = true)]
+    mem_threshold: Option<String>,
+
+    /// No new claims above it: a percentage or a size [default: 80%]
+    #[arg(long, value_name = "X", help_heading = "Health (accepted, not served yet)", allow_negative_numbers = true)]
+    memory_budget: Option<String>,
+
+    /// Between two readings of CPU and memory [default: 5]
+    #[arg(long, value_name = "D", help_heading = "Health (accepted, not served yet)", allow_negative_numbers = true)]
+    health_interval: Option<String>,
+
+    /// 0 = any free port [default: 8787, or any free one]
+    #[arg(long, value_name = "P", help_heading = "Health (accepted, not served yet)", allow_negative_numbers = true)]
+    health_port: Option<String>,
+
+    /// Serve endpoints
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help_heading = "Endpoints and egress (accepted, not served yet)")]
+    host: Option<String>,
+
+    /// 0 = any free port [default: 9999]
+    #[arg(long, value_name = "P", help_heading = "Endpoints and egress (accepted, not served yet)",
+        allow_negative_numbers = true)]
+    host_port: Option<String>,
+
+    /// Address for both ports [default: 0.0.0.0]
+    #[arg(long, value_name = "ADDR", help_heading = "Endpoints and egress (accepted, not served yet)")]
+    bind: Option<String>,
+
+    /// Library files evaluated before every script
+    #[arg(long, value_name = "FILE,FILE", help_heading = "Endpoints and egress (accepted, not served yet)")]
+    preload: Option<String>,
+
+    /// Hosts and ranges that scripts may reach although --deny-net names them
+    #[arg(long, value_name = "RULE,RULE", help_heading = "Endpoints and egress (accepted, not served yet)")]
+    allow_net: Option<String>,
+
+    /// Hosts and ranges that scripts may not reach
+    #[arg(long, value_name = "RULE,RULE", help_heading = "Endpoints and egress (accepted, not served yet)")]
+    deny_net: Option<String>,
+
+    /// Records each run of main() in this file, for audits
+    #[arg(long, value_name = "FILE", hide = true)]
+    call_log: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(line: &str) -> Result<Asked, clap::Error> {
+        Asked::from(line.split(' ').map(OsString::from))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_are_named_as_settings() {
+        let asked = asked("hats-worker --lease-seconds 2 --host --run-now=false").unwrap();
+        let mut flags = asked.flags;
+        flags.sort();
+        let expected = [("host", "true"), ("lease-seconds", "2"), ("run-now", "false")];
+        assert_eq!(flags, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn every_flag_is_a_setting() {
+        let cli = Cli::command();
+        for argument in cli.get_arguments() {
+            let Some(name) = argument.get_long() else { continue };
+            if ["help", "version", "config"].contains(&name) {
+                continue;
+            }
+            let settings = Settings::read([(name, "1".to_owned())], []);
+            assert!(settings.is_ok(), "--{name}: {settings:?}");
+        }
+    }
+
+    #[test]
+    fn shared_flags_may_stand_on_either_side_of_a_sub_command() {
+        for line in [
+            "hats-worker --redis-address h:1 thread list",
+            "hats-worker thread --redis-address h:1 list",
+            "hats-worker thread list --redis-address h:1",
+        ] {
+            let asked = asked(line).unwrap();
+            assert_eq!(asked.flags, [("redis-address".to_owned(), "h:1".to_owned())], "{line}");
+            assert!(asked.command.is_some());
+        }
+    }
+
+    #[test]
+    fn a_worker_flag_means_nothing_to_a_sub_command() {
+        let error = asked("hats-worker --run-now thread list").unwrap_err();
+        assert!(error.to_string().contains("--run-now"), "{error}");
+    }
+
+    #[test]
+    fn a_flag_is_given_once() {
+        let error = asked("hats-worker --cluster-name a --cluster-name b").unwrap_err();
+        assert!(error.to_string().contains("cannot be used multiple times"), "{error}");
+    }
+}
