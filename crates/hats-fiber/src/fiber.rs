@@ -131,3 +131,6 @@ impl fmt::Display for Panicked {
         write!(f, "internal panic: {}", self.message)
     }
 }
+
+#[cfg(test)]
+mod tests;

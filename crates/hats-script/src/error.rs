@@ -62,14 +62,21 @@ impl fmt::Display for ScriptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Thrown(thrown) => thrown.fmt(f),
-            Self::Timeout(limit) => write!(f, "TimeoutError: the call took longer than its limit of {limit:?}"),
+            Self::Timeout(limit) => {
+                write!(f, "TimeoutError: the call took longer than its limit of {limit:?}")
+            }
             Self::Memory(limit) => {
-                write!(f, "MemoryError: the script needs more than its heap limit of {limit} bytes (MemoryLimit)")
+                write!(
+                    f,
+                    "MemoryError: the script needs more than its heap limit of {limit} bytes (MemoryLimit)"
+                )
             }
             Self::SourceTooLong(length, limit) => {
                 write!(f, "SourceError: the source has {length} bytes, more than the limit of {limit}")
             }
-            Self::Interrupted => f.write_str("InterruptedError: the call did not end in time when the task was stopped"),
+            Self::Interrupted => {
+                f.write_str("InterruptedError: the call did not end in time when the task was stopped")
+            }
             Self::Lost => f.write_str("LeaseLostError: the worker's lease was lost"),
         }
     }

@@ -4,9 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use hats_fiber::{
-    Ask, DEFAULT_STACK_BYTES, Ended, Fiber, Handle, current_ask, running_for, wait, wait_ending,
-};
+use crate::{Ask, DEFAULT_STACK_BYTES, Ended, Fiber, Handle, current_ask, running_for, wait, wait_ending};
 use tokio::time::sleep;
 
 fn fiber<T: 'static>(f: impl FnOnce() -> T + 'static) -> Fiber<T> {

@@ -1,0 +1,295 @@
+//! Lanes: the OS threads that scripts run on.
+//!
+//! A lane is one OS thread with a single-threaded executor. A script is put on the lane with the fewest scripts
+//! and stays there for life. Each time a lane comes round it says so ([`LanesConfig::on_turn`]); a lane that
+//! has not for long is stuck in native code, and [`LaneStatus::script`] tells in whose.
+//!
+//! On cancel and failure: dropping the last [`Lanes`] closes the lanes; scripts still on them are killed
+//! ([`hats_fiber::Ask::Kill`]) and run to their end. A panic in a script's fiber ends that script alone.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::thread;
+use std::time::Duration;
+
+use hats_fiber::{Ask, Fiber, Handle};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+
+use crate::error::Error;
+use crate::host::{TaskControl, WorkerInfo};
+use crate::limits::Limits;
+use crate::modules::env::EnvOverlay;
+#[cfg(feature = "redis")]
+use crate::modules::redis;
+use crate::vm::Vm;
+
+/// Stack that native code (the interpreter's own frames and host calls) may use beside the script's.
+const NATIVE_STACK_BYTES: usize = 512 << 10;
+/// How often an idle lane says that it comes round.
+const TURN_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What all scripts of a worker share.
+#[derive(Clone)]
+pub struct LanesConfig {
+    /// Number of lanes; one per core is right.
+    pub count: usize,
+    /// The worker, as scripts see it.
+    pub worker: Arc<dyn WorkerInfo>,
+    /// Environment variables that scripts have set.
+    pub env: EnvOverlay,
+    /// Connections for the `redis` module; without them its calls fail.
+    #[cfg(feature = "redis")]
+    pub redis: Option<redis::Connections>,
+    /// Called with the lane's number at least every half second while the lane comes round.
+    pub on_turn: Arc<dyn Fn(usize) + Send + Sync>,
+}
+
+/// The lanes of a worker. Cheap to clone; the last clone dropped closes them.
+#[derive(Clone)]
+pub struct Lanes {
+    lanes: Arc<Vec<Lane>>,
+}
+
+/// A script to run.
+pub struct ScriptTask {
+    /// The task that the script is the body of.
+    pub control: Arc<dyn TaskControl>,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// Asks things of one running script, from any OS thread.
+#[derive(Clone, Debug)]
+pub struct ScriptHandle {
+    fiber: Handle,
+}
+
+/// What a lane is doing, for whoever watches it from outside.
+#[derive(Default)]
+pub struct LaneStatus {
+    scripts: AtomicUsize,
+    current: Mutex<Option<Arc<dyn TaskControl>>>,
+}
+
+/// What every lane hands to the scripts on it.
+pub(crate) struct LaneContext {
+    pub(crate) worker: Arc<dyn WorkerInfo>,
+    pub(crate) env: EnvOverlay,
+    #[cfg(feature = "redis")]
+    pub(crate) redis: Option<redis::Connections>,
+    /// The runtime that I/O runs on; it outlives a script that must not wait for its own I/O any more.
+    pub(crate) io: tokio::runtime::Handle,
+}
+
+type Job = Box<dyn FnOnce(&Rc<LaneContext>, &LocalSet) + Send>;
+
+struct Lane {
+    // None once closing has begun, so that the lane's loop ends.
+    jobs: Option<mpsc::UnboundedSender<Job>>,
+    status: Arc<LaneStatus>,
+    os_thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Lanes {
+    /// Starts the lanes. Called inside a tokio runtime, which becomes the one that I/O runs on.
+    ///
+    /// # Errors
+    /// When an OS thread or its executor cannot be had.
+    pub fn start(config: &LanesConfig) -> Result<Self, Error> {
+        let io = tokio::runtime::Handle::current();
+        let lanes = (0..config.count.max(1))
+            .map(|number| Lane::start(number, config.clone(), io.clone()))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { lanes: Arc::new(lanes) })
+    }
+
+    /// Runs `f` with an interpreter of its own, on a fiber of the least busy lane. The future resolves when the
+    /// script has really ended; dropping it leaves the script running.
+    pub fn spawn<R: Send + 'static, F: FnOnce(&mut Vm) -> R + Send + 'static>(
+        &self,
+        task: ScriptTask,
+        f: F,
+    ) -> (ScriptHandle, impl Future<Output = Result<R, Error>> + Send + use<R, F>) {
+        let fiber = Handle::new();
+        let handle = ScriptHandle { fiber: fiber.clone() };
+        let (result, ended) = oneshot::channel();
+        if let Some(lane) = self.lanes.iter().min_by_key(|lane| lane.status.scripts.load(Ordering::Relaxed)) {
+            lane.status.scripts.fetch_add(1, Ordering::Relaxed);
+            let counted = Counted(lane.status.clone());
+            let job: Job = Box::new(move |context, local| {
+                let context = context.clone();
+                local.spawn_local(async move {
+                    // The receiver may be gone: then nobody wants to know how the script ended.
+                    let _ = result.send(run(counted, context, fiber, task, f).await);
+                });
+            });
+            if let Some(jobs) = &lane.jobs {
+                // A lane that is gone drops the job, and with it the sender of `result`.
+                let _ = jobs.send(job);
+            }
+        }
+        (handle, async move { ended.await.unwrap_or(Err(Error::Closed)) })
+    }
+
+    /// What each lane is doing.
+    #[must_use]
+    pub fn status(&self) -> Vec<Arc<LaneStatus>> {
+        self.lanes.iter().map(|lane| lane.status.clone()).collect()
+    }
+}
+
+async fn run<R: 'static>(
+    counted: Counted,
+    context: Rc<LaneContext>,
+    handle: Handle,
+    task: ScriptTask,
+    f: impl FnOnce(&mut Vm) -> R + 'static,
+) -> Result<R, Error> {
+    let control = task.control.clone();
+    let stack_bytes = task.limits.stack.saturating_add(NATIVE_STACK_BYTES).next_multiple_of(64 << 10);
+    let inner = handle.clone();
+    let fiber = Fiber::new(handle, stack_bytes, move || {
+        let mut vm = Vm::new(task, context, inner)?;
+        Ok(f(&mut vm))
+    })
+    .map_err(|error| Error::Vm(error.to_string()))?;
+    match (OnLane { fiber, control, counted }).await {
+        Ok(result) => result,
+        Err(panicked) => Err(Error::Panicked(panicked.to_string())),
+    }
+}
+
+impl ScriptHandle {
+    /// The task is being stopped: sleeps and blocking waits of the script return early.
+    pub fn interrupt_waits(&self) {
+        self.fiber.ask(Ask::EndWaits);
+    }
+
+    /// Ends the call in hand with an error that the script cannot catch.
+    pub fn interrupt(&self) {
+        self.fiber.ask(Ask::Interrupt);
+    }
+
+    /// Ends the script at once and for good, without any further effect: its lease is lost.
+    pub fn kill(&self) {
+        self.fiber.ask(Ask::Kill);
+    }
+
+    /// Wakes an idle script so that its runner looks at what has changed.
+    pub fn wake(&self) {
+        self.fiber.wake();
+    }
+}
+
+impl LaneStatus {
+    /// The name of the script that the lane is in the middle of right now.
+    #[must_use]
+    pub fn script(&self) -> Option<String> {
+        self.current().as_ref().map(|control| control.name().to_owned())
+    }
+
+    /// How many scripts live on the lane.
+    #[must_use]
+    pub fn scripts(&self) -> usize {
+        self.scripts.load(Ordering::Relaxed)
+    }
+
+    fn current(&self) -> std::sync::MutexGuard<'_, Option<Arc<dyn TaskControl>>> {
+        // Nothing that holds this lock can panic half-way through a change.
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lane {
+    fn start(number: usize, config: LanesConfig, io: tokio::runtime::Handle) -> Result<Self, Error> {
+        let no_lane = |source| Error::Lane { lane: number, source };
+        let (jobs, inbox) = mpsc::unbounded_channel();
+        let status = Arc::new(LaneStatus::default());
+        let executor = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            // Timers and I/O are looked at after this many polls, so that they keep their pace beside scripts
+            // that use up their whole time slice at each poll.
+            .event_interval(7)
+            .build()
+            .map_err(no_lane)?;
+        let os_thread = thread::Builder::new()
+            .name(format!("lane-{number}"))
+            .spawn(move || lane_main(number, &executor, config, io, inbox))
+            .map_err(no_lane)?;
+        Ok(Self { jobs: Some(jobs), status, os_thread: Some(os_thread) })
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.jobs = None;
+        // The lane may not wait for itself, if a script's end drops the last `Lanes`.
+        if let Some(os_thread) = self.os_thread.take().filter(|t| t.thread().id() != thread::current().id()) {
+            let _ = os_thread.join();
+        }
+    }
+}
+
+fn lane_main(
+    number: usize,
+    executor: &tokio::runtime::Runtime,
+    config: LanesConfig,
+    io: tokio::runtime::Handle,
+    mut inbox: mpsc::UnboundedReceiver<Job>,
+) {
+    let LanesConfig { worker, env, on_turn, .. } = config;
+    let context = Rc::new(LaneContext {
+        worker,
+        env,
+        #[cfg(feature = "redis")]
+        redis: config.redis,
+        io,
+    });
+    let local = LocalSet::new();
+    executor.block_on(local.run_until(async {
+        let mut turns = tokio::time::interval(TURN_INTERVAL);
+        loop {
+            tokio::select! {
+                job = inbox.recv() => match job {
+                    Some(job) => job(&context, &local),
+                    None => break,
+                },
+                _ = turns.tick() => on_turn(number),
+            }
+        }
+    }));
+    // Dropping the set drops the fibers that are left, each of which is killed and runs to its end.
+    drop(local);
+}
+
+/// A script's fiber while it is polled on its lane.
+struct OnLane<R: 'static> {
+    fiber: Fiber<Result<R, Error>>,
+    control: Arc<dyn TaskControl>,
+    counted: Counted,
+}
+
+impl<R: 'static> Future for OnLane<R> {
+    type Output = Result<Result<R, Error>, hats_fiber::Panicked>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        *self.counted.0.current() = Some(self.control.clone());
+        let poll = Pin::new(&mut self.fiber).poll(context);
+        *self.counted.0.current() = None;
+        poll
+    }
+}
+
+/// Counts a script on its lane for as long as it lives.
+struct Counted(Arc<LaneStatus>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.scripts.fetch_sub(1, Ordering::Relaxed);
+    }
+}

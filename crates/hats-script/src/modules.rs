@@ -1,0 +1,145 @@
+//! The host modules: what scripts can call.
+//!
+//! Each module installs its names into a new scope. A host function gets its arguments as a slice of values and
+//! checks them itself, so that a wrong one is a `TypeError` that names the call and the argument.
+
+mod console;
+pub(crate) mod env;
+mod inspect;
+#[cfg(feature = "redis")]
+pub mod redis;
+mod thread;
+mod timers;
+mod web;
+mod worker;
+
+use std::rc::Rc;
+
+use rquickjs::function::Rest;
+use rquickjs::object::{Accessor, Property};
+use rquickjs::{Coerced, Ctx, Exception, Function, IntoJs, Object, TypedArray, Value};
+
+use crate::vm::Host;
+
+pub(crate) use self::inspect::text_of;
+
+/// Puts every module into the scope.
+pub(crate) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
+    console::install(ctx, host)?;
+    env::install(ctx, host)?;
+    worker::install(ctx, host)?;
+    thread::install(ctx, host)?;
+    timers::install(ctx, host)?;
+    web::install(ctx)?;
+    #[cfg(feature = "redis")]
+    redis::install(ctx, host)?;
+    Ok(())
+}
+
+/// One call of a host function: where, by what name, and with which arguments.
+pub(crate) struct Call<'a, 'js> {
+    pub(crate) ctx: &'a Ctx<'js>,
+    pub(crate) name: &'static str,
+    pub(crate) arguments: Vec<Value<'js>>,
+}
+
+impl<'js> Call<'_, 'js> {
+    /// The n-th argument, counted from 0; undefined if it was not given.
+    pub(crate) fn argument(&self, n: usize) -> Value<'js> {
+        self.arguments.get(n).cloned().unwrap_or_else(|| Value::new_undefined(self.ctx.clone()))
+    }
+
+    /// A `TypeError` that names this call and the n-th argument.
+    pub(crate) fn wrong(&self, n: usize, expected: &str) -> rquickjs::Error {
+        let given = self.argument(n);
+        let given =
+            if given.is_undefined() { "undefined".to_owned() } else { inspect::brief(self.ctx, &given) };
+        let message = format!("{}: argument {} must be {expected}, not {given}", self.name, n + 1);
+        Exception::throw_type(self.ctx, &message)
+    }
+
+    /// The n-th argument as a string; nothing else is accepted.
+    pub(crate) fn string(&self, n: usize) -> rquickjs::Result<String> {
+        match self.argument(n).into_string() {
+            Some(text) => string_of(self.ctx, text),
+            None => Err(self.wrong(n, "a string")),
+        }
+    }
+
+    /// The n-th argument as a number.
+    pub(crate) fn number(&self, n: usize) -> rquickjs::Result<f64> {
+        self.argument(n)
+            .as_number()
+            .filter(|number| !number.is_nan())
+            .ok_or_else(|| self.wrong(n, "a number"))
+    }
+
+    /// The n-th argument as a function.
+    pub(crate) fn function(&self, n: usize) -> rquickjs::Result<Function<'js>> {
+        self.argument(n).into_function().ok_or_else(|| self.wrong(n, "a function"))
+    }
+}
+
+/// Adds a host function to `object`. `name` is the whole name, as in `redis.Do`; its last part is the property.
+pub(crate) fn define<'js>(
+    object: &Object<'js>,
+    name: &'static str,
+    host: &Rc<Host>,
+    f: fn(&Rc<Host>, &Call<'_, 'js>) -> rquickjs::Result<Value<'js>>,
+) -> rquickjs::Result<()> {
+    let host = host.clone();
+    let call = move |ctx: Ctx<'js>, Rest(arguments): Rest<Value<'js>>| {
+        f(&host, &Call { ctx: &ctx, name, arguments })
+    };
+    let property = name.rsplit('.').next().unwrap_or(name);
+    let function = Function::new(object.ctx().clone(), call)?.with_name(property)?;
+    object.prop(property, Property::from(function).writable().configurable().enumerable())
+}
+
+/// Adds a property that is asked for at each use.
+pub(crate) fn getter<'js, T: IntoJs<'js> + 'js>(
+    object: &Object<'js>,
+    name: &str,
+    host: &Rc<Host>,
+    get: fn(&Host) -> T,
+) -> rquickjs::Result<()> {
+    let host = host.clone();
+    object.prop(name, Accessor::from(move || get(&host)).enumerable())
+}
+
+/// Adds a global that is made from JavaScript at its first use, so that scripts without it pay nothing.
+pub(crate) fn lazy<'js>(ctx: &Ctx<'js>, name: &'static str, source: &'static str) -> rquickjs::Result<()> {
+    let replace = move |ctx: &Ctx<'js>, value: Value<'js>| {
+        ctx.globals().prop(name, Property::from(value).writable().configurable())
+    };
+    let get = move |ctx: Ctx<'js>| {
+        let value: Value<'js> = ctx.eval(source)?;
+        replace(&ctx, value.clone())?;
+        rquickjs::Result::Ok(value)
+    };
+    let set = move |ctx: Ctx<'js>, value: Value<'js>| replace(&ctx, value);
+    ctx.globals().prop(name, Accessor::new(get, set).configurable())
+}
+
+/// A JavaScript string as UTF-8; a lone surrogate, which UTF-8 cannot say, becomes U+FFFD.
+pub(crate) fn string_of<'js>(ctx: &Ctx<'js>, text: rquickjs::String<'js>) -> rquickjs::Result<String> {
+    match text.to_string() {
+        Err(rquickjs::Error::Utf8(_)) => {
+            let well_formed: Function<'js> = ctx.eval("(text) => text.toWellFormed()")?;
+            well_formed.call((text,))
+        }
+        other => other,
+    }
+}
+
+/// The bytes of a `Uint8Array`. Read one by one: the engine's memory itself may change while it is looked at.
+pub(crate) fn bytes_of(array: &TypedArray<'_, u8>) -> rquickjs::Result<Vec<u8>> {
+    let length = u32::try_from(array.len()).unwrap_or(u32::MAX);
+    (0..length).map(|n| array.get::<_, u8>(n)).collect()
+}
+
+/// What JavaScript makes of a primitive value as text.
+pub(crate) fn coerced<'js>(ctx: &Ctx<'js>, value: Value<'js>) -> rquickjs::Result<String> {
+    let Coerced(text): Coerced<rquickjs::String<'js>> = rquickjs::FromJs::from_js(ctx, value)?;
+    string_of(ctx, text)
+}

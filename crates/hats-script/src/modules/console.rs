@@ -1,0 +1,66 @@
+//! `console`: what a script prints goes to the worker's log, with the task's name.
+
+use std::rc::Rc;
+
+use rquickjs::{Ctx, Object, Value};
+
+use super::{Call, define, text_of};
+use crate::vm::Host;
+
+pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
+    let console = Object::new(ctx.clone())?;
+    define(&console, "console.log", host, |host, call| {
+        tracing::info!(target: "script", task = host.control.name(), "{}", line(host, call));
+        undefined(call)
+    })?;
+    define(&console, "console.info", host, |host, call| {
+        tracing::info!(target: "script", task = host.control.name(), "{}", line(host, call));
+        undefined(call)
+    })?;
+    define(&console, "console.debug", host, |host, call| {
+        tracing::debug!(target: "script", task = host.control.name(), "{}", line(host, call));
+        undefined(call)
+    })?;
+    define(&console, "console.warn", host, |host, call| {
+        tracing::warn!(target: "script", task = host.control.name(), "{}", line(host, call));
+        undefined(call)
+    })?;
+    define(&console, "console.error", host, |host, call| {
+        tracing::error!(target: "script", task = host.control.name(), "{}", line(host, call));
+        undefined(call)
+    })?;
+    ctx.globals().set("console", console)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the shape of a host function")]
+fn undefined<'js>(call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    Ok(Value::new_undefined(call.ctx.clone()))
+}
+
+fn line(host: &Host, call: &Call<'_, '_>) -> String {
+    let parts: Vec<String> = call.arguments.iter().map(|value| text_of(call.ctx, value)).collect();
+    cut(parts.join(" "), host.limits.log_line)
+}
+
+/// A line of at most `limit` characters, with a note of how many were cut off.
+fn cut(line: String, limit: usize) -> String {
+    // No more bytes than the limit means no more characters either.
+    if line.len() <= limit {
+        return line;
+    }
+    match line.char_indices().nth(limit) {
+        None => line,
+        Some((end, _)) => format!("{}… ({} more characters)", &line[..end], line[end..].chars().count()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn a_long_line_is_cut_between_characters() {
+        assert_eq!(cut("äöü".to_owned(), 3), "äöü");
+        assert_eq!(cut("äöüß!".to_owned(), 3), "äöü… (2 more characters)");
+    }
+}

@@ -1,0 +1,193 @@
+//! `redis`: commands to the cluster's Redis, as synchronous calls.
+//!
+//! All scripts of a worker share one connection, which pipelines what they send; commands that block the server's
+//! side of a connection go over a bounded set of others (see [`blocking`]). Every command passes the lease gate right
+//! before it is handed to the connection, and is forgotten there by the time the lease would end, sent or not:
+//! no command of ours can leave after that.
+
+mod blocking;
+mod command;
+mod connections;
+mod value;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use fred::types::Value as RedisValue;
+use rquickjs::function::This;
+use rquickjs::object::Property;
+use rquickjs::{Array, Ctx, Exception, Function, IntoJs, Object, Symbol, Value};
+
+use self::command::Kind;
+pub use self::connections::{Connections, Error};
+use super::{Call, define, lazy};
+use crate::vm::Host;
+
+/// The same text as `HSET` with a fence beside the data. `__epoch` is the field that holds it.
+const HSET_FENCED: &str = include_str!("redis/hset_fenced.lua");
+
+/// A reply, or the text of the error that came instead.
+type Reply = Result<fred::types::Resp3Frame, String>;
+
+pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
+    let redis = Object::new(ctx.clone())?;
+    define(&redis, "redis.Do", host, do_command)?;
+    define(&redis, "redis.Call", host, call_command)?;
+    define(&redis, "redis.Blpop", host, blpop)?;
+    define(&redis, "redis.HsetFenced", host, hset_fenced)?;
+    ctx.globals().set("redis", redis)?;
+    lazy(ctx, "RedisError", "(class RedisError extends Error { get name() { return 'RedisError'; } })")
+}
+
+fn do_command<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    let reply = run(host, call)?;
+    pair(call, reply)
+}
+
+fn call_command<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    match run(host, call)?.and_then(value::checked) {
+        Ok(frame) => value::to_js(call.ctx, frame),
+        Err(message) => Err(redis_error(call.ctx, &message)),
+    }
+}
+
+fn blpop<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    let seconds = call.number(0)?;
+    if !(0.0..=1e9).contains(&seconds) {
+        return Err(call.wrong(0, "a number of seconds, 0 for no end"));
+    }
+    let key = value::argument(call, 1)?;
+    let reply = send_blocking(host, call, "BLPOP", vec![key, RedisValue::from(seconds.to_string())])?;
+    match reply.and_then(value::checked) {
+        // [key, element]
+        Ok(fred::types::Resp3Frame::Array { mut data, .. }) if data.len() == 2 => {
+            value::to_js(call.ctx, data.swap_remove(1))
+        }
+        Ok(_) => "".into_js(call.ctx),
+        Err(message) => Err(redis_error(call.ctx, &message)),
+    }
+}
+
+fn hset_fenced<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    let key = value::argument(call, 0)?;
+    let fields = call.argument(1);
+    let plain = fields.as_object().filter(|_| !fields.is_array() && !fields.is_function());
+    let Some(fields) = plain else { return Err(call.wrong(1, "an object of fields and values")) };
+    let mut arguments = vec![
+        RedisValue::from(HSET_FENCED),
+        RedisValue::from(1_i64),
+        key,
+        RedisValue::from(host.control.epoch().to_string()),
+    ];
+    for field in fields.props::<String, Value<'js>>() {
+        let (name, item) = field?;
+        let Some(item) = value::from_js(call.ctx, &item)? else {
+            let message = format!(
+                "{}: field {name:?} must be a string, number, bigint, boolean or Uint8Array, not {}",
+                call.name,
+                super::inspect::brief(call.ctx, &item)
+            );
+            return Err(Exception::throw_type(call.ctx, &message));
+        };
+        arguments.push(RedisValue::from(name));
+        arguments.push(item);
+    }
+    if arguments.len() == 4 {
+        return Err(call.wrong(1, "an object with at least one field"));
+    }
+    let reply = send(host, call, "EVAL", arguments)?;
+    pair(call, reply)
+}
+
+/// Checks and sends the command that the arguments of a call spell.
+fn run(host: &Rc<Host>, call: &Call<'_, '_>) -> rquickjs::Result<Reply> {
+    let name = call.string(0)?.to_ascii_uppercase();
+    let arguments =
+        (1..call.arguments.len()).map(|n| value::argument(call, n)).collect::<Result<Vec<_>, _>>()?;
+    match command::kind_of(&name, &arguments) {
+        Kind::Plain => send(host, call, &name, arguments),
+        Kind::Blocking => send_blocking(host, call, &name, arguments),
+        Kind::Refused(why) => Ok(Err(format!("ERR {name} is not available to scripts: {why}"))),
+    }
+}
+
+fn send(
+    host: &Rc<Host>,
+    call: &Call<'_, '_>,
+    name: &str,
+    arguments: Vec<RedisValue>,
+) -> rquickjs::Result<Reply> {
+    let Some(connections) = &host.lane.redis else { return Ok(Err(NO_REDIS.to_owned())) };
+    if !connections.is_ready() {
+        let wait = connections.ready(host.control.trusted_for());
+        if !host.wait(call.ctx, wait)? {
+            return Ok(Err("ERR there is no connection to Redis".to_owned()));
+        }
+    }
+    host.gate(call.ctx)?;
+    let sent = connections.send(name, arguments, host.control.trusted_for());
+    host.wait_for_io(call.ctx, sent)
+}
+
+fn send_blocking(
+    host: &Rc<Host>,
+    call: &Call<'_, '_>,
+    name: &str,
+    arguments: Vec<RedisValue>,
+) -> rquickjs::Result<Reply> {
+    let Some(connections) = &host.lane.redis else { return Ok(Err(NO_REDIS.to_owned())) };
+    blocking::run(host, call.ctx, connections, name, arguments)
+}
+
+const NO_REDIS: &str = "ERR this worker gives its scripts no Redis";
+
+/// `[reply]` or `[null, error]`, which passes for its reply in text, arithmetic and comparison.
+fn pair<'js>(call: &Call<'_, 'js>, reply: Reply) -> rquickjs::Result<Value<'js>> {
+    let ctx = call.ctx;
+    let pair = Array::new(ctx.clone())?;
+    match reply.and_then(value::checked) {
+        Ok(frame) => pair.set(0, value::to_js(ctx, frame)?)?,
+        Err(message) => {
+            pair.set(0, Value::new_null(ctx.clone()))?;
+            pair.set(1, message)?;
+        }
+    }
+    pair.as_object().set_prototype(Some(&reply_prototype(ctx)?))?;
+    Ok(pair.into_value())
+}
+
+/// The prototype of replies: an array's, with a conversion to the reply itself. Made once for each scope and kept
+/// where scripts do not come across it.
+fn reply_prototype<'js>(ctx: &Ctx<'js>) -> rquickjs::Result<Object<'js>> {
+    const PLACE: &str = "replyPrototype";
+    let redis_do: Object<'js> = ctx.globals().get::<_, Object<'js>>("redis")?.get("Do")?;
+    if let Some(known) = redis_do.get::<_, Option<Object<'js>>>(PLACE)? {
+        return Ok(known);
+    }
+    let array_prototype: Object<'js> = ctx.globals().get::<_, Object<'js>>("Array")?.get("prototype")?;
+    let prototype = Object::new_proto(ctx.clone(), Some(&array_prototype))?;
+    let convert = Function::new(ctx.clone(), |This(pair): This<Object<'js>>| {
+        let reply: Value<'js> = pair.get(0)?;
+        // A conversion has to give a primitive; an array reply is joined, as arrays are.
+        if reply.is_object() {
+            super::coerced(&pair.ctx().clone(), reply.clone())?.into_js(pair.ctx())
+        } else {
+            Ok(reply)
+        }
+    })?;
+    prototype.prop(Symbol::to_primitive(ctx.clone()), Property::from(convert))?;
+    redis_do.prop(PLACE, Property::from(prototype.clone()))?;
+    Ok(prototype)
+}
+
+fn redis_error(ctx: &Ctx<'_>, message: &str) -> rquickjs::Error {
+    let made =
+        ctx.globals().get::<_, rquickjs::Constructor<'_>>("RedisError").and_then(|c| c.construct((message,)));
+    match made {
+        Ok(error) => ctx.throw(error),
+        Err(error) => error,
+    }
+}
+
+/// Time that a command may take when the lease sets no nearer limit.
+const COMMAND_TIMEOUT_MAX: Duration = Duration::from_secs(30);

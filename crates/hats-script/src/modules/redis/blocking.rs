@@ -1,0 +1,215 @@
+//! Blocking commands, in slices.
+//!
+//! ```text
+//! script:  BLPOP key 0
+//! server:  BLPOP key 1.0 → nil, BLPOP key 1.0 → nil, BLPOP key 0.7 → element
+//! ```
+//!
+//! What must hold:
+//! - The server gives up waiting before the lease could end, so nothing is popped for a worker that has lost it: a
+//!   slice is never longer than the time left until the soft stop.
+//! - While others wait for a connection a slice is at most a second, so that each gets its turn.
+//! - An element that was popped reaches the script: a slice that has begun is waited for to its end. When the
+//!   task is asked to stop the server is told to unblock, and what it then answers counts.
+//! - Where the server cannot be told (no CLIENT UNBLOCK), slices are so short that nobody needs to.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use fred::types::{Resp3Frame, Value as RedisValue};
+use rquickjs::Ctx;
+use tokio::sync::oneshot;
+
+use super::Reply;
+use super::command::{self, Timeout};
+use super::connections::Connections;
+use crate::vm::Host;
+
+/// A slice while others wait.
+const SLICE_SHARED: Duration = Duration::from_secs(1);
+/// A slice on a server that cannot be told to unblock.
+const SLICE_UNSTOPPABLE: Duration = Duration::from_millis(100);
+/// The server's wait ends this long before the lease's trusted time, for the way there.
+const LEASE_MARGIN: Duration = Duration::from_millis(150);
+/// Less than this is not worth a slice: the next renewal is waited for.
+const SLICE_MIN: Duration = Duration::from_millis(20);
+/// The answer to a slice comes at its end; this much later the connection counts as dead.
+const ANSWER_MARGIN: Duration = Duration::from_secs(5);
+
+/// Runs a blocking command for a script.
+pub(super) fn run(
+    host: &Rc<Host>,
+    ctx: &Ctx<'_>,
+    connections: &Connections,
+    name: &str,
+    mut arguments: Vec<RedisValue>,
+) -> rquickjs::Result<Reply> {
+    let Some(timeout) = command::timeout_of(name, &arguments) else {
+        return Ok(Err(format!("ERR {name} does not block")));
+    };
+    let Some(asked) = timeout.read(&arguments) else {
+        // Not a time: the server says so better than we could, and does not block.
+        host.gate(ctx)?;
+        let reply = connections.send(name, arguments, host.control.trusted_for());
+        return host.wait_for_io(ctx, reply);
+    };
+    pin_stream_ids(host, ctx, connections, name, &mut arguments)?;
+    let until = (!asked.is_zero()).then(|| Instant::now() + asked);
+    loop {
+        let connection = match host.wait_ending(ctx, connections.blocking())? {
+            None => return Ok(Ok(Resp3Frame::Null)),
+            Some(Err(message)) => return Ok(Err(message)),
+            Some(Ok(connection)) => connection,
+        };
+        let lease = host.control.trusted_for().saturating_sub(LEASE_MARGIN);
+        if lease < SLICE_MIN {
+            drop(connection);
+            if host.wait_ending(ctx, tokio::time::sleep(SLICE_MIN))?.is_none() {
+                return Ok(Ok(Resp3Frame::Null));
+            }
+            host.gate(ctx)?;
+            continue;
+        }
+        let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
+        let shared = if connections.blocking_is_scarce() { SLICE_SHARED } else { Duration::MAX };
+        let slice = left.max(Duration::from_millis(1)).min(lease).min(shared);
+        host.gate(ctx)?;
+        let reply = one_slice(host, ctx, connections, connection, name, &arguments, timeout, slice)?;
+        let over = until.is_some_and(|until| Instant::now() >= until) || host.stop_asked();
+        match reply {
+            Ok(Resp3Frame::Null) if !over => {}
+            reply => return Ok(reply),
+        }
+    }
+}
+
+/// Sends one slice and waits for its answer, whatever happens but the loss of the lease.
+#[expect(clippy::too_many_arguments, reason = "the parts of one command, used nowhere else")]
+fn one_slice(
+    host: &Rc<Host>,
+    ctx: &Ctx<'_>,
+    connections: &Connections,
+    mut connection: super::connections::BlockingConnection,
+    name: &str,
+    arguments: &[RedisValue],
+    timeout: Timeout,
+    slice: Duration,
+) -> rquickjs::Result<Reply> {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (answer, mut answered) = oneshot::channel();
+    let (name, arguments, connections) = (name.to_owned(), arguments.to_vec(), connections.clone());
+    host.lane.io.spawn(async move {
+        let id = connection.id().await;
+        let slice = if id.is_some() { slice } else { slice.min(SLICE_UNSTOPPABLE) };
+        let arguments = timeout.write(arguments, slice);
+        let reply = {
+            let mut reply = std::pin::pin!(connection.send(&name, arguments, slice + ANSWER_MARGIN));
+            tokio::select! {
+                reply = &mut reply => reply,
+                // Also when the script has gone: then nobody is left to wait for.
+                _ = stopped => {
+                    if let Some(id) = id {
+                        connections.unblock(id).await;
+                    }
+                    reply.await
+                }
+            }
+        };
+        // The connection is free for the next one before the script goes on.
+        drop(connection);
+        let _ = answer.send(reply);
+    });
+    let reply = match host.wait_ending(ctx, &mut answered)? {
+        Some(reply) => reply,
+        None => {
+            // The task is asked to stop. A dropped receiver means that the answer is on its way.
+            let _ = stop.send(());
+            host.wait(ctx, answered)?
+        }
+    };
+    Ok(reply.unwrap_or_else(|_| Err("ERR the connection to Redis broke".to_owned())))
+}
+
+/// `$` means "newer than what is there now". Between two slices it would mean another now, so it is replaced by the
+/// id of the newest entry once and for all.
+fn pin_stream_ids(
+    host: &Rc<Host>,
+    ctx: &Ctx<'_>,
+    connections: &Connections,
+    name: &str,
+    arguments: &mut [RedisValue],
+) -> rquickjs::Result<()> {
+    for (key, id) in command::stream_ids(name, arguments) {
+        if command::text(&arguments[id]) != "$" {
+            continue;
+        }
+        let newest = vec![arguments[key].clone(), "+".into(), "-".into(), "COUNT".into(), 1.into()];
+        let reply = connections.send("XREVRANGE", newest, host.control.trusted_for());
+        let newest = match host.wait_for_io(ctx, reply)? {
+            Ok(Resp3Frame::Array { data, .. }) => first_id(data),
+            _ => continue,
+        };
+        arguments[id] = newest.unwrap_or_else(|| "0-0".to_owned()).into();
+    }
+    Ok(())
+}
+
+/// The id in `[[id, fields]]`.
+fn first_id(entries: Vec<Resp3Frame>) -> Option<String> {
+    match entries.into_iter().next()? {
+        Resp3Frame::Array { data, .. } => match data.into_iter().next()? {
+            Resp3Frame::BlobString { data, .. } => String::from_utf8(data.to_vec()).ok(),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+impl Timeout {
+    /// How long the script wants to wait; zero is for ever. None if it is no time.
+    fn read(self, arguments: &[RedisValue]) -> Option<Duration> {
+        match self {
+            Self::Seconds(place) => {
+                let seconds: f64 = command::text(arguments.get(place)?).parse().ok()?;
+                Duration::try_from_secs_f64(seconds).ok()
+            }
+            Self::Milliseconds(place) => {
+                command::text(arguments.get(place)?).parse().ok().map(Duration::from_millis)
+            }
+        }
+    }
+
+    /// The same command with another time to wait.
+    fn write(self, mut arguments: Vec<RedisValue>, slice: Duration) -> Vec<RedisValue> {
+        // Never 0, which would be for ever.
+        let (place, text) = match self {
+            Self::Seconds(place) => (place, format!("{:.3}", slice.as_secs_f64().max(0.001))),
+            Self::Milliseconds(place) => (place, slice.as_millis().max(1).to_string()),
+        };
+        if let Some(argument) = arguments.get_mut(place) {
+            *argument = text.into();
+        }
+        arguments
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_never_asks_for_ever() {
+        let arguments = vec![RedisValue::from("key"), RedisValue::from("0")];
+        let timeout = Timeout::Seconds(1);
+        assert_eq!(timeout.read(&arguments), Some(Duration::ZERO));
+        let sliced = timeout.write(arguments, Duration::from_micros(3));
+        assert_eq!(command::text(&sliced[1]), "0.001");
+    }
+
+    #[test]
+    fn what_is_no_time_is_left_to_the_server() {
+        for wrong in ["-1", "soon", "NaN", "inf"] {
+            assert_eq!(Timeout::Seconds(0).read(&[RedisValue::from(wrong)]), None, "{wrong}");
+        }
+    }
+}

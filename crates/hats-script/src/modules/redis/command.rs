@@ -1,0 +1,158 @@
+//! What kind of command a name is: one that any connection can carry, one that blocks, or one that would change the
+//! connection that all scripts share.
+
+use fred::types::{ClusterHash, Value as RedisValue};
+
+/// How a command has to be handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Over the shared connection.
+    Plain,
+    /// In slices over a connection of its own.
+    Blocking,
+    /// Not at all; what to use instead.
+    Refused(&'static str),
+}
+
+/// Where a blocking command says how long it may block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timeout {
+    /// Seconds, as the argument at this place.
+    Seconds(usize),
+    /// Milliseconds, as the argument at this place.
+    Milliseconds(usize),
+}
+
+const TRANSACTION: &str =
+    "the connection is shared by all scripts; use EVAL, which runs its commands in one step";
+const SUBSCRIBE: &str =
+    "the connection is shared by all scripts; use a list with BLPOP, or a stream with XREAD BLOCK";
+const CONNECTION: &str = "it would change the connection that all scripts share";
+const WAIT: &str =
+    "replies and offsets of other scripts share the connection; use EVAL, or min-replicas-to-write";
+
+/// `name` is in upper case.
+pub(super) fn kind_of(name: &str, arguments: &[RedisValue]) -> Kind {
+    match name {
+        "MULTI" | "EXEC" | "DISCARD" | "WATCH" | "UNWATCH" => Kind::Refused(TRANSACTION),
+        "SUBSCRIBE" | "PSUBSCRIBE" | "SSUBSCRIBE" | "UNSUBSCRIBE" | "PUNSUBSCRIBE" | "SUNSUBSCRIBE" => {
+            Kind::Refused(SUBSCRIBE)
+        }
+        "SELECT" | "AUTH" | "HELLO" | "RESET" | "QUIT" | "MONITOR" | "SYNC" | "PSYNC" | "REPLCONF"
+        | "READONLY" | "READWRITE" | "ASKING" => Kind::Refused(CONNECTION),
+        "CLIENT" if !is_harmless_client_command(arguments) => Kind::Refused(CONNECTION),
+        "WAIT" | "WAITAOF" => Kind::Refused(WAIT),
+        _ if timeout_of(name, arguments).is_some() => Kind::Blocking,
+        _ => Kind::Plain,
+    }
+}
+
+/// Where the timeout of a blocking command is; None if the command does not block.
+pub(super) fn timeout_of(name: &str, arguments: &[RedisValue]) -> Option<Timeout> {
+    match name {
+        "BLPOP" | "BRPOP" | "BLMOVE" | "BRPOPLPUSH" | "BZPOPMIN" | "BZPOPMAX" => {
+            arguments.len().checked_sub(1).map(Timeout::Seconds)
+        }
+        "BLMPOP" | "BZMPOP" => (!arguments.is_empty()).then_some(Timeout::Seconds(0)),
+        "XREAD" | "XREADGROUP" => block_option(arguments).map(|place| Timeout::Milliseconds(place + 1)),
+        _ => None,
+    }
+}
+
+/// Places of the ids in `XREAD … STREAMS key… id…`, each with the place of its key.
+pub(super) fn stream_ids(name: &str, arguments: &[RedisValue]) -> Vec<(usize, usize)> {
+    if name != "XREAD" {
+        return Vec::new();
+    }
+    let Some(streams) = position(arguments, "STREAMS") else { return Vec::new() };
+    let first_key = streams + 1;
+    let count = arguments.len().saturating_sub(first_key) / 2;
+    (first_key..first_key + count).map(|key| (key, key + count)).collect()
+}
+
+/// Which slot of a Redis Cluster a command belongs to.
+pub(super) fn hash_of(name: &str, arguments: &[RedisValue]) -> ClusterHash {
+    match name {
+        "EVAL" | "EVALSHA" | "EVAL_RO" | "EVALSHA_RO" | "FCALL" | "FCALL_RO" => ClusterHash::Offset(2),
+        "BLMPOP" | "BZMPOP" | "OBJECT" | "XGROUP" | "XINFO" | "MEMORY" => ClusterHash::Offset(1),
+        "LMPOP" | "ZMPOP" | "SINTERCARD" | "ZUNION" | "ZINTER" | "ZDIFF" => ClusterHash::Offset(1),
+        "XREAD" | "XREADGROUP" => position(arguments, "STREAMS")
+            .map_or(ClusterHash::FirstKey, |streams| ClusterHash::Offset(streams + 1)),
+        _ if arguments.is_empty() => ClusterHash::Random,
+        _ => ClusterHash::FirstKey,
+    }
+}
+
+fn is_harmless_client_command(arguments: &[RedisValue]) -> bool {
+    let first = arguments.first().map(|first| text(first).to_ascii_uppercase());
+    matches!(first.as_deref(), Some("ID" | "INFO" | "LIST" | "GETNAME" | "KILL" | "UNBLOCK" | "HELP"))
+}
+
+fn block_option(arguments: &[RedisValue]) -> Option<usize> {
+    let streams = position(arguments, "STREAMS").unwrap_or(arguments.len());
+    position(&arguments[..streams], "BLOCK")
+}
+
+fn position(arguments: &[RedisValue], word: &str) -> Option<usize> {
+    arguments.iter().position(|argument| text(argument).eq_ignore_ascii_case(word))
+}
+
+/// An argument as text; one that is no text is like no word.
+pub(super) fn text(value: &RedisValue) -> String {
+    value.as_string().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<RedisValue> {
+        line.split(' ')
+            .filter(|word| !word.is_empty())
+            .map(|word| RedisValue::from(word.to_owned()))
+            .collect()
+    }
+
+    fn kind(line: &str) -> Kind {
+        let (name, rest) = line.split_once(' ').unwrap_or((line, ""));
+        kind_of(name, &words(rest))
+    }
+
+    #[test]
+    fn commands_that_change_the_connection_are_refused_with_what_to_use_instead() {
+        for line in [
+            "MULTI",
+            "SUBSCRIBE c",
+            "SELECT 1",
+            "AUTH p",
+            "CLIENT REPLY OFF",
+            "CLIENT TRACKING ON",
+            "WAIT 1 0",
+        ] {
+            assert!(matches!(kind(line), Kind::Refused(_)), "{line}");
+        }
+        for line in ["GET k", "CLIENT ID", "client list", "XREAD COUNT 1 STREAMS s 0", "EVAL s 0"] {
+            assert_eq!(kind(line), Kind::Plain, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_timeout_of_each_blocking_command_is_found() {
+        for (line, timeout) in [
+            ("BLPOP a b 5", Timeout::Seconds(2)),
+            ("BLMOVE a b LEFT RIGHT 0", Timeout::Seconds(4)),
+            ("BLMPOP 1.5 1 a LEFT", Timeout::Seconds(0)),
+            ("XREAD COUNT 2 block 100 STREAMS s $", Timeout::Milliseconds(3)),
+            ("XREADGROUP GROUP g c BLOCK 0 STREAMS s >", Timeout::Milliseconds(4)),
+        ] {
+            let (name, rest) = line.split_once(' ').unwrap();
+            assert_eq!(timeout_of(name, &words(rest)), Some(timeout), "{line}");
+        }
+        assert_eq!(timeout_of("XREAD", &words("STREAMS block 0")), None);
+    }
+
+    #[test]
+    fn stream_ids_are_paired_with_their_keys() {
+        assert_eq!(stream_ids("XREAD", &words("BLOCK 0 STREAMS a b $ 0")), [(3, 5), (4, 6)]);
+    }
+}

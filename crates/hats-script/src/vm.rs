@@ -1,0 +1,259 @@
+//! One script's interpreter.
+//!
+//! A [`Vm`] owns a QuickJS runtime with one context: the script's scope. It is made on the fiber that uses it
+//! (QuickJS takes the stack it was made on for the one to guard) and everything in it looks synchronous.
+//!
+//! Each entry from outside ([`Vm::load`], [`Vm::call`], the timers that [`Vm::idle`] fires) is a *call*: it has a
+//! time limit, it is over only when its promise is settled and the microtasks are done, and a rejection that
+//! nobody has handled by then is its error.
+
+mod events;
+mod failure;
+mod host;
+mod source;
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending};
+use rquickjs::{Context, Ctx, Function, Object, Persistent, Runtime, Value};
+
+use crate::error::{Error, ScriptError};
+use crate::lane::{LaneContext, ScriptTask};
+use crate::modules;
+
+pub(crate) use self::host::Host;
+
+/// How long a script may keep its lane before it goes to the back of the queue.
+const TIME_SLICE: Duration = Duration::from_millis(2);
+/// Cycles are looked for when this much has been allocated, and then as the heap grows. QuickJS' own default
+/// of 256 KiB, stated because memory per idle script hangs on it.
+const GC_THRESHOLD_BYTES: usize = 256 << 10;
+
+/// An interpreter with a script's scope in it.
+pub struct Vm {
+    host: Rc<Host>,
+    // Invariant: holds values of `context`, so it is emptied before `context` goes (see `drop`).
+    entries: Option<Entries>,
+    context: Context,
+    runtime: Runtime,
+}
+
+/// How an idle time came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// The time is over.
+    Elapsed,
+    /// The task has been asked to stop.
+    Stop,
+    /// Somebody wants the runner to look at what has changed.
+    Woken,
+}
+
+/// Where a script's entry points are looked up, anew at each call: a script may replace them.
+struct Entries {
+    /// For each of [`source::ENTRY_POINTS`] a function that looks it up in the script's global scope.
+    lookups: Vec<Persistent<Function<'static>>>,
+    /// What a module exports.
+    exports: Option<Persistent<Object<'static>>>,
+}
+
+impl Vm {
+    pub(crate) fn new(task: ScriptTask, lane: Rc<LaneContext>, fiber: Handle) -> Result<Self, Error> {
+        let no_vm = |error: rquickjs::Error| Error::Vm(error.to_string());
+        let runtime = Runtime::new().map_err(no_vm)?;
+        runtime.set_memory_limit(task.limits.memory);
+        runtime.set_max_stack_size(task.limits.stack);
+        runtime.set_gc_threshold(GC_THRESHOLD_BYTES);
+        let context = Context::full(&runtime).map_err(no_vm)?;
+        let host = Rc::new(Host::new(task, lane, fiber));
+        let hook = host.clone();
+        runtime.set_interrupt_handler(Some(Box::new(move || hook.interrupt())));
+        let tracker = host.clone();
+        runtime.set_host_promise_rejection_tracker(Some(Box::new(move |ctx, promise, reason, handled| {
+            tracker.events.track_rejection(&ctx, promise, reason, handled);
+        })));
+        context.with(|ctx| modules::install(&ctx, &host)).map_err(no_vm)?;
+        Ok(Self { host, entries: None, context, runtime })
+    }
+
+    /// Evaluates a whole source in the script's scope: as a script, or as a module if it only parses as one.
+    /// `file` stands in stack traces.
+    ///
+    /// # Errors
+    /// What the script threw, or the limit that it ran into.
+    pub fn load(&mut self, source: &str, file: &str) -> Result<(), ScriptError> {
+        let limit = self.host.limits.source;
+        if source.len() > limit {
+            return Err(ScriptError::SourceTooLong(source.len(), limit));
+        }
+        let host = self.host.clone();
+        let entries = self.enter(|ctx| {
+            let module = source::evaluate(ctx, source, file)?;
+            let (evaluated, exports) =
+                module.map_or((None, None), |(promise, exports)| (Some(promise), Some(exports)));
+            host.settle(ctx, evaluated)?;
+            let lookups = source::ENTRY_POINTS.iter().map(|name| source::lookup(ctx, name));
+            Ok(Entries {
+                lookups: lookups.collect::<rquickjs::Result<_>>()?,
+                exports: exports.map(|exports| Persistent::save(ctx, exports)),
+            })
+        })?;
+        self.entries = Some(entries);
+        Ok(())
+    }
+
+    /// True if the script has a function of this name.
+    #[must_use]
+    pub fn has(&self, function: &str) -> bool {
+        self.context.with(|ctx| self.find(&ctx, function).is_ok_and(|found| found.is_some()))
+    }
+
+    /// Calls a function of the script and waits until what it returns is settled. A missing function is no
+    /// error: nothing is called.
+    ///
+    /// # Errors
+    /// What the script threw, or the limit that it ran into.
+    pub fn call(&mut self, function: &str) -> Result<(), ScriptError> {
+        let host = self.host.clone();
+        self.enter(|ctx| match self.find(ctx, function)? {
+            Some(function) => {
+                let value: Value<'_> = function.call(())?;
+                host.settle(ctx, value.into_promise())
+            }
+            None => Ok(()),
+        })
+    }
+
+    /// Lets timers and promises of the script run, for `time` or, without it, until the task is asked to stop or
+    /// the runner is woken. A time of zero gives way to other scripts if the time slice is used up.
+    ///
+    /// # Errors
+    /// What a timer's function threw, or why the script has to end.
+    pub fn idle(&mut self, time: Option<Duration>) -> Result<Wake, ScriptError> {
+        let asked = self.host.fiber.asked();
+        if asked >= Ask::Interrupt || (time == Some(Duration::ZERO) && self.host.events.no_timers()) {
+            return self.give_way(asked);
+        }
+        let until = time.map(|time| Instant::now() + time);
+        loop {
+            self.fire_timers()?;
+            if self.host.fiber.asked() >= Ask::EndWaits {
+                return self.give_way(self.host.fiber.asked());
+            }
+            let now = Instant::now();
+            if until.is_some_and(|until| now >= until) {
+                return Ok(Wake::Elapsed);
+            }
+            let next = [until, self.host.events.next_timer()].into_iter().flatten().min();
+            match wait_ending(woken_or(next)) {
+                Ok(Woken::Time) => {}
+                Ok(Woken::Outside) if until.is_none() && !self.stop_asked() => return Ok(Wake::Woken),
+                Ok(Woken::Outside) => {}
+                Err(Ended::Early) => return Ok(Wake::Stop),
+                Err(Ended::Interrupted) => return Err(self.host.why_ended()),
+            }
+        }
+    }
+
+    /// Replaces the time limit of the calls to come.
+    pub fn set_call_timeout(&mut self, limit: Option<Duration>) {
+        self.host.call_timeout.set(limit);
+    }
+
+    /// Takes back an interrupt that has done its work, so that the script can clean up.
+    pub fn withdraw_interrupt(&mut self) {
+        self.host.fiber.withdraw_interrupt();
+    }
+
+    /// What has been asked of the script.
+    #[must_use]
+    pub fn stop_asked(&self) -> bool {
+        self.host.fiber.asked() >= Ask::EndWaits
+    }
+
+    /// Bytes of heap that the script uses.
+    #[must_use]
+    pub fn memory_used(&self) -> usize {
+        usize::try_from(self.runtime.memory_usage().malloc_size).unwrap_or(0)
+    }
+
+    fn give_way(&self, asked: Ask) -> Result<Wake, ScriptError> {
+        if asked >= Ask::Interrupt || (running_for() >= TIME_SLICE && wait(tokio::task::yield_now()).is_err())
+        {
+            return Err(self.host.why_ended());
+        }
+        Ok(if asked >= Ask::EndWaits { Wake::Stop } else { Wake::Elapsed })
+    }
+
+    fn fire_timers(&mut self) -> Result<(), ScriptError> {
+        while self.host.events.timer_due(Instant::now()) {
+            let host = self.host.clone();
+            self.enter(|ctx| host.fire_timer(ctx))?;
+        }
+        Ok(())
+    }
+
+    /// Begins a call, runs `f` in the interpreter, and finds out what went wrong if something did.
+    fn enter<R>(
+        &self,
+        f: impl for<'js> FnOnce(&Ctx<'js>) -> Result<R, failure::Failure>,
+    ) -> Result<R, ScriptError> {
+        self.host.begin_call()?;
+        self.context.with(|ctx| f(&ctx).map_err(|failure| self.host.explain(&ctx, failure)))
+    }
+
+    fn find<'js>(&self, ctx: &Ctx<'js>, name: &str) -> rquickjs::Result<Option<Function<'js>>> {
+        let Some(entries) = &self.entries else { return Ok(None) };
+        if let Some(exports) = &entries.exports {
+            let exported: Value<'_> = exports.clone().restore(ctx)?.get(name)?;
+            if let Some(function) = exported.into_function() {
+                return Ok(Some(function));
+            }
+        }
+        let Some(place) = source::ENTRY_POINTS.iter().position(|entry| *entry == name) else {
+            return Ok(ctx.globals().get::<_, Value<'_>>(name)?.into_function());
+        };
+        let found: Value<'_> = entries.lookups[place].clone().restore(ctx)?.call(())?;
+        Ok(found.into_function())
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // Values that Rust holds must go before the interpreter that they belong to.
+        self.entries = None;
+        self.host.events.clear();
+    }
+}
+
+enum Woken {
+    Time,
+    Outside,
+}
+
+/// Resolves at `until`, or when the fiber is polled again for another reason.
+async fn woken_or(until: Option<Instant>) -> Woken {
+    let mut polled = false;
+    let outside = std::future::poll_fn(|_| {
+        if std::mem::replace(&mut polled, true) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    });
+    match until {
+        None => {
+            outside.await;
+            Woken::Outside
+        }
+        Some(until) => tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(until.into()) => Woken::Time,
+            () = outside => Woken::Outside,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! What goes wrong inside the interpreter, and what it means to those outside.
+
+use rquickjs::{CaughtError, Ctx, Error, Value};
+
+use super::Host;
+use crate::error::{ScriptError, Thrown};
+use crate::modules::text_of;
+
+/// Either is possible inside a call: the interpreter's error, whose value is still pending in it, or one of ours.
+pub(crate) enum Failure {
+    /// From the interpreter.
+    Js(Error),
+    /// Already understood.
+    Script(ScriptError),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Js(error)
+    }
+}
+
+impl From<ScriptError> for Failure {
+    fn from(error: ScriptError) -> Self {
+        Self::Script(error)
+    }
+}
+
+impl Host {
+    /// Finds out what a failure means. An error that followed from ending the call is that end's error.
+    pub(crate) fn explain(&self, ctx: &Ctx<'_>, failure: Failure) -> ScriptError {
+        let error = match failure {
+            Failure::Script(error) => return error,
+            Failure::Js(error) => error,
+        };
+        let caught = CaughtError::from_error(ctx, error);
+        if let Some(end) = self.ended() {
+            self.events.forget_rejections();
+            return end;
+        }
+        match caught {
+            CaughtError::Exception(exception) => {
+                self.thrown(ctx, exception.into_object().into_value(), false)
+            }
+            CaughtError::Value(value) => self.thrown(ctx, value, false),
+            CaughtError::Error(Error::Allocation) => ScriptError::Memory(self.limits.memory),
+            CaughtError::Error(error) => ScriptError::Thrown(Thrown {
+                name: "InternalError".to_owned(),
+                message: error.to_string(),
+                stack: String::new(),
+                rejected: false,
+            }),
+        }
+    }
+
+    /// What a thrown value says, whatever it is.
+    pub(crate) fn thrown<'js>(&self, ctx: &Ctx<'js>, value: Value<'js>, rejected: bool) -> ScriptError {
+        self.events.forget_rejections();
+        let Some(error) = value.as_object().filter(|_| value.is_error()) else {
+            let mut message = text_of(ctx, &value);
+            if value.is_null() {
+                // The engine throws a bare null when there is no memory left for an error.
+                let limit = self.limits.memory;
+                message.push_str(&format!(
+                    " (by the script, or for want of memory: its heap limit is {limit} bytes)"
+                ));
+            }
+            return ScriptError::Thrown(Thrown {
+                name: String::new(),
+                message,
+                stack: String::new(),
+                rejected,
+            });
+        };
+        // Each may be a getter of the script's that throws in turn.
+        let part = |name: &str| match error.get::<_, Value<'_>>(name) {
+            Ok(value) if value.is_undefined() => String::new(),
+            Ok(value) => text_of(ctx, &value),
+            Err(_) => {
+                ctx.catch();
+                String::new()
+            }
+        };
+        let (name, message, stack) = (part("name"), part("message"), part("stack"));
+        if name == "InternalError" && message == "out of memory" {
+            return ScriptError::Memory(self.limits.memory);
+        }
+        ScriptError::Thrown(Thrown { name, message, stack, rejected })
+    }
+}

@@ -1,0 +1,241 @@
+//! What a script's interpreter and its host calls share: the task, its limits, and when to end.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending};
+use rquickjs::promise::PromiseState;
+use rquickjs::{Ctx, Exception, Promise, Value};
+
+use super::TIME_SLICE;
+use super::events::Events;
+use super::failure::Failure;
+use crate::error::ScriptError;
+use crate::host::TaskControl;
+use crate::lane::{LaneContext, ScriptTask};
+use crate::limits::Limits;
+
+/// Jobs that are run before the clock and the asks are looked at again.
+const JOBS_PER_LOOK: usize = 256;
+
+/// Shared by an interpreter's hooks and host functions. Lives as long as the interpreter.
+pub(crate) struct Host {
+    pub(crate) control: Arc<dyn TaskControl>,
+    pub(crate) lane: Rc<LaneContext>,
+    pub(crate) limits: Limits,
+    pub(crate) fiber: Handle,
+    pub(crate) events: Events,
+    pub(crate) call_timeout: Cell<Option<Duration>>,
+    /// When the call in hand has to be over.
+    deadline: Cell<Option<Instant>>,
+    /// Why the call in hand is being ended. Set once for each call.
+    ended: RefCell<Option<ScriptError>>,
+}
+
+impl Host {
+    pub(super) fn new(task: ScriptTask, lane: Rc<LaneContext>, fiber: Handle) -> Self {
+        Self {
+            control: task.control,
+            lane,
+            limits: task.limits,
+            fiber,
+            events: Events::default(),
+            call_timeout: Cell::new(task.limits.call_timeout),
+            deadline: Cell::new(None),
+            ended: RefCell::new(None),
+        }
+    }
+
+    /// Starts the clock of a call.
+    pub(super) fn begin_call(&self) -> Result<(), ScriptError> {
+        *self.ended.borrow_mut() = None;
+        self.deadline.set(self.call_timeout.get().map(|limit| Instant::now() + limit));
+        match self.end_now() {
+            Some(end) => Err(end),
+            None => Ok(()),
+        }
+    }
+
+    /// The interpreter's hook: true ends the script's code with an error that it cannot catch.
+    pub(super) fn interrupt(&self) -> bool {
+        if self.end_now().is_some() {
+            return true;
+        }
+        if running_for() < TIME_SLICE {
+            return false;
+        }
+        // An error here means that an end was asked for, which the next line finds.
+        let _ = wait(tokio::task::yield_now());
+        self.end_now().is_some()
+    }
+
+    /// Why the call in hand has been ended, if it has.
+    pub(super) fn ended(&self) -> Option<ScriptError> {
+        self.ended.borrow().clone()
+    }
+
+    /// As [`Self::ended`], for those who know that there is a reason.
+    pub(super) fn why_ended(&self) -> ScriptError {
+        self.end_now().unwrap_or(ScriptError::Interrupted)
+    }
+
+    /// Looks for a reason to end the call in hand, and remembers it.
+    fn end_now(&self) -> Option<ScriptError> {
+        let mut ended = self.ended.borrow_mut();
+        if ended.is_none() {
+            *ended = self.reason_to_end();
+        }
+        ended.clone()
+    }
+
+    fn reason_to_end(&self) -> Option<ScriptError> {
+        match self.fiber.asked() {
+            Ask::Kill => return Some(ScriptError::Lost),
+            Ask::Interrupt => return Some(ScriptError::Interrupted),
+            Ask::EndWaits | Ask::Nothing => {}
+        }
+        if self.control.trusted_for().is_zero() {
+            return Some(ScriptError::Lost);
+        }
+        match (self.deadline.get(), self.call_timeout.get()) {
+            (Some(deadline), Some(limit)) if Instant::now() >= deadline => Some(ScriptError::Timeout(limit)),
+            _ => None,
+        }
+    }
+
+    /// True once the task has been asked to stop.
+    pub(crate) fn stop_asked(&self) -> bool {
+        self.fiber.asked() >= Ask::EndWaits
+    }
+
+    /// The lease gate, which every effect passes right before it happens.
+    pub(crate) fn gate(&self, ctx: &Ctx<'_>) -> rquickjs::Result<()> {
+        if let Some(end) = self.end_now() {
+            return Err(Exception::throw_internal(ctx, &end.to_string()));
+        }
+        self.control.effect();
+        Ok(())
+    }
+
+    /// Waits for a host call's future within the time limit of the call in hand. The error is thrown into the
+    /// script; should it catch it, its next step ends it.
+    pub(crate) fn wait<F: Future>(&self, ctx: &Ctx<'_>, future: F) -> rquickjs::Result<F::Output> {
+        let result = match self.deadline.get() {
+            None => wait(future).ok(),
+            Some(deadline) => {
+                wait(tokio::time::timeout_at(deadline.into(), future)).ok().and_then(Result::ok)
+            }
+        };
+        result.ok_or_else(|| Exception::throw_internal(ctx, &self.why_ended().to_string()))
+    }
+
+    /// Waits for I/O that must not be dropped half-way: if the call ends first, the I/O is left to come to its own
+    /// end on the I/O runtime, where nobody waits for it.
+    pub(crate) fn wait_for_io<F>(&self, ctx: &Ctx<'_>, future: F) -> rquickjs::Result<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let mut future = Box::pin(future);
+        let result = self.wait(ctx, future.as_mut());
+        if result.is_err() {
+            self.lane.io.spawn(future);
+        }
+        result
+    }
+
+    /// As [`Self::wait`], but None as soon as the task is asked to stop.
+    pub(crate) fn wait_ending<F: Future>(
+        &self,
+        ctx: &Ctx<'_>,
+        future: F,
+    ) -> rquickjs::Result<Option<F::Output>> {
+        let result = match self.deadline.get() {
+            None => wait_ending(future).map(Some),
+            Some(deadline) => wait_ending(tokio::time::timeout_at(deadline.into(), future)).map(Result::ok),
+        };
+        match result {
+            Ok(Some(value)) => Ok(Some(value)),
+            Err(Ended::Early) => Ok(None),
+            Ok(None) | Err(Ended::Interrupted) => {
+                Err(Exception::throw_internal(ctx, &self.why_ended().to_string()))
+            }
+        }
+    }
+
+    /// Brings a call to its end: microtasks run, a returned promise is waited for, and what was rejected and not
+    /// handled by then is the call's error.
+    pub(super) fn settle<'js>(&self, ctx: &Ctx<'js>, promise: Option<Promise<'js>>) -> Result<(), Failure> {
+        loop {
+            self.run_jobs(ctx)?;
+            match promise.as_ref().map(Promise::state) {
+                None | Some(PromiseState::Resolved) => return self.check_rejections(ctx),
+                Some(PromiseState::Rejected) => {
+                    if let Some(Err(error)) = promise.as_ref().and_then(Promise::result::<Value<'_>>) {
+                        return Err(error.into());
+                    }
+                    return Ok(());
+                }
+                Some(PromiseState::Pending) => {
+                    self.check_rejections(ctx)?;
+                    let next = [self.events.next_timer(), self.deadline.get()].into_iter().flatten().min();
+                    let waited = match next {
+                        Some(next) => wait(tokio::time::sleep_until(next.into())),
+                        None => wait(std::future::pending()),
+                    };
+                    if let Some(end) = self.end_now() {
+                        return Err(end.into());
+                    }
+                    if waited.is_ok() && self.events.timer_due(Instant::now()) {
+                        self.run_timer(ctx)?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs the function of the first timer that is due, as a call of its own.
+    pub(super) fn fire_timer(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
+        self.run_timer(ctx)?;
+        self.run_jobs(ctx)?;
+        self.check_rejections(ctx)
+    }
+
+    fn run_timer(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
+        if let Some((function, arguments)) = self.events.take_due(ctx, Instant::now())? {
+            let mut call = rquickjs::function::Args::new(ctx.clone(), arguments.len());
+            call.push_args(arguments)?;
+            call.apply::<Value<'_>>(&function)?;
+        }
+        Ok(())
+    }
+
+    fn run_jobs(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
+        let mut jobs = 0_usize;
+        while ctx.execute_pending_job() {
+            jobs += 1;
+            if jobs.is_multiple_of(JOBS_PER_LOOK) && self.interrupt() {
+                break;
+            }
+        }
+        if jobs > 0 {
+            // A job that was interrupted leaves no trace but this.
+            if let Some(end) = self.ended() {
+                return Err(end.into());
+            }
+        }
+        match self.events.take_job_error() {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    fn check_rejections(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
+        match self.events.take_rejection(ctx)? {
+            Some(reason) => Err(self.thrown(ctx, reason, true).into()),
+            None => Ok(()),
+        }
+    }
+}

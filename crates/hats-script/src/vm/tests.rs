@@ -1,0 +1,153 @@
+//! Scripts on real lanes: what each name does, how limits end, how scripts share a lane.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::*;
+use crate::{BoxFuture, EnvOverlay, Lanes, LanesConfig, Limits, ScriptHandle, TaskControl, WorkerInfo};
+
+mod conformance;
+#[cfg(feature = "redis")]
+mod redis;
+mod sharing;
+
+/// A worker and a task as a test wants them.
+struct Fake {
+    trusted_ms: AtomicU64,
+    stopped: AtomicBool,
+    stops: AtomicU64,
+    disables: AtomicU64,
+    effects: AtomicU64,
+}
+
+impl Fake {
+    fn new() -> std::sync::Arc<Self> {
+        std::sync::Arc::new(Self {
+            trusted_ms: AtomicU64::new(60_000),
+            stopped: AtomicBool::new(false),
+            stops: AtomicU64::new(0),
+            disables: AtomicU64::new(0),
+            effects: AtomicU64::new(0),
+        })
+    }
+}
+
+impl TaskControl for Fake {
+    fn name(&self) -> &str {
+        "test.js"
+    }
+    fn key(&self) -> &str {
+        "default:Threads:test.js"
+    }
+    fn epoch(&self) -> u64 {
+        1_700_000_000_123
+    }
+    fn hang(&self) -> Duration {
+        Duration::from_micros(1500)
+    }
+    fn trusted_for(&self) -> Duration {
+        Duration::from_millis(self.trusted_ms.load(Ordering::Relaxed))
+    }
+    fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+    fn stop(&self) {
+        self.stops.fetch_add(1, Ordering::Relaxed);
+    }
+    fn disable(&self) -> BoxFuture<Result<(), String>> {
+        self.disables.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { Ok(()) })
+    }
+    fn state(&self) -> BoxFuture<Result<String, String>> {
+        Box::pin(async { Ok("running".to_owned()) })
+    }
+    fn status(&self) -> BoxFuture<Result<String, String>> {
+        Box::pin(async { Err("no connection".to_owned()) })
+    }
+    fn effect(&self) {
+        self.effects.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl WorkerInfo for Fake {
+    fn name(&self) -> &str {
+        "w1"
+    }
+    fn cluster(&self) -> &str {
+        "default"
+    }
+    fn shutting_down(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+    fn healthy(&self) -> bool {
+        true
+    }
+}
+
+fn lanes(count: usize, #[cfg(feature = "redis")] redis: Option<crate::redis::Connections>) -> Lanes {
+    Lanes::start(&LanesConfig {
+        count,
+        worker: Fake::new(),
+        env: EnvOverlay::default(),
+        #[cfg(feature = "redis")]
+        redis,
+        on_turn: std::sync::Arc::new(|_| {}),
+    })
+    .unwrap()
+}
+
+fn one_lane() -> Lanes {
+    lanes(
+        1,
+        #[cfg(feature = "redis")]
+        None,
+    )
+}
+
+/// Starts `f` as a script's runner.
+fn spawn<R: Send + 'static, F: FnOnce(&mut Vm) -> R + Send + 'static>(
+    lanes: &Lanes,
+    fake: &std::sync::Arc<Fake>,
+    limits: Limits,
+    f: F,
+) -> (ScriptHandle, impl Future<Output = R> + Send + use<R, F>) {
+    let (handle, ended) = lanes.spawn(ScriptTask { control: fake.clone(), limits }, f);
+    (handle, async move { ended.await.unwrap() })
+}
+
+impl Vm {
+    /// What an expression evaluates to, as text.
+    fn eval(&mut self, expression: &str) -> Result<String, ScriptError> {
+        let host = self.host.clone();
+        self.enter(|ctx| {
+            let value: Value<'_> = ctx.eval(format!("(\n{expression}\n)"))?;
+            host.settle(ctx, value.clone().into_promise())?;
+            let value = match value.as_promise() {
+                Some(promise) => promise.result().unwrap_or_else(|| Ok(Value::new_undefined(ctx.clone())))?,
+                None => value,
+            };
+            Ok(crate::modules::text_of(ctx, &value))
+        })
+    }
+}
+
+/// Loads a source and evaluates an expression on top of it.
+async fn try_eval(
+    lanes: &Lanes,
+    source: &'static str,
+    expression: &'static str,
+) -> Result<String, ScriptError> {
+    let fake = Fake::new();
+    let run = spawn(lanes, &fake, Limits::default(), move |vm| {
+        vm.load(source, "test.js")?;
+        vm.eval(expression)
+    });
+    run.1.await
+}
+
+/// The error with which loading a source ends.
+async fn load_error(source: &str, limits: Limits) -> String {
+    let source = source.to_owned();
+    let lanes = one_lane();
+    let run = spawn(&lanes, &Fake::new(), limits, move |vm| vm.load(&source, "test.js"));
+    run.1.await.unwrap_err().to_string()
+}
