@@ -6,9 +6,11 @@
 mod bad_scripts;
 mod blpop;
 mod embedded;
+mod examples;
 mod layering;
 mod real_input;
 mod single_ownership;
+mod subcommands;
 mod takeover;
 
 use std::env;

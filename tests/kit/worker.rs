@@ -26,7 +26,7 @@ pub fn binary() -> Result<PathBuf> {
         .map_err(anyhow::Error::msg)
 }
 
-/// Builds a binary of the workspace, or an example when `kind` says so, and gives its path.
+/// Builds the binary of a package, or with `--example NAME` at the end of `kind` an example, and gives its path.
 ///
 /// # Errors
 /// When cargo fails.
@@ -52,7 +52,7 @@ pub fn build(package: &str, kind: &[&str]) -> Result<PathBuf> {
         bail!("{package} does not build:\n{}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(match kind {
-        [_, name] => profile.join("examples").join(name),
+        [.., "--example", name] => profile.join("examples").join(name),
         _ => profile.join(package),
     })
 }
