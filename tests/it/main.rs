@@ -8,6 +8,7 @@ mod blpop;
 mod embedded;
 mod examples;
 mod layering;
+mod lifecycle;
 mod real_input;
 mod single_ownership;
 mod subcommands;
