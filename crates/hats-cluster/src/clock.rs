@@ -59,6 +59,12 @@ impl fmt::Debug for BootInstant {
     }
 }
 
+/// The wall clock in nanoseconds since 1970: for people to read. It decides nothing.
+pub fn unix_nanos() -> u128 {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since_1970.unwrap_or_default().as_nanos()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,20 +1,51 @@
 //! The loop that claims threads for this worker, watches over those it owns and gives them back.
+//!
+//! ```text
+//!   session ─Opened·Lost·Ended─┐                    ┌─ Event ──▶ whoever runs the scripts
+//!   watch ──Changed·Lost───────┤                    │
+//!   Handle ──release·drain·…───┼──▶ coordinator ────┤
+//!   done ◀── answers ──────────┘    (table, plan,   └─ requests ─▶ store (tokio tasks, bounded) ──▶ done
+//!                                     observer)
+//! ```
+//!
+//! What must always hold:
+//! * One task owns the table and decides; it never waits for Redis. What it sends runs beside it, and every answer comes
+//!   back as a message.
+//! * A script starts only after a grant under a live session, and a thread is released only after whoever runs it said
+//!   that its script has ended.
+//! * What the watch says is a hint to look; so is membership. The truth is what Redis answers to a claim, a check or the
+//!   sweep.
+//! * When a session is lost everything under it leaves the table at once. Nothing of it is released: its death, declared
+//!   by ourselves once nothing runs or by a peer, frees it all.
 
+mod operation;
 pub mod plan;
+mod run;
+mod table;
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use fred::interfaces::HashesInterface;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Config, StuckNamer};
 use crate::error::Error;
 use crate::id::Nonce;
 use crate::lease::Lease;
-use crate::name::TaskName;
-use crate::records::Definition;
+use crate::name::{TaskKind, TaskName};
+use crate::records::{Definition, State};
+use crate::session::{self, SessionThread, Vitals};
 use crate::store::Store;
-use crate::watchdog::Stamp;
+use crate::watch;
+use crate::watchdog::{Stamp, Watchdog};
+
+/// Redis must have answered within this at the start.
+const START_MAX: Duration = Duration::from_secs(10);
+const START_RETRY: Duration = Duration::from_millis(200);
 
 /// What the coordinator tells whoever runs the scripts.
 #[derive(Debug)]
@@ -103,7 +134,7 @@ pub enum Release {
         /// Crashes in a row, this one counted.
         restarts: u32,
     },
-    /// It was stopped because of its definition: disabled or deleted.
+    /// It was stopped because of its definition: disabled, deleted or malformed.
     Stopped,
 }
 
@@ -115,60 +146,120 @@ pub struct Handle {
 
 struct Shared {
     store: Store,
+    commands: mpsc::UnboundedSender<Command>,
+    watchdog: Arc<Watchdog>,
+    vitals: Arc<Vitals>,
+    connections: Arc<Connections>,
+    // Ends with the last handle.
+    _loader: session::Loader,
+}
+
+/// Which connections answer, beside the session's.
+#[derive(Debug, Default)]
+struct Connections {
+    main: AtomicBool,
+    /// Established, or known to be impossible here.
+    watch: AtomicBool,
+}
+
+/// What a handle asks the coordinator for.
+enum Command {
+    Started { name: TaskName, claim: Nonce },
+    Release { name: TaskName, claim: Nonce, how: Release },
+    ClaimNow(Vec<TaskName>),
+    Drain,
+    Close(oneshot::Sender<()>),
+    Abandon,
 }
 
 impl Handle {
     /// `init()` is done, or the first `main()` has been called: the thread counts as running.
-    pub fn started(&self, _name: &TaskName, _claim: &Nonce) {}
+    pub fn started(&self, name: &TaskName, claim: &Nonce) {
+        self.send(Command::Started { name: name.clone(), claim: claim.clone() });
+    }
 
     /// Gives a thread back. Only after its script has really stopped here. Returns at once; the coordinator repeats
     /// the release until Redis has answered it.
-    pub fn release(&self, _name: &TaskName, _claim: &Nonce, _how: Release) {}
+    pub fn release(&self, name: &TaskName, claim: &Nonce, how: Release) {
+        self.send(Command::Release { name: name.clone(), claim: claim.clone(), how });
+    }
 
     /// Sets `Status=disabled` for the whole cluster.
     ///
     /// # Errors
     /// When Redis does not answer.
-    pub async fn disable(&self, _name: &TaskName) -> Result<(), Error> {
-        Err(Error::NoSession)
+    pub async fn disable(&self, name: &TaskName) -> Result<(), Error> {
+        self.shared.store.disable(name).await.map(drop)
     }
 
-    /// The thread's `Status` as it is in Redis now.
+    /// The thread's `Status` as it is in Redis now; `deleted` if there is no such thread.
     ///
     /// # Errors
     /// When Redis does not answer.
-    pub async fn status(&self, _name: &TaskName) -> Result<String, Error> {
-        Err(Error::NoSession)
+    pub async fn status(&self, name: &TaskName) -> Result<String, Error> {
+        let fields = self.fields(name).await?;
+        Ok(match fields {
+            None => "deleted",
+            Some((Some(status), _)) if status == "disabled" => "disabled",
+            Some(_) => "enabled",
+        }
+        .to_owned())
     }
 
-    /// The thread's `State` as it is in Redis now.
+    /// The thread's `State` as it is in Redis now; `stopped` if there is none.
     ///
     /// # Errors
     /// When Redis does not answer.
-    pub async fn state(&self, _name: &TaskName) -> Result<String, Error> {
-        Err(Error::NoSession)
+    pub async fn state(&self, name: &TaskName) -> Result<String, Error> {
+        let state = self.fields(name).await?.and_then(|(_, state)| state);
+        Ok(state.unwrap_or_else(|| State::Stopped.to_string()))
+    }
+
+    /// `Status` and `State`; none if there is no such thread.
+    async fn fields(&self, name: &TaskName) -> Result<Option<(Option<String>, Option<String>)>, Error> {
+        let store = &self.shared.store;
+        let key = store.keys().thread(name);
+        let fields: Vec<Option<String>> = store.client().hmget(&key, vec!["Status", "State"]).await?;
+        let length: u64 = store.client().hlen(&key).await?;
+        let mut fields = fields.into_iter().map(|field| field.filter(|text| !text.is_empty()));
+        let (status, state) = (fields.next().flatten(), fields.next().flatten());
+        Ok((length > 0).then_some((status, state)))
     }
 
     /// Claims these threads at once, whatever their rank here. Those that run elsewhere are left alone.
-    pub fn claim_now(&self, _names: Vec<TaskName>) {}
+    pub fn claim_now(&self, names: Vec<TaskName>) {
+        self.send(Command::ClaimNow(names));
+    }
 
     /// A stamp for something that must come round again and again: a lane, a loop. One that is not touched for
     /// `stall_after` is named, and renewal of the session is withheld.
-    pub fn stamp(&self, _who: &str) -> Stamp {
-        Stamp::new(_who, None)
+    pub fn stamp(&self, who: &str) -> Stamp {
+        self.shared.watchdog.stamp(who, None)
     }
 
     /// As [`Handle::stamp`], with a way to tell which script it is stuck in.
-    pub fn stamp_with(&self, who: &str, _namer: StuckNamer) -> Stamp {
-        self.stamp(who)
+    pub fn stamp_with(&self, who: &str, namer: StuckNamer) -> Stamp {
+        self.shared.watchdog.stamp(who, Some(namer))
     }
 
     /// Claims nothing more; the worker's row says `draining`.
-    pub fn begin_drain(&self) {}
+    pub fn begin_drain(&self) {
+        self.send(Command::Drain);
+    }
 
     /// After everything was released: waits until Redis has answered the releases (for a bounded time), closes the
-    /// session and marks the worker's row offline.
-    pub async fn close(&self) {}
+    /// session and marks the worker's row offline. A second call returns at once.
+    pub async fn close(&self) {
+        let (closed, wait) = oneshot::channel();
+        self.send(Command::Close(closed));
+        let _ = wait.await;
+    }
+
+    /// Ends everything as if the process had been killed: nothing is released or closed. For tests.
+    #[doc(hidden)]
+    pub fn abandon_for_test(&self) {
+        self.send(Command::Abandon);
+    }
 
     /// What reads and writes this cluster's records.
     pub fn store(&self) -> Store {
@@ -177,7 +268,21 @@ impl Handle {
 
     /// Whether Redis answers on every connection that this crate has.
     pub fn redis_ready(&self) -> bool {
-        false
+        let connections = &self.shared.connections;
+        self.shared.vitals.answered.load(Ordering::Acquire)
+            && connections.main.load(Ordering::Acquire)
+            && connections.watch.load(Ordering::Acquire)
+    }
+
+    fn send(&self, command: Command) {
+        // After the end there is nothing left to ask for.
+        let _ = self.shared.commands.send(command);
+    }
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("store", &self.shared.store).finish_non_exhaustive()
     }
 }
 
@@ -186,6 +291,85 @@ impl Handle {
 /// # Errors
 /// [`Error::Refused`] when Redis refuses user, password or a needed command; [`Error::Unreachable`] when it has not
 /// answered within 10 s; [`Error::Config`] when the configuration cannot be used.
-pub async fn start(_config: Config) -> Result<(Handle, mpsc::UnboundedReceiver<Event>), Error> {
-    Err(Error::NoSession)
+pub async fn start(config: Config) -> Result<(Handle, mpsc::UnboundedReceiver<Event>), Error> {
+    let deadline = Instant::now() + START_MAX;
+    let (store, loader) = connect(&config, deadline).await?;
+
+    let (suspects, suspected) = mpsc::unbounded_channel();
+    let no_os_thread = |error: std::io::Error| Error::Config(format!("no OS thread can be started: {error}"));
+    let watchdog = Watchdog::start(config.stall_after, config.on_hard_stop.clone(), suspects);
+    let watchdog = Arc::new(watchdog.map_err(no_os_thread)?);
+    let vitals = Arc::<Vitals>::default();
+    let (notify, mut notices) = mpsc::unbounded_channel();
+    let session = SessionThread::start(&config, watchdog.clone(), suspected, vitals.clone(), notify);
+    let session = session.map_err(no_os_thread)?;
+    let (lease, tried) = match first_session(&mut notices, deadline).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            session.abandon();
+            return Err(error);
+        }
+    };
+
+    let (notify_watch, watched) = mpsc::unbounded_channel();
+    tokio::spawn(watch::run(config.clone(), notify_watch));
+    let (commands, asked) = mpsc::unbounded_channel();
+    let (events, told) = mpsc::unbounded_channel();
+    let connections = Arc::<Connections>::default();
+    connections.main.store(true, Ordering::Release);
+    let coordinator = run::Coordinator::new(run::Parts {
+        stamp: watchdog.stamp("coordinator", None),
+        config,
+        store: store.clone(),
+        session,
+        vitals: vitals.clone(),
+        connections: connections.clone(),
+        events,
+        tried,
+    });
+    tokio::spawn(coordinator.run(lease, asked, notices, watched));
+    let shared = Shared { store, commands, watchdog, vitals, connections, _loader: loader };
+    Ok((Handle { shared: Arc::new(shared) }, told))
 }
+
+/// Connects the client that everything but the session and the watch goes over.
+async fn connect(config: &Config, deadline: Instant) -> Result<(Store, session::Loader), Error> {
+    let mut last = "no answer".to_owned();
+    loop {
+        match timeout_at(deadline, session::connect(config, config.timing().command_timeout())).await {
+            Ok(Ok(connected)) => return Ok(connected),
+            Ok(Err(error)) if !error.may_pass() => return Err(error),
+            Ok(Err(error)) => last = error.to_string(),
+            Err(_) => return Err(Error::unreachable_within(START_MAX, &last)),
+        }
+        tokio::time::sleep(START_RETRY).await;
+        if Instant::now() >= deadline {
+            return Err(Error::unreachable_within(START_MAX, &last));
+        }
+    }
+}
+
+/// Waits for the first session. Gives the ids that were tried before it too.
+async fn first_session(
+    notices: &mut mpsc::UnboundedReceiver<session::Notice>,
+    deadline: Instant,
+) -> Result<(Lease, HashSet<crate::id::SessionId>), Error> {
+    let mut tried = HashSet::new();
+    let mut last = "no answer".to_owned();
+    loop {
+        match timeout_at(deadline, notices.recv()).await {
+            Ok(Some(session::Notice::Opened(lease))) => return Ok((lease, tried)),
+            Ok(Some(session::Notice::Trying(id))) => {
+                tried.insert(id);
+            }
+            Ok(Some(session::Notice::Failed(error))) if !error.may_pass() => return Err(error),
+            Ok(Some(session::Notice::Failed(error))) => last = error.to_string(),
+            Ok(Some(session::Notice::Lost(_) | session::Notice::Ended(_))) => {}
+            Ok(None) => return Err(Error::NoSession),
+            Err(_) => return Err(Error::unreachable_within(START_MAX, &last)),
+        }
+    }
+}
+
+/// Everything of a thread's index and definition that `kind` stands for here.
+const KIND: TaskKind = TaskKind::Thread;

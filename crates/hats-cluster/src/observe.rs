@@ -139,8 +139,9 @@ impl Observer {
     }
 
     /// When something may be due next.
-    pub(crate) fn next_due(&self) -> Option<BootInstant> {
-        self.watched.values().map(Watched::due_at).min()
+    pub(crate) fn next_due(&self, named: impl Fn(&SessionId) -> bool) -> Option<BootInstant> {
+        let counts = self.watched.iter().filter(|(id, watched)| watched.record.is_some() || named(id));
+        counts.map(|(_, watched)| watched.due_at()).min()
     }
 
     /// Bury was not granted, or not answered: it is sent again no sooner than at `at`.
@@ -187,9 +188,9 @@ impl Observer {
         })
     }
 
-    /// Whether a session's record was seen at the last answered sample, alive.
-    pub(crate) fn is_watched(&self, session: &SessionId) -> bool {
-        self.watched.contains_key(session)
+    /// Sessions whose key was absent at the last answered sample.
+    pub(crate) fn absent(&self) -> impl Iterator<Item = &SessionId> {
+        self.watched.iter().filter(|(_, watched)| watched.record.is_none()).map(|(id, _)| id)
     }
 }
 
@@ -258,7 +259,7 @@ mod tests {
         }
         assert!(!world.due(5049));
         assert!(world.due(5050), "timed from first sight, not at the next sample");
-        assert_eq!(world.observer.next_due(), Some(at(5050)));
+        assert_eq!(world.observer.next_due(|_| true), Some(at(5050)));
     }
 
     #[test]
@@ -314,7 +315,6 @@ mod tests {
         assert_eq!(found.len(), 1);
         world.sample(1000, Some(9));
         assert!(world.observer.dead(&world.id).is_some());
-        assert!(!world.observer.is_watched(&world.id));
         assert_eq!(world.observer.alive(at(1000)).count(), 0);
     }
 

@@ -33,7 +33,7 @@ use crate::error::Error;
 use crate::id::SessionId;
 use crate::keys::Keys;
 use crate::lease::{Lease, Timing};
-use crate::records::SessionEnd;
+use crate::records::DeadSession;
 use crate::store::{Burial, Load, Opened, Renewal, SessionInfo, Store};
 use crate::watchdog::{Suspects, Watchdog};
 
@@ -53,7 +53,7 @@ pub(crate) enum Notice {
     /// The lease is lost. The next session is being opened.
     Lost(Lease),
     /// A session of ours has ended, for certain.
-    Ended(SessionId, SessionEnd),
+    Ended(DeadSession),
     /// Redis does not let us open a session.
     Failed(Error),
 }
@@ -78,6 +78,13 @@ impl Vitals {
         self.server_offset_ms.store(offset, Ordering::Relaxed);
     }
 
+    /// What Redis' clock shows now, as far as can be told; 0 if it was never heard of.
+    pub(crate) fn server_ms(&self, now: BootInstant) -> u64 {
+        let offset = self.server_offset_ms.load(Ordering::Relaxed);
+        let boot_ms = i64::try_from(now.as_nanos() / 1_000_000).unwrap_or(0);
+        if offset == 0 { 0 } else { u64::try_from(boot_ms.saturating_add(offset)).unwrap_or(0) }
+    }
+
     /// When Redis' clock will show `server_ms`, as far as can be told. In the past if it does already.
     pub(crate) fn boot_at(&self, server_ms: u64) -> BootInstant {
         let offset = self.server_offset_ms.load(Ordering::Relaxed);
@@ -88,7 +95,15 @@ impl Vitals {
 
 /// Talks to the session's OS thread.
 pub(crate) struct SessionThread {
-    close: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    close: mpsc::UnboundedSender<Close>,
+}
+
+/// How the session's OS thread is told to end.
+enum Close {
+    /// In good order; the sender is told when it is done.
+    InOrder(oneshot::Sender<()>),
+    /// As if the process had been killed: nothing is closed.
+    Abandon,
 }
 
 impl SessionThread {
@@ -124,9 +139,14 @@ impl SessionThread {
     /// when the OS thread has ended.
     pub(crate) async fn close(&self) {
         let (closed, wait) = oneshot::channel();
-        if self.close.send(closed).is_ok() {
+        if self.close.send(Close::InOrder(closed)).is_ok() {
             let _ = wait.await;
         }
+    }
+
+    /// Stops renewing and closes nothing, as if the process had been killed.
+    pub(crate) fn abandon(&self) {
+        let _ = self.close.send(Close::Abandon);
     }
 }
 
@@ -145,13 +165,13 @@ struct Keeper {
 
 /// Where the client is that is in use now. None: has to be made.
 type Slot = Arc<Mutex<Option<Store>>>;
-type Closing = mpsc::UnboundedReceiver<oneshot::Sender<()>>;
+type Closing = mpsc::UnboundedReceiver<Close>;
 
 /// Why a session is no longer renewed.
 enum End {
     Lost,
     /// The worker stops. None: whoever could ask for it is gone.
-    Close(Option<oneshot::Sender<()>>),
+    Close(Option<Close>),
 }
 
 impl Keeper {
@@ -171,6 +191,7 @@ impl Keeper {
                     self.tell(Notice::Lost(lease.clone()));
                     self.close_later(lease.session().clone(), Some(lease));
                 }
+                End::Close(Some(Close::Abandon)) => return,
                 end @ End::Close(_) => {
                     self.close_now(&lease).await;
                     return end.answer();
@@ -342,11 +363,13 @@ impl Keeper {
 
     async fn close_now(&mut self, lease: &Lease) {
         lease.give_up();
-        while !lease.is_idle() {
-            sleep(Duration::from_millis(10)).await;
-        }
-        let closing =
-            close_until_answered(&self.client, lease.session(), self.timing.command_timeout(), &self.notices);
+        let closing = async {
+            while !lease.is_idle() {
+                sleep(Duration::from_millis(10)).await;
+            }
+            let limit = self.timing.command_timeout();
+            close_until_answered(&self.client, lease.session(), limit, &self.notices).await;
+        };
         if timeout(self.config.close_timeout, closing).await.is_err() {
             warn!(session = %lease.session(), "the session could not be closed: peers will bury it");
         }
@@ -393,7 +416,7 @@ impl Keeper {
 
 impl End {
     fn answer(self) {
-        if let Self::Close(Some(closed)) = self {
+        if let Self::Close(Some(Close::InOrder(closed))) = self {
             let _ = closed.send(());
         }
     }
@@ -407,9 +430,9 @@ async fn close_until_answered(
 ) {
     loop {
         if let Some(store) = current(slot)
-            && let Some(end) = close(&store, session, limit).await
+            && let Some(dead) = close(&store, session, limit).await
         {
-            let _ = notices.send(Notice::Ended(session.clone(), end));
+            let _ = notices.send(Notice::Ended(dead));
             return;
         }
         if notices.is_closed() {
@@ -420,12 +443,12 @@ async fn close_until_answered(
 }
 
 /// Closes a session and tells how it ended: it may have been dead or gone before. None: not answered.
-async fn close(store: &Store, session: &SessionId, limit: Duration) -> Option<SessionEnd> {
+async fn close(store: &Store, session: &SessionId, limit: Duration) -> Option<DeadSession> {
     timeout(limit, store.close(session)).await.ok()?.ok()?;
     // Bury changes nothing about a dead session and says how it ended.
     match timeout(limit, store.bury(session, 0, 0)).await.ok()?.ok()? {
-        Burial::Gone => Some(SessionEnd::Gone),
-        Burial::AlreadyDead(dead) | Burial::Buried(dead) => Some(dead.end),
+        Burial::Gone => Some(DeadSession::gone(session.clone())),
+        Burial::AlreadyDead(dead) | Burial::Buried(dead) => Some(dead),
         Burial::Moved { .. } | Burial::NotYet { .. } => None,
     }
 }

@@ -42,10 +42,6 @@ impl Members {
         Self { members, threads, weights }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.members.len()
-    }
-
     /// The most threads that a worker with this weight should own.
     fn cap(&self, weight: f64) -> usize {
         if self.weights <= 0.0 {
@@ -83,13 +79,6 @@ impl Members {
                 room(a).cmp(&room(b)).then(score(thread, a).total_cmp(&score(thread, b)))
             })
             .map(|member| &member.session)
-    }
-
-    /// A thread was handed to `session`: it counts as its own from now on.
-    pub(crate) fn count(&mut self, session: &SessionId) {
-        if let Some(member) = self.members.iter_mut().find(|member| member.session == *session) {
-            member.threads += 1;
-        }
     }
 }
 

@@ -1,0 +1,158 @@
+//! What the coordinator sends to Redis on behalf of one thread: a claim, a release. Each goes on until it is answered or
+//! until the lease that it is made under is lost; then the session's death settles it.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::clock::BootInstant;
+use crate::error::Error;
+use crate::id::Nonce;
+use crate::lease::{Lease, Timing};
+use crate::name::TaskName;
+use crate::records::{DeadSession, DefinitionRead};
+use crate::store::{Answer, ClaimRequest, Granted, Handover, MirrorUpdate, Released, Store};
+
+use super::table::says_so_already;
+
+/// Between tries of a request that was not answered.
+const RETRY: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// How a claim went.
+#[derive(Debug)]
+pub(super) enum Claimed {
+    /// Ours. The definition as read right after the grant.
+    Granted { granted: Granted, read: Option<DefinitionRead> },
+    /// Refused. The definition as read right before.
+    Refused { answer: Answer, read: DefinitionRead },
+    /// Not asked for: there is nothing to run. The definition as read.
+    NothingToRun { read: Option<DefinitionRead> },
+    /// Not asked for: it says running and nobody claims it. Its heartbeat, and since when that stands still.
+    Of2020 { heartbeat: String, since: BootInstant },
+    /// Not asked for: the definition could not be read.
+    Unread(Error),
+    /// The lease was lost before there was an answer.
+    LeaseLost,
+}
+
+/// A claim to be made.
+pub(super) struct Claim {
+    pub(super) store: Store,
+    pub(super) lease: Lease,
+    pub(super) timing: Timing,
+    pub(super) name: TaskName,
+    pub(super) nonce: Nonce,
+    pub(super) dead: Option<DeadSession>,
+    /// Nobody has ever claimed it here.
+    pub(super) unclaimed: bool,
+    pub(super) of_2020: Option<(String, BootInstant)>,
+}
+
+impl Claim {
+    pub(super) async fn run(self) -> Claimed {
+        let read = match self.store.read_definition(&self.name, None).await {
+            Ok(read) => read,
+            Err(error) => return Claimed::Unread(error),
+        };
+        let read = match read {
+            Some(read) if is_runnable(&read) => read,
+            read => return Claimed::NothingToRun { read },
+        };
+        if let Some(of_2020) = self.may_be_of_2020(&read) {
+            return of_2020;
+        }
+        let request = ClaimRequest {
+            session: self.lease.session().clone(),
+            nonce: self.nonce.clone(),
+            dead: self.dead.clone(),
+            digest: read.digest.clone(),
+            restart_at: read.restart_at.clone(),
+        };
+        let ask = || self.store.claim(&self.name, &request);
+        let answer = match until_answered(&self.lease, ask).await {
+            Some(Answer::Granted(granted)) => granted,
+            Some(answer) => return Claimed::Refused { answer, read },
+            None => return Claimed::LeaseLost,
+        };
+        let known = read.definition.as_ref().ok();
+        let again = || self.store.read_definition(&self.name, known);
+        match until_answered(&self.lease, again).await {
+            Some(read) => Claimed::Granted { granted: answer, read },
+            None => Claimed::LeaseLost,
+        }
+    }
+
+    /// Whether a worker of 2020 may be running it: then its heartbeat is watched first.
+    fn may_be_of_2020(&self, read: &DefinitionRead) -> Option<Claimed> {
+        if !self.unclaimed || read.mirror.state.as_deref() != Some("running") {
+            return None;
+        }
+        let heartbeat = read.mirror.heartbeat.clone().unwrap_or_default();
+        let now = BootInstant::now();
+        let since = match &self.of_2020 {
+            Some((before, since)) if *before == heartbeat => *since,
+            _ => now,
+        };
+        let watched = now.saturating_duration_since(since);
+        (watched < Timing::observe(self.timing.lease())).then_some(Claimed::Of2020 { heartbeat, since })
+    }
+}
+
+/// Whether there is something to run, or an error to be written down first.
+fn is_runnable(read: &DefinitionRead) -> bool {
+    match &read.definition {
+        Ok(_) => read.enabled,
+        Err(error) => read.enabled && !says_so_already(read, &error.to_string()),
+    }
+}
+
+/// A thread to be given back.
+pub(super) struct Return {
+    pub(super) store: Store,
+    pub(super) lease: Lease,
+    pub(super) name: TaskName,
+    pub(super) nonce: Nonce,
+    pub(super) how: Handover,
+    pub(super) mirror: MirrorUpdate,
+}
+
+impl Return {
+    /// None: the lease was lost before there was an answer.
+    pub(super) async fn run(self) -> Option<Released> {
+        // Sent first, so that the next owner's words come after ours; not waited for, so that it need not wait.
+        let mirror = self.store.mirror(&self.name, &self.mirror);
+        let release = until_answered(&self.lease, || self.store.release(&self.name, &self.nonce, &self.how));
+        let (mirrored, released) = tokio::join!(mirror, release);
+        if let Err(error) = mirrored {
+            tracing::debug!(task = %self.name, %error, "the state is not mirrored");
+            if released == Some(Released::Released) {
+                // Nobody starts it sooner than its release was answered; who does overwrites this.
+                let _ = self.store.mirror(&self.name, &self.mirror).await;
+            }
+        }
+        released
+    }
+}
+
+/// Asks until there is an answer. None: the lease was lost first.
+pub(super) async fn until_answered<T, F>(lease: &Lease, ask: impl Fn() -> F) -> Option<T>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut pause = RETRY;
+    loop {
+        if !lease.is_trusted() {
+            return None;
+        }
+        match ask().await {
+            Ok(answer) => return Some(answer),
+            Err(error) => tracing::debug!(%error, "not answered, asked again"),
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = lease.lost() => return None,
+        }
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
