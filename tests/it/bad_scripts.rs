@@ -23,7 +23,7 @@ fn cases() -> Vec<(&'static str, String, &'static [&'static str])> {
             &["memory"],
         ),
         ("recursion", source("function main() { return main() + 1; }"), &["stack"]),
-        ("bigsource", format!("const s = '{}';", "x".repeat(10 << 20)), &["1 MiB"]),
+        ("bigsource", format!("const s = '{}';", "x".repeat(10 << 20)), &["limit of 1048576"]),
         ("bigerror", source("function main() { throw new Error('y'.repeat(10 << 20)); }"), &["yyyy"]),
         ("syntax", source("let a = 1;\nfunction main( {"), &["SyntaxError", "syntax:2"]),
         (

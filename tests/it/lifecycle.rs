@@ -204,9 +204,7 @@ fn a_worker_is_disabled_by_its_row() -> Result<()> {
 fn three_workers_share_hundreds_of_threads() -> Result<()> {
     Lab::run("share", |lab| {
         let mut cluster = start(lab, 3)?;
-        clock::wait_for("three sessions", PATIENCE, || Ok((cluster.alive()?.len() == 3).then_some(())))?;
-        // Each has seen the others.
-        std::thread::sleep(cluster.lease());
+        cluster.acquainted()?;
         for number in 0..300 {
             cluster.threads.insert(format!("t{number}"), "function main() {}".to_owned());
         }

@@ -262,6 +262,19 @@ impl Cluster {
         joined.with_context(|| format!("after {what}: no session of {missing:?}"))
     }
 
+    /// Waits until every worker has a session and has had time to see those of the others: they sample each other at
+    /// least every second and say nothing of it.
+    ///
+    /// # Errors
+    /// When one has none.
+    pub fn acquainted(&self) -> Result<()> {
+        clock::wait_for("all sessions", Duration::from_secs(15), || {
+            Ok((self.alive()?.len() >= self.seats.len()).then_some(()))
+        })?;
+        std::thread::sleep(Duration::from_secs(2));
+        Ok(())
+    }
+
     /// The names of the workers that have a live session, one for each session.
     ///
     /// # Errors

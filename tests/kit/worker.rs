@@ -162,7 +162,9 @@ impl Worker {
         if options.call_log {
             command.arg("--call-log").arg(&calls);
         }
-        command.current_dir(workspace()).envs(options.environment.iter().cloned());
+        command.current_dir(workspace());
+        only_given(&mut command);
+        command.envs(options.environment.iter().cloned());
         command.env("NO_COLOR", "1");
         if let Some(clock) = &clock {
             clock.wrap(&mut command)?;
@@ -284,6 +286,13 @@ impl Worker {
     }
 }
 
+/// Keeps settings of the test's own environment from the worker, which would take them for its own.
+fn only_given(command: &mut Command) {
+    for (key, _) in env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("HATS_")) {
+        command.env_remove(key);
+    }
+}
+
 /// What a finished command gave.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -308,14 +317,15 @@ pub fn run(arguments: &[&str]) -> Result<Output> {
 /// # Errors
 /// When it cannot be started.
 pub fn run_in(directory: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Output> {
-    let output = Command::new("timeout")
+    let mut command = Command::new("timeout");
+    command
         .args(["-k", "1", "30"])
         .arg(binary()?)
         .args(arguments)
-        .envs(environment.iter().copied())
-        .env("NO_COLOR", "1")
         .current_dir(directory)
-        .output()?;
+        .env("NO_COLOR", "1");
+    only_given(&mut command);
+    let output = command.envs(environment.iter().copied()).output()?;
     Ok(Output {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
