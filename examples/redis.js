@@ -27,7 +27,7 @@ function init() {
   }
 
   // Replies have their RESP2 shapes: HGETALL is a flat list of names and values, nil is null.
-  redis.Call("HSET", PERSON, "name", "Ada", "born", 1815);
+  redis.Call("HSET", PERSON, "name", "Ada");
   console.log("person:", redis.Call("HGETALL", PERSON).join(", "));
   console.log("nobody:", redis.Call("HGET", PERSON, "died"));
 
