@@ -63,7 +63,7 @@ pub(crate) struct Control {
     lease: Lease,
     cluster: Handle,
     orders: Orders,
-    stopped: AtomicBool,
+    stopped: Arc<AtomicBool>,
     /// The claim is lost although the session lives on.
     forfeited: AtomicBool,
     hang_us: AtomicU64,
@@ -125,7 +125,7 @@ impl Control {
             lease,
             cluster,
             orders,
-            stopped: AtomicBool::new(false),
+            stopped: Arc::default(),
             forfeited: AtomicBool::new(false),
             hang_us: AtomicU64::new(0),
             call_timeout_us: AtomicU64::new(0),
@@ -203,8 +203,11 @@ impl hats_script::TaskControl for Control {
 
     fn disable(&self) -> BoxFuture<Result<(), String>> {
         let (cluster, name, orders) = (self.cluster.clone(), self.name.clone(), self.orders.clone());
+        let stopped = self.stopped.clone();
         Box::pin(async move {
             cluster.disable(&name).await.map_err(|error| error.to_string())?;
+            // The script may look at it before the supervisor does.
+            stopped.store(true, Ordering::Release);
             orders.stop(Stop::Disabled);
             Ok(())
         })
