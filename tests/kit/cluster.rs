@@ -101,10 +101,14 @@ impl Cluster {
         for number in 0..shape.threads {
             cluster.threads.insert(format!("t{number}"), shape.source.to_owned());
         }
-        cluster.define_all()?;
         for number in 0..shape.workers {
             cluster.join(&format!("w{number}"))?;
         }
+        // Whoever is there first would take all.
+        if shape.threads > 0 {
+            cluster.acquainted()?;
+        }
+        cluster.define_all()?;
         cluster.all_run(clock::now(), Duration::from_secs(30)).context("at the start")?;
         Ok(cluster)
     }
