@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 use hats_core::config::Settings;
 
 use crate::command::Command;
@@ -33,7 +33,11 @@ impl Asked {
     }
 
     fn from(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let mut cli = Cli::command();
+        // A negative number is a wrong value, not an unknown flag.
+        let mut cli = Cli::command().mut_args(|argument| match argument.get_action() {
+            ArgAction::Set => argument.allow_negative_numbers(true),
+            _ => argument,
+        });
         let matches = cli.try_get_matches_from_mut(arguments)?;
         let command = Cli::from_arg_matches(&matches)?.command;
         let flags = given(&matches)?;
@@ -79,6 +83,14 @@ struct Cli {
     shared: Shared,
     #[command(flatten)]
     worker: WorkerFlags,
+    #[command(flatten)]
+    time: TimeFlags,
+    #[command(flatten)]
+    limits: LimitFlags,
+    #[command(flatten)]
+    health: HealthFlags,
+    #[command(flatten)]
+    endpoints: EndpointFlags,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -89,6 +101,10 @@ struct Shared {
     /// Settings as JSON, TOML or YAML, by extension (.config is JSON or TOML)
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<String>,
+
+    /// The prefix of every key [default: default]
+    #[arg(long, global = true, value_name = "N")]
+    cluster_name: Option<String>,
 
     /// host:port, redis://, rediss://, redis-cluster://h1,h2, redis-sentinel://h1,h2?sentinelServiceName=m or
     /// unix:PATH [default: an embedded Redis that forgets everything on exit]
@@ -103,10 +119,6 @@ struct Shared {
     #[arg(long, global = true, value_name = "U", help_heading = "Redis", allow_hyphen_values = true)]
     redis_username: Option<String>,
 
-    /// The prefix of every key [default: default]
-    #[arg(long, global = true, value_name = "N")]
-    cluster_name: Option<String>,
-
     /// How log lines look: text or json [default: text]
     #[arg(long, global = true, value_name = "FORMAT", help_heading = "Logs (to standard error)")]
     log_format: Option<String>,
@@ -116,7 +128,7 @@ struct Shared {
     log_level: Option<String>,
 }
 
-/// Flags that only a worker knows.
+/// Flags that only a worker knows, as all below.
 #[derive(Debug, Args)]
 struct WorkerFlags {
     /// This worker's name, for people [default: random, readable]
@@ -136,90 +148,104 @@ struct WorkerFlags {
     embedded_redis: Option<String>,
 
     /// Connections for scripts' blocking commands such as BLPOP [default: 64]
-    #[arg(long, value_name = "N", help_heading = "Redis", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", help_heading = "Redis")]
     redis_blocking_connections: Option<String>,
-
-    /// After a worker dies its threads move within about this time; at least 2 [default: 5]
-    #[arg(long, value_name = "D", help_heading = "Time", allow_negative_numbers = true)]
-    lease_seconds: Option<String>,
-
-    /// How long the call in hand may go on once a stop is asked for [default: 20s]
-    #[arg(long, value_name = "D", help_heading = "Time", allow_negative_numbers = true)]
-    drain_timeout: Option<String>,
-
-    /// How long a part of the worker may be stuck before it gives up its lease [default: 10s]
-    #[arg(long, value_name = "D", help_heading = "Time", allow_negative_numbers = true)]
-    stall_after: Option<String>,
-
-    /// Heap of one script [default: 64MiB]
-    #[arg(long, value_name = "SIZE", help_heading = "Limits of scripts", allow_negative_numbers = true)]
-    memory_limit: Option<String>,
-
-    /// Stack of one script, at most 768KiB [default: 512KiB]
-    #[arg(long, value_name = "SIZE", help_heading = "Limits of scripts", allow_negative_numbers = true)]
-    stack_limit: Option<String>,
-
-    /// Source of one script [default: 1MiB]
-    #[arg(long, value_name = "SIZE", help_heading = "Limits of scripts", allow_negative_numbers = true)]
-    source_limit: Option<String>,
-
-    /// Time of one call into a thread's script [default: none]
-    #[arg(long, value_name = "D", help_heading = "Limits of scripts", allow_negative_numbers = true)]
-    call_timeout: Option<String>,
-
-    /// Characters of one line that a script logs [default: 10000]
-    #[arg(long, value_name = "N", help_heading = "Limits of scripts", allow_negative_numbers = true)]
-    log_line_limit: Option<String>,
-
-    /// Unhealthy above it: a load average such as 4, CPU use such as 85%, or off [default: off]
-    #[arg(long, value_name = "X", help_heading = "Health (accepted, not served yet)", allow_negative_numbers = true)]
-    cpu_threshold: Option<String>,
-
-    /// Unhealthy above this percentage of memory, or off [default: 90]
-    #[arg(long, value_name = "X", help_heading = "Health (accepted, not served yet)", allow_negative_numbers = true)]
-    mem_threshold: Option<String>,
-
-    /// No new claims above it: a percentage or a size [default: 80%]
-    #[arg(long, value_name = "X", help_heading = "Health (accepted, not served yet)", allow_negative_numbers = true)]
-    memory_budget: Option<String>,
-
-    /// Between two readings of CPU and memory [default: 5]
-    #[arg(long, value_name = "D", help_heading = "Health (accepted, not served yet)", allow_negative_numbers = true)]
-    health_interval: Option<String>,
-
-    /// 0 = any free port [default: 8787, or any free one]
-    #[arg(long, value_name = "P", help_heading = "Health (accepted, not served yet)", allow_negative_numbers = true)]
-    health_port: Option<String>,
-
-    /// Serve endpoints
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        help_heading = "Endpoints and egress (accepted, not served yet)")]
-    host: Option<String>,
-
-    /// 0 = any free port [default: 9999]
-    #[arg(long, value_name = "P", help_heading = "Endpoints and egress (accepted, not served yet)",
-        allow_negative_numbers = true)]
-    host_port: Option<String>,
-
-    /// Address for both ports [default: 0.0.0.0]
-    #[arg(long, value_name = "ADDR", help_heading = "Endpoints and egress (accepted, not served yet)")]
-    bind: Option<String>,
-
-    /// Library files evaluated before every script
-    #[arg(long, value_name = "FILE,FILE", help_heading = "Endpoints and egress (accepted, not served yet)")]
-    preload: Option<String>,
-
-    /// Hosts and ranges that scripts may reach although --deny-net names them
-    #[arg(long, value_name = "RULE,RULE", help_heading = "Endpoints and egress (accepted, not served yet)")]
-    allow_net: Option<String>,
-
-    /// Hosts and ranges that scripts may not reach
-    #[arg(long, value_name = "RULE,RULE", help_heading = "Endpoints and egress (accepted, not served yet)")]
-    deny_net: Option<String>,
 
     /// Records each run of main() in this file, for audits
     #[arg(long, value_name = "FILE", hide = true)]
     call_log: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Time")]
+struct TimeFlags {
+    /// After a worker dies its threads move within about this time; at least 2 [default: 5]
+    #[arg(long, value_name = "D")]
+    lease_seconds: Option<String>,
+
+    /// How long the call in hand may go on once a stop is asked for [default: 20s]
+    #[arg(long, value_name = "D")]
+    drain_timeout: Option<String>,
+
+    /// How long a part of the worker may be stuck before it gives up its lease [default: 10s]
+    #[arg(long, value_name = "D")]
+    stall_after: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits of scripts, unless their task has its own")]
+struct LimitFlags {
+    /// Heap [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    memory_limit: Option<String>,
+
+    /// Stack, at most 768KiB [default: 512KiB]
+    #[arg(long, value_name = "SIZE")]
+    stack_limit: Option<String>,
+
+    /// Source [default: 1MiB]
+    #[arg(long, value_name = "SIZE")]
+    source_limit: Option<String>,
+
+    /// Time of one call into a thread's script [default: none]
+    #[arg(long, value_name = "D")]
+    call_timeout: Option<String>,
+
+    /// Characters of one line of log [default: 10000]
+    #[arg(long, value_name = "N")]
+    log_line_limit: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Health (accepted, not served yet)")]
+struct HealthFlags {
+    /// Unhealthy above it: a load average such as 4, CPU use such as 85%, or off [default: off]
+    #[arg(long, value_name = "X")]
+    cpu_threshold: Option<String>,
+
+    /// Unhealthy above this percentage of memory, or off [default: 90]
+    #[arg(long, value_name = "X")]
+    mem_threshold: Option<String>,
+
+    /// No new claims above it: a percentage or a size [default: 80%]
+    #[arg(long, value_name = "X")]
+    memory_budget: Option<String>,
+
+    /// Between two readings of CPU and memory [default: 5]
+    #[arg(long, value_name = "D")]
+    health_interval: Option<String>,
+
+    /// 0 = any free port [default: 8787, or any free one]
+    #[arg(long, value_name = "P")]
+    health_port: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Endpoints, libraries and egress (accepted, not served yet)")]
+struct EndpointFlags {
+    /// Serve endpoints
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    host: Option<String>,
+
+    /// 0 = any free port [default: 9999]
+    #[arg(long, value_name = "P")]
+    host_port: Option<String>,
+
+    /// Address for both ports [default: 0.0.0.0]
+    #[arg(long, value_name = "ADDR")]
+    bind: Option<String>,
+
+    /// Library files evaluated before every script
+    #[arg(long, value_name = "FILE,FILE")]
+    preload: Option<String>,
+
+    /// Hosts and ranges that scripts may reach although --deny-net names them
+    #[arg(long, value_name = "RULE,RULE")]
+    allow_net: Option<String>,
+
+    /// Hosts and ranges that scripts may not reach
+    #[arg(long, value_name = "RULE,RULE")]
+    deny_net: Option<String>,
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ fn run(settings: &Settings) -> Result<(), Error> {
     let config = settings.worker()?;
     let unserved = settings.unserved();
     if !unserved.is_empty() {
-        warn!("this build accepts but does not serve yet: {}; they have no effect", unserved.join(", "));
+        warn!("given, but without effect: this build does not serve yet {}", unserved.join(", "));
     }
 
     let drain = signal::listen()?;

@@ -3,12 +3,18 @@
 //! They are handled on an OS thread with a runtime of its own, so that a second signal works even where nothing
 //! else does any more.
 
+use std::time::{Duration, Instant};
+
 use hats_core::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::exit;
+
+/// Who runs a worker in a process group may send one signal twice, to the worker and to its group, as `timeout` does.
+/// What comes so soon after the first is the same one.
+const ECHO: Duration = Duration::from_millis(50);
 
 /// Starts to listen. The token is cancelled at the first signal.
 pub(crate) fn listen() -> Result<CancellationToken, Error> {
@@ -48,9 +54,13 @@ impl Signals {
 /// Lives as long as the process.
 async fn handle(mut signals: Signals, drain: &CancellationToken) {
     let first = signals.next().await;
+    let since = Instant::now();
     info!(signal = first.as_raw_value(), "draining; a second signal ends the worker at once");
     drain.cancel();
-    let second = signals.next().await;
+    let mut second = signals.next().await;
+    while since.elapsed() < ECHO {
+        second = signals.next().await;
+    }
     warn!(signal = second.as_raw_value(), "ended at once by a second signal");
     std::process::exit(exit::by_signal(second.as_raw_value()));
 }

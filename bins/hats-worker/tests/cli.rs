@@ -1,16 +1,20 @@
 //! The command line from outside: what it answers, on which stream, and with which exit code.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 const SECRET: &str = "hunter2";
+
+/// A worker that says nothing for so long while a line is waited for is stuck.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 #[test]
 fn help_tells_the_exit_codes_and_no_secrets() {
@@ -118,7 +122,8 @@ fn a_refused_password_is_told_at_once_and_not_shown() {
 
 #[test]
 fn a_user_without_permission_is_refused() {
-    let redis = Redis::start(&["--user", "weak on >pw ~* &* +ping +hello +client +info"]);
+    let redis =
+        Redis::start(&["--user", "weak", "on", ">pw", "~*", "&*", "+ping", "+hello", "+client", "+info"]);
     for arguments in [&["thread", "list"][..], &[]] {
         let mut command = hats(&["--redis-address", &redis.address, "--redis-username", "weak"]);
         command.args(["--redis-password", "pw"]).args(arguments);
@@ -218,6 +223,7 @@ fn an_embedded_redis_can_be_joined_and_ends_with_its_worker() {
     let mut worker = Worker::start(worker);
     let line = worker.line_with("redis://127.0.0.1:");
     let url = line.split(|c| c == '"' || c == ' ').find(|word| word.starts_with("redis://")).unwrap();
+    worker.line_with("registered");
     let listed = run(hats(&["--redis-address", url, "thread", "list"]));
     listed.expect(0, "hello.js");
     worker.signal("TERM");
@@ -236,6 +242,8 @@ fn a_second_signal_ends_a_worker_at_once() {
     worker.line_with("busy now");
     worker.signal("TERM");
     worker.line_with("a second signal");
+    // Signals that come together are taken for one.
+    thread::sleep(Duration::from_millis(200));
     worker.signal("TERM");
     let (code, log) = worker.end();
     assert_eq!(code, Some(143), "{log}");
@@ -289,7 +297,7 @@ impl Answer {
 /// A worker that runs until it is asked to stop. What it logs is kept.
 struct Worker {
     child: Child,
-    log: BufReader<std::process::ChildStderr>,
+    lines: mpsc::Receiver<String>,
     seen: String,
 }
 
@@ -297,21 +305,34 @@ impl Worker {
     fn start(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
-        Self { child, log, seen: String::new() }
+        let (send, lines) = mpsc::channel();
+        thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        Self { child, lines, seen: String::new() }
+    }
+
+    /// The next line of the log; none when it has ended. A worker that says nothing for long is stuck.
+    #[track_caller]
+    fn next_line(&mut self) -> Option<String> {
+        match self.lines.recv_timeout(SILENCE_MAX) {
+            Ok(line) => {
+                self.seen.push_str(&line);
+                self.seen.push('\n');
+                Some(line)
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("the worker is stuck:\n{}", self.seen),
+        }
     }
 
     /// Waits for a line of the log.
     #[track_caller]
     fn line_with(&mut self, text: &str) -> String {
-        loop {
-            let mut line = String::new();
-            let length = self.log.read_line(&mut line).unwrap();
-            assert!(length > 0, "the worker ended before it said {text:?}:\n{}", self.seen);
-            self.seen.push_str(&line);
+        while let Some(line) = self.next_line() {
             if line.contains(text) {
                 return line;
             }
         }
+        panic!("the worker ended before it said {text:?}:\n{}", self.seen)
     }
 
     fn signal(&self, name: &str) {
@@ -319,11 +340,11 @@ impl Worker {
         assert!(kill.unwrap().success());
     }
 
-    /// Its exit code and all it has logged.
+    /// Waits for its end: its exit code and all it has logged.
+    #[track_caller]
     fn end(mut self) -> (Option<i32>, String) {
-        let mut seen = std::mem::take(&mut self.seen);
-        self.log.read_to_string(&mut seen).unwrap();
-        (self.child.wait().unwrap().code(), seen)
+        while self.next_line().is_some() {}
+        (self.child.wait().unwrap().code(), std::mem::take(&mut self.seen))
     }
 }
 

@@ -129,11 +129,7 @@ impl One {
 }
 
 impl Output {
-    fn print(
-        &self,
-        json: impl FnOnce() -> Value,
-        text: impl FnOnce() -> String,
-    ) -> Result<(), Error> {
+    fn print(&self, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Result<(), Error> {
         if self.json { print(&format!("{:#}\n", json())) } else { print(&text()) }
     }
 }
@@ -166,8 +162,7 @@ fn put_json(name: &str, outcome: PutOutcome) -> Value {
 }
 
 fn put_text(name: &str, outcome: PutOutcome) -> String {
-    let disabled =
-        if outcome.disabled { " (disabled: it does not run until it is enabled)" } else { "" };
+    let disabled = if outcome.disabled { " (disabled: it does not run until it is enabled)" } else { "" };
     format!("{}: {}{disabled}\n", plain(name, false), put_word(outcome))
 }
 
@@ -180,7 +175,8 @@ fn row_json(row: &ThreadRow) -> Value {
 fn table(rows: &[ThreadRow]) -> String {
     const GAP: usize = 2;
     const ERROR_CHARS: usize = 60;
-    let mut cells = vec![["NAME", "STATUS", "STATE", "OWNER", "EPOCH", "RESTARTS", "ERROR"].map(str::to_owned)];
+    let mut cells =
+        vec![["NAME", "STATUS", "STATE", "OWNER", "EPOCH", "RESTARTS", "ERROR"].map(str::to_owned)];
     for row in rows {
         let error = row.error.as_deref().unwrap_or_default();
         let first_line = plain(error.lines().next().unwrap_or_default(), false);

@@ -14,9 +14,8 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// `500ms`, `20s`, `1m 30s`; a plain number counts seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let refuse = || {
-        format!("expected a time such as `20s`, `500ms` or a number of seconds, got {}", quoted(text))
-    };
+    let refuse =
+        || format!("expected a time such as `20s`, `500ms` or a number of seconds, got {}", quoted(text));
     let parsed = match text.parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| refuse())?,
         Err(_) => humantime::parse_duration(text).map_err(|_| refuse())?,
