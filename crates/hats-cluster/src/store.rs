@@ -22,16 +22,17 @@ use fred::types::config::Server;
 use fred::types::{ClusterHash, CustomCommand, Value};
 
 pub use self::claims::{
-    Answer, BACK_OFF_MAX, ClaimRequest, DEATHS_MAX, Granted, Handover, HEALTHY_AFTER, POISON_QUIET, PREFER_MAX,
-    ReleaseKind, Released,
+    Answer, BACK_OFF_MAX, ClaimRequest, DEATHS_MAX, Granted, HEALTHY_AFTER, Handover, POISON_QUIET,
+    PREFER_MAX, ReleaseKind, Released,
 };
+pub(crate) use self::definitions::wall_clock_text;
 pub use self::definitions::{MirrorError, MirrorUpdate, Put};
 use self::lua::Lua;
 pub use self::sessions::{Burial, Load, Opened, Renewal, Sample, SessionInfo};
 use crate::error::Error;
+use crate::id::SessionId;
 use crate::keys::{Key, Keys};
 use crate::name::{TaskKind, TaskName, WorkerName};
-use crate::id::SessionId;
 
 /// So many commands go into one pipeline: few enough that Redis answers all within the timeout of one command.
 const PIPELINE_MAX: usize = 200;
@@ -148,9 +149,10 @@ impl Store {
     /// When Redis does not answer; then nothing is known.
     pub async fn scan_definitions(&self, kind: TaskKind) -> Result<Vec<TaskName>, Error> {
         let mut names = Vec::new();
-        self.scan_pages(&self.keys.definitions_pattern(kind), |key| match self.keys.parse(key) {
-            Some(Key::Thread(name) | Key::Job(name) | Key::Endpoint(name)) => names.push(name),
-            _ => {}
+        self.scan_pages(&self.keys.definitions_pattern(kind), |key| {
+            if let Some(Key::Thread(name) | Key::Job(name) | Key::Endpoint(name)) = self.keys.parse(key) {
+                names.push(name);
+            }
         })
         .await?;
         Ok(distinct(names))
@@ -174,9 +176,11 @@ impl Store {
                         let client = self.client.with_cluster_node(master);
                         client.scan_page(cursor, pattern, Some(SCAN_COUNT), None).await.map_err(failed)?
                     }
-                    None => {
-                        self.client.scan_page(cursor, pattern, Some(SCAN_COUNT), None).await.map_err(failed)?
-                    }
+                    None => self
+                        .client
+                        .scan_page(cursor, pattern, Some(SCAN_COUNT), None)
+                        .await
+                        .map_err(failed)?,
                 };
                 let mut page = lua::Reply::new("scan", page)?;
                 cursor = page.text(0)?;
@@ -210,9 +214,8 @@ impl Store {
 
     async fn run_pipeline(&self, calls: &[Call]) -> Vec<Result<lua::Reply, Error>> {
         let mut results = self.pipelined(calls, false).await;
-        let missing: Vec<usize> = (0..calls.len())
-            .filter(|&nth| results[nth].as_ref().err().is_some_and(is_noscript))
-            .collect();
+        let missing: Vec<usize> =
+            (0..calls.len()).filter(|&nth| results[nth].as_ref().err().is_some_and(is_noscript)).collect();
         if !missing.is_empty() {
             let again: Vec<Call> = missing.iter().map(|&nth| calls[nth].clone()).collect();
             for (nth, result) in missing.into_iter().zip(self.pipelined(&again, true).await) {
@@ -220,9 +223,7 @@ impl Store {
             }
         }
         let replies = calls.iter().zip(results);
-        replies
-            .map(|(call, result)| lua::Reply::new(call.lua.name(), result.map_err(failed)?))
-            .collect()
+        replies.map(|(call, result)| lua::Reply::new(call.lua.name(), result.map_err(failed)?)).collect()
     }
 
     /// One pipeline, exactly one result for each call.

@@ -7,6 +7,7 @@ use fred::interfaces::{KeysInterface, SetsInterface};
 use fred::types::Value;
 
 use super::{Call, Store, failed, lua};
+use crate::clock::unix_nanos;
 use crate::error::Error;
 use crate::name::{TaskKind, TaskName};
 use crate::records::{Definition, DefinitionRead, Fields, Mirror, SourceDigest, State};
@@ -41,9 +42,9 @@ pub struct MirrorUpdate {
 pub enum Put {
     /// There was none with a source.
     Created,
-    /// Its source was another.
+    /// Its source, or a further field, was another.
     Updated,
-    /// Its source was the same.
+    /// It was the same already.
     Unchanged,
 }
 
@@ -93,13 +94,11 @@ impl Store {
     }
 
     fn mirror_call(&self, thread: &TaskName, update: &MirrorUpdate) -> Call {
-        let now = wall_clock();
         let mut set = Vec::new();
         let mut remove = Vec::new();
         if let Some(state) = update.state {
-            let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
             set.push(("State", state.as_str().to_owned()));
-            set.push(("Heartbeat", since_1970.as_nanos().to_string()));
+            set.push(("Heartbeat", unix_nanos().to_string()));
         }
         match update.owner.as_deref() {
             None => {}
@@ -111,7 +110,7 @@ impl Store {
             MirrorError::Clear => remove.extend(["Error", "ErrorTime"]),
             MirrorError::Set(error) => {
                 set.push(("Error", error.clone()));
-                set.push(("ErrorTime", humantime::format_rfc3339_millis(now).to_string()));
+                set.push(("ErrorTime", wall_clock_text()));
             }
         }
         if update.disable {
@@ -151,8 +150,25 @@ impl Store {
     /// # Errors
     /// When the outcome is not known; it may be repeated.
     pub async fn put(&self, thread: &TaskName, source: &str) -> Result<(Put, String), Error> {
+        self.put_with(thread, source, &[]).await
+    }
+
+    /// As [`Store::put`], and sets further fields in the same step: a thread may begin its life disabled.
+    ///
+    /// # Errors
+    /// When the outcome is not known; it may be repeated.
+    pub async fn put_with(
+        &self,
+        thread: &TaskName,
+        source: &str,
+        fields: &[(&str, String)],
+    ) -> Result<(Put, String), Error> {
         let key = self.keys().thread(thread);
-        let reply = self.run(Call::new(&lua::PUT, key, vec![source.to_owned()])).await?;
+        let mut args = vec![source.to_owned()];
+        for (field, value) in fields {
+            args.extend([(*field).to_owned(), value.clone()]);
+        }
+        let reply = self.run(Call::new(&lua::PUT, key, args)).await?;
         let put = match reply.text(0)?.as_str() {
             "CREATED" => Put::Created,
             "UPDATED" => Put::Updated,
@@ -262,7 +278,11 @@ fn parse_read(mut reply: lua::Reply, known: Option<&Definition>) -> Option<Defin
     Some(DefinitionRead::new(source, digest, &fields, mirror))
 }
 
-/// The wall clock, for what people read. It decides nothing.
-pub(crate) fn wall_clock() -> SystemTime {
-    SystemTime::now()
+/// The wall clock as people read it, RFC 3339. It decides nothing.
+pub(crate) fn wall_clock_text() -> String {
+    // A clock beyond the year 9999 has no such text.
+    const LAST: Duration = Duration::from_secs(253_402_300_799);
+    let nanos = u64::try_from(unix_nanos()).unwrap_or(u64::MAX);
+    let since_1970 = Duration::from_nanos(nanos).min(LAST);
+    humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since_1970).to_string()
 }
