@@ -85,3 +85,26 @@ fn nothing_is_popped_for_a_worker_that_has_lost_its_lease() -> Result<()> {
         cluster.finish()?.not_empty()
     })
 }
+
+#[test]
+fn waiting_scripts_come_back_after_an_outage() -> Result<()> {
+    Lab::run("blpop outage", |lab| {
+        let shape = Shape { workers: 1, threads: 20, source: WAITER, hang: 1, ..Shape::default() };
+        let mut cluster = Cluster::start(lab, shape)?;
+        // A short one, over before the lease is, and one that costs the session.
+        for leases in [0.2, 1.5] {
+            cluster.seat(0)?.proxy.refuse();
+            cluster.endure(leases);
+            cluster.seat(0)?.proxy.heal();
+            cluster.redis.ask(&["DEL", "done"])?;
+            for number in 0..20 {
+                cluster.redis.ask(&["RPUSH", &format!("queue:t{number}"), &number.to_string()])?;
+            }
+            clock::wait_for("every script to be served", cluster.lease() * 3, || {
+                Ok((cluster.redis.ask(&["LLEN", "done"])?.int() == Some(20)).then_some(()))
+            })?;
+        }
+        cluster.finish()?;
+        Ok(())
+    })
+}

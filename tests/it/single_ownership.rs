@@ -233,15 +233,19 @@ fn endless(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
+/// Looks for a long needle in a longer heap of hay, which the engine does without looking up once; it takes hours.
+const STICK: &str = r#""a".repeat(1e7).indexOf("a".repeat(5e6) + "b");"#;
+
 fn stuck(cluster: &mut Cluster) -> Result<()> {
     // Only the first owner runs into it, so that one worker dies of it and not one after the other.
     let source = r#"
         function main() {
           if (redis.Call("SET", "stuck", "1", "NX") === null) { sleep(100); return; }
-          Array.prototype.indexOf.call({length: 2**53 - 1}, 1);
+          STICK
         }"#;
+    let source = source.replace("STICK", STICK);
     cluster.redis.ask(&["DEL", "stuck"])?;
-    cluster.define("stuck", source)?;
+    cluster.define("stuck", &source)?;
     let patience = Duration::from_secs(30);
     let ended = clock::wait_for("the stuck worker to end itself", patience, || {
         Ok(cluster.seats.iter().find_map(|seat| seat.worker.process().exit()))
@@ -466,8 +470,8 @@ fn a_thread_that_sticks_on_every_worker_is_poison() -> Result<()> {
     Lab::run("poison", |lab| {
         let mut cluster = Cluster::start(lab, shape)?;
         let key = Cluster::key("poison");
-        let source = "function main() { Array.prototype.indexOf.call({length: 2**53 - 1}, 1); }";
-        cluster.redis.ask(&["HSET", &key, "Source", source])?;
+        let source = format!("function main() {{ {STICK} }}");
+        cluster.redis.ask(&["HSET", &key, "Source", &source])?;
         clock::wait_for("the thread to be marked", Duration::from_secs(120), || {
             cluster.revive()?;
             Ok((cluster.redis.field(&key, "State")? == "crashed").then_some(()))
