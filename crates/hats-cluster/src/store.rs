@@ -14,7 +14,6 @@ mod tests;
 mod workers;
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
 
 use fred::clients::Client;
 use fred::interfaces::{ClientLike, KeysInterface, LuaInterface};
@@ -195,9 +194,11 @@ impl Store {
 
     /// Runs one script.
     async fn run(&self, call: Call) -> Result<lua::Reply, Error> {
-        let reply: Result<Value, _> = self.client.custom(EVALSHA.clone(), call.args(false)).await;
+        let reply: Result<Value, _> = self.client.custom(call.command(false), call.args(false)).await;
         let reply = match reply {
-            Err(error) if is_noscript(&error) => self.client.custom(EVAL.clone(), call.args(true)).await,
+            Err(error) if is_noscript(&error) => {
+                self.client.custom(call.command(true), call.args(true)).await
+            }
             reply => reply,
         };
         lua::Reply::new(call.lua.name(), reply.map_err(failed)?)
@@ -230,8 +231,7 @@ impl Store {
     async fn pipelined(&self, calls: &[Call], whole: bool) -> Vec<Result<Value, fred::error::Error>> {
         let pipeline = self.client.pipeline();
         for call in calls {
-            let command = if whole { EVAL.clone() } else { EVALSHA.clone() };
-            let queued: Result<(), _> = pipeline.custom(command, call.args(whole)).await;
+            let queued: Result<(), _> = pipeline.custom(call.command(whole), call.args(whole)).await;
             if let Err(error) = queued {
                 return vec![Err(error); calls.len()];
             }
@@ -253,6 +253,13 @@ impl Call {
         Self { lua, key, args }
     }
 
+    /// EVAL (the script as a whole) or EVALSHA, sent to the node of a Redis Cluster that has the key. The client would
+    /// go by the first argument, whatever place it is told, if it were not told the slot itself.
+    fn command(&self, whole: bool) -> CustomCommand {
+        let slot = ClusterHash::from(self.key.as_str());
+        CustomCommand::new_static(if whole { "EVAL" } else { "EVALSHA" }, slot, false)
+    }
+
     /// The arguments of EVAL (the script as a whole) or EVALSHA.
     fn args(&self, whole: bool) -> Vec<Value> {
         let script = if whole { self.lua.text() } else { self.lua.sha() };
@@ -262,11 +269,6 @@ impl Call {
         args
     }
 }
-
-/// The place of the one key among the arguments, by which a Redis Cluster is found.
-const KEY: ClusterHash = ClusterHash::Offset(2);
-static EVAL: LazyLock<CustomCommand> = LazyLock::new(|| CustomCommand::new_static("EVAL", KEY, false));
-static EVALSHA: LazyLock<CustomCommand> = LazyLock::new(|| CustomCommand::new_static("EVALSHA", KEY, false));
 
 /// What a pipeline gave, as one result for each of its commands: a pipeline that failed as a whole gives one error.
 fn one_for_each(
