@@ -72,7 +72,7 @@ pub(super) fn stream_ids(name: &str, arguments: &[RedisValue]) -> Vec<(usize, us
 
 /// Which slot of a Redis Cluster a command belongs to.
 pub(super) fn hash_of(name: &str, arguments: &[RedisValue]) -> ClusterHash {
-    match name {
+    let place = match name {
         "EVAL" | "EVALSHA" | "EVAL_RO" | "EVALSHA_RO" | "FCALL" | "FCALL_RO" => ClusterHash::Offset(2),
         "BLMPOP" | "BZMPOP" | "OBJECT" | "XGROUP" | "XINFO" | "MEMORY" => ClusterHash::Offset(1),
         "LMPOP" | "ZMPOP" | "SINTERCARD" | "ZUNION" | "ZINTER" | "ZDIFF" => ClusterHash::Offset(1),
@@ -80,7 +80,9 @@ pub(super) fn hash_of(name: &str, arguments: &[RedisValue]) -> ClusterHash {
             .map_or(ClusterHash::FirstKey, |streams| ClusterHash::Offset(streams + 1)),
         _ if arguments.is_empty() => ClusterHash::Random,
         _ => ClusterHash::FirstKey,
-    }
+    };
+    // The client goes by the first argument, whatever place it is told, if it is not told the slot itself.
+    ClusterHash::from(place.hash(arguments))
 }
 
 fn is_harmless_client_command(arguments: &[RedisValue]) -> bool {
