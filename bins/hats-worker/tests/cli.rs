@@ -1,5 +1,7 @@
 //! The command line from outside: what it answers, on which stream, and with which exit code.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests, and what only they call, fail by panicking")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -222,7 +224,7 @@ fn an_embedded_redis_can_be_joined_and_ends_with_its_worker() {
     worker.env("HATS_NO_SUCH_THING", "1");
     let mut worker = Worker::start(worker);
     let line = worker.line_with("redis://127.0.0.1:");
-    let url = line.split(|c| c == '"' || c == ' ').find(|word| word.starts_with("redis://")).unwrap();
+    let url = line.split(['"', ' ']).find(|word| word.starts_with("redis://")).unwrap();
     worker.line_with("registered");
     let listed = run(hats(&["--redis-address", url, "thread", "list"]));
     listed.expect(0, "hello.js");

@@ -50,7 +50,9 @@ impl Threads {
     ///
     /// [`Error::Refused`] and [`Error::Config`] at once, [`Error::Unreachable`] after 10 s.
     pub async fn connect(config: &AdminConfig) -> Result<Self, Error> {
-        let store = admin::connect(&config.redis, config.cluster_name.clone(), CONNECT_WITHIN).await?;
+        let store = admin::connect(&config.redis, config.cluster_name.clone(), CONNECT_WITHIN)
+            .await
+            .map_err(|error| Error::at(error, &config.redis))?;
         Ok(Self { store })
     }
 

@@ -1,5 +1,7 @@
 //! What ends a worker or an administrative command, by the exit code that tells a supervisor what to do.
 
+use hats_cluster::address::RedisConfig;
+
 /// Why a worker could not start or go on, or a command could not be carried out.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -36,6 +38,16 @@ impl Error {
             Self::System(_) => 71,
         }
     }
+
+    /// What failed while Redis was spoken to, with where that is.
+    pub(crate) fn at(error: hats_cluster::Error, redis: &RedisConfig) -> Self {
+        let address = &redis.address;
+        match Self::from(error) {
+            Self::Refused(why) => Self::Refused(format!("{why} ({address})")),
+            Self::Unreachable(why) => Self::Unreachable(format!("{why} ({address})")),
+            other => other,
+        }
+    }
 }
 
 impl From<hats_cluster::Error> for Error {
@@ -44,8 +56,9 @@ impl From<hats_cluster::Error> for Error {
         match error {
             Cluster::Config(message) => Self::Config(message),
             Cluster::Refused(message) => Self::Refused(message),
-            Cluster::Unreachable(message) => Self::Unreachable(message),
-            Cluster::Timeout | Cluster::NoSession => Self::Unreachable(error.to_string()),
+            Cluster::Unreachable(message) => Self::Unreachable(readable(&message)),
+            Cluster::Timeout => Self::Unreachable("it has not answered in time".to_owned()),
+            Cluster::NoSession => Self::Unreachable(error.to_string()),
             other => Self::Failed(other.to_string()),
         }
     }
@@ -56,6 +69,46 @@ impl From<hats_scheduler::Error> for Error {
         match error {
             hats_scheduler::Error::CallLog { .. } => Self::Config(error.to_string()),
             other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+/// The client gives an error of the system as its `Debug` text, `Os { code: 111, …, message: "Connection refused" }`;
+/// people need the message in it. What a wrapper has said before is not said twice.
+fn readable(message: &str) -> String {
+    let message = message.replace("redis cannot be reached: ", "");
+    let Some(start) = message.find("Os {").or_else(|| message.find("Custom {")) else { return message };
+    let (before, debug) = message.split_at(start);
+    match debug.split('"').nth(1) {
+        Some(text) if debug.trim_end().ends_with("\" }") => format!("{before}{text}"),
+        _ => message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(message: &str) -> String {
+        Error::from(hats_cluster::Error::Unreachable(message.to_owned())).to_string()
+    }
+
+    #[test]
+    fn errors_of_the_system_are_shown_by_their_message() {
+        for (message, expected) in [
+            (
+                r#"Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }"#,
+                "Connection refused",
+            ),
+            (r#"Custom { kind: Uncategorized, error: "no such host" }"#, "no such host"),
+            (
+                r#"no answer within 10s: redis cannot be reached: Os { code: 2, kind: NotFound, message: "No such file" }"#,
+                "no answer within 10s: No such file",
+            ),
+            ("connection closed", "connection closed"),
+            ("Os { unfinished", "Os { unfinished"),
+        ] {
+            assert_eq!(shown(message), format!("redis cannot be reached: {expected}"));
         }
     }
 }
