@@ -13,14 +13,14 @@ fn cases() -> Vec<(&'static str, String, &'static [&'static str])> {
         (
             "memory",
             source("function main() { const a = []; for (;;) a.push('x'.repeat(1000) + a.length); }"),
-            &["memory"],
+            &["heap limit"],
         ),
         (
             "bigstring",
             source(
                 "function main() { const s = 'x'.repeat(10 << 20); const a = []; for (;;) a.push(s + a.length + s); }",
             ),
-            &["memory"],
+            &["heap limit"],
         ),
         ("recursion", source("function main() { return main() + 1; }"), &["stack"]),
         ("bigsource", format!("const s = '{}';", "x".repeat(10 << 20)), &["limit of 1048576"]),
