@@ -35,6 +35,8 @@ use crate::name::{TaskKind, TaskName, WorkerName};
 
 /// So many commands go into one pipeline: few enough that Redis answers all within the timeout of one command.
 const PIPELINE_MAX: usize = 200;
+/// So many sources are asked for in one pipeline: each may be a megabyte.
+const SOURCES_MAX: usize = 32;
 /// So many keys one page of a SCAN looks at.
 const SCAN_COUNT: u32 = 500;
 
@@ -206,8 +208,12 @@ impl Store {
 
     /// Runs scripts in pipelines; the answers come in the order of the calls, each for itself.
     async fn run_many(&self, calls: Vec<Call>) -> Vec<Result<lua::Reply, Error>> {
+        self.run_chunks(calls, PIPELINE_MAX).await
+    }
+
+    async fn run_chunks(&self, calls: Vec<Call>, most: usize) -> Vec<Result<lua::Reply, Error>> {
         let mut replies = Vec::with_capacity(calls.len());
-        for calls in calls.chunks(PIPELINE_MAX) {
+        for calls in calls.chunks(most) {
             replies.extend(self.run_pipeline(calls).await);
         }
         replies

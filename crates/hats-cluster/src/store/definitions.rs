@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use fred::interfaces::{KeysInterface, SetsInterface};
 use fred::types::Value;
 
-use super::{Call, Store, failed, lua};
+use super::{Call, PIPELINE_MAX, SOURCES_MAX, Store, failed, lua};
 use crate::clock::unix_nanos;
 use crate::error::Error;
 use crate::name::{TaskKind, TaskName};
@@ -67,7 +67,8 @@ impl Store {
         threads: &[(TaskName, Option<Definition>)],
     ) -> Vec<Result<Option<DefinitionRead>, Error>> {
         let calls = threads.iter().map(|(thread, known)| self.read_call(thread, known.as_ref())).collect();
-        let replies = self.run_many(calls).await;
+        let all_known = threads.iter().all(|(_, known)| known.is_some());
+        let replies = self.run_chunks(calls, if all_known { PIPELINE_MAX } else { SOURCES_MAX }).await;
         let threads = threads.iter().zip(replies);
         threads.map(|((_, known), reply)| Ok(parse_read(reply?, known.as_ref()))).collect()
     }
