@@ -29,7 +29,7 @@ pub struct Config {
     /// A lane or the coordinator that has not come round for this long is named and renewal is withheld. Default 10 s.
     pub stall_after: Duration,
     /// How long a worker that is alone waits for others that start at the same time before it claims anything.
-    /// Default 500 ms; zero where nobody else can be there.
+    /// Default 1 s; zero where nobody else can be there.
     pub settle: Duration,
     /// How long [`crate::coordinator::Handle::close`] waits for Redis to answer the last releases. Default 5 s.
     pub close_timeout: Duration,
@@ -48,7 +48,7 @@ impl Config {
             redis,
             lease: Duration::from_secs(5),
             stall_after: Duration::from_secs(10),
-            settle: Duration::from_millis(500),
+            settle: Duration::from_secs(1),
             close_timeout: Duration::from_secs(5),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             on_hard_stop: Arc::new(crate::watchdog::exit_at_hard_stop),

@@ -34,6 +34,8 @@ const PING_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(250);
 /// Where tracking was refused: tried again after this. The server may have been replaced by one that can.
 const RETRY_UNAVAILABLE: Duration = Duration::from_secs(60);
+/// The same where the server did not refuse it but broke off.
+const RETRY_BROKEN_OFF: Duration = Duration::from_secs(10);
 /// So many pushes may wait in this process. Redis puts all keys of one turn of its loop into one.
 const PUSHES_MAX: usize = 4096;
 
@@ -72,7 +74,13 @@ pub(crate) async fn run(config: Config, notices: mpsc::UnboundedSender<Notice>) 
             }
             Ended::NotConnected(error) => {
                 debug!(%error, "the watch cannot connect, trying on");
-                RETRY
+                if connect(&config, RespVersion::RESP2).await.is_ok() {
+                    // It is there, and breaks off at the protocol or at the command: that is a refusal too.
+                    let _ = notices.send(Notice::Unavailable);
+                    RETRY_BROKEN_OFF
+                } else {
+                    RETRY
+                }
             }
         };
         tokio::select! {
@@ -92,7 +100,7 @@ enum Ended {
 }
 
 async fn watch_once(config: &Config, notices: &mpsc::UnboundedSender<Notice>) -> Ended {
-    let client = match connect(config).await {
+    let client = match connect(config, RespVersion::RESP3).await {
         Ok(client) => client,
         Err(error) => return Ended::NotConnected(error),
     };
@@ -101,10 +109,10 @@ async fn watch_once(config: &Config, notices: &mpsc::UnboundedSender<Notice>) ->
     ended
 }
 
-async fn connect(config: &Config) -> Result<Client, Error> {
+async fn connect(config: &Config, version: RespVersion) -> Result<Client, Error> {
     let limit = config.timing().command_timeout();
     let mut builder = config.redis.builder(limit)?;
-    builder.with_config(|client| client.version = RespVersion::RESP3);
+    builder.with_config(|client| client.version = version);
     builder.with_performance_config(|performance| performance.broadcast_channel_capacity = PUSHES_MAX);
     builder.with_connection_config(|connection| connection.connection_timeout = config.connect_timeout());
     let client = builder.build()?;

@@ -59,8 +59,10 @@ impl Claim {
             Some(read) if is_runnable(&read) => read,
             read => return Claimed::NothingToRun { read },
         };
-        if let Some(of_2020) = self.may_be_of_2020(&read) {
-            return of_2020;
+        match self.may_be_of_2020(&read).await {
+            Ok(None) => {}
+            Ok(Some(of_2020)) => return of_2020,
+            Err(error) => return Claimed::Unread(error),
         }
         let request = ClaimRequest {
             session: self.lease.session().clone(),
@@ -84,9 +86,14 @@ impl Claim {
     }
 
     /// Whether a worker of 2020 may be running it: then its heartbeat is watched first.
-    fn may_be_of_2020(&self, read: &DefinitionRead) -> Option<Claimed> {
+    async fn may_be_of_2020(&self, read: &DefinitionRead) -> Result<Option<Claimed>, Error> {
         if !self.unclaimed || read.mirror.state.as_deref() != Some("running") {
-            return None;
+            return Ok(None);
+        }
+        // A peer may have claimed it since we looked, and it is its mirror that says running.
+        let claims = self.store.check(std::slice::from_ref(&self.name)).await?;
+        if claims.iter().any(|claim| claim.epoch > 0) {
+            return Ok(None);
         }
         let heartbeat = read.mirror.heartbeat.clone().unwrap_or_default();
         let now = BootInstant::now();
@@ -95,7 +102,8 @@ impl Claim {
             _ => now,
         };
         let watched = now.saturating_duration_since(since);
-        (watched < Timing::observe(self.timing.lease())).then_some(Claimed::Of2020 { heartbeat, since })
+        let waits = watched < Timing::observe(self.timing.lease());
+        Ok(waits.then_some(Claimed::Of2020 { heartbeat, since }))
     }
 }
 

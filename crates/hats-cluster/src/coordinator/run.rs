@@ -28,7 +28,7 @@ use crate::watchdog::Stamp;
 
 use super::operation::{Claim, Claimed, Return, until_answered};
 use super::plan::{Member, Members};
-use super::table::{Known, Mine, Owned, Table};
+use super::table::{Known, Mine, Owned, Table, Thread};
 use super::{Command, Connections, Event, Grant, KIND, Release, StopReason};
 
 /// So many claims are under way at once.
@@ -56,6 +56,8 @@ const PREFER_FOR_POLLED: Duration = Duration::from_secs(2);
 const COALESCE: Duration = Duration::from_millis(2);
 /// After a request about one thread has failed.
 const RETRY: Duration = Duration::from_millis(300);
+/// A malformed definition whose error could not be written down is not tried again sooner.
+const MALFORMED_REST: Duration = Duration::from_millis(500);
 /// The loop comes round at least this often.
 const TURN_MAX: Duration = Duration::from_millis(500);
 /// A claim notice about a thread that we took so recently is the echo of our own claim.
@@ -126,6 +128,8 @@ pub(super) struct Coordinator {
     host: String,
     /// The session that claims are made under.
     lease: Option<Lease>,
+    /// When it was opened.
+    opened_at: BootInstant,
     /// Sessions of ours that are not known to be dead.
     own: HashSet<SessionId>,
     table: Table,
@@ -200,6 +204,7 @@ impl Coordinator {
             incarnation: Nonce::random(),
             host: host_name(),
             lease: None,
+            opened_at: now,
             own: parts.tried,
             table: Table::default(),
             observer: Observer::new(timing),
@@ -448,6 +453,7 @@ impl Coordinator {
         self.own.insert(lease.session().clone());
         self.index.insert(lease.session().clone());
         self.lease = Some(lease);
+        self.opened_at = BootInstant::now();
         self.look_at_everything();
         self.sample_at = BootInstant::now();
         self.row_at = BootInstant::now();
@@ -685,7 +691,15 @@ impl Coordinator {
     /// When the thread may be claimed by somebody; none = as far as is known, not before something changes.
     fn claimable_at(&mut self, name: &TaskName, now: BootInstant) -> Option<BootInstant> {
         let thread = self.table.get(name)?;
-        if thread.mine.is_some() || thread.is_off() {
+        if thread.mine.is_some() {
+            return None;
+        }
+        if let Some(nonce) = self.ghost(thread) {
+            self.release_ghost(name, &nonce);
+            return None;
+        }
+        let thread = self.table.get(name)?;
+        if thread.is_off() {
             return None;
         }
         let Some(claim) = &thread.claim else {
@@ -695,12 +709,6 @@ impl Coordinator {
         let changed = thread.has_changed();
         let mut at = thread.not_before;
         match &claim.session {
-            Some(session) if self.lease.as_ref().is_some_and(|lease| lease.session() == session) => {
-                if let Some(nonce) = claim.nonce.clone() {
-                    self.release_ghost(name, &nonce);
-                }
-                return None;
-            }
             Some(session) if self.observer.dead(session).is_none() => return None,
             Some(_) => {}
             None => {
@@ -717,6 +725,13 @@ impl Coordinator {
         let thread = self.table.get_mut(name)?;
         let free_since = *thread.free_since.get_or_insert(now);
         Some(at.max(free_since))
+    }
+
+    /// The nonce, if the claim names our session although we neither own the thread nor ask for it.
+    fn ghost(&self, thread: &Thread) -> Option<Nonce> {
+        let claim = thread.claim.as_ref()?;
+        let is_ours = self.lease.as_ref()?.session() == claim.session.as_ref()?;
+        if is_ours { claim.nonce.clone() } else { None }
     }
 
     /// A stored instant on our boot clock. One further ahead than it could have been set counts as passed.
@@ -742,8 +757,9 @@ impl Coordinator {
             let at = if thread.run_now || preferred {
                 at
             } else {
-                let delay = members.delay(&name, lease.session(), self.table.mine_len());
-                (at + delay).max(self.settled_at)
+                // What was free before we could claim is free since then: ranks spread the claims at every start.
+                let since = at.max(self.settled_at).max(self.blocked_until).max(self.opened_at);
+                since + members.delay(&name, lease.session(), self.table.mine_len())
             };
             if at > now {
                 self.table.schedule(&name, Some(at));
@@ -771,7 +787,7 @@ impl Coordinator {
             name: name.clone(),
             nonce: nonce.clone(),
             dead,
-            unclaimed: claim.epoch == 0,
+            unclaimed: claim.epoch == 0 && claim.session.is_none(),
             of_2020,
         };
         let done = self.done.clone();
@@ -901,13 +917,10 @@ impl Coordinator {
             Some(DefinitionRead { enabled: true, definition: Err(error), .. }) => {
                 let error = error.to_string();
                 warn!(task = %name, error, "the definition is malformed");
-                return self.give_back(
-                    name,
-                    nonce,
-                    lease,
-                    Handover::crashed(NEXT_START_MAX, granted.restarts),
-                    crashed_mirror(error),
-                );
+                // No back-off: it starts as soon as it is mended, and what says so already is not claimed.
+                let how = Handover::crashed(Duration::ZERO, granted.restarts);
+                self.table.entry(name).not_before = BootInstant::now() + MALFORMED_REST;
+                return self.give_back(name, nonce, lease, how, crashed_mirror(error));
             }
             Some(read) => {
                 let prefer = if read.enabled { self.successor(name) } else { None };
@@ -986,7 +999,8 @@ impl Coordinator {
         let mut handover = Handover { ran: Some(ran), ..Handover::free() };
         let mirror = match (&how, malformed) {
             (_, Some(error)) if stop == Some(StopReason::Malformed) => {
-                handover.kind = Handover::crashed(NEXT_START_MAX, 0).kind;
+                handover.kind = Handover::crashed(Duration::ZERO, 0).kind;
+                thread.not_before = now + MALFORMED_REST;
                 crashed_mirror(error)
             }
             (Release::Crashed { error, back_off, restarts }, _) => {
@@ -1139,6 +1153,14 @@ impl Coordinator {
         self.send_mirrors();
     }
 
+    /// Whether something has gathered that can be sent.
+    fn has_gathered(&self) -> bool {
+        (!self.reading_claims && !self.dirty_claims.is_empty())
+            || (!self.reading_definitions && !self.dirty_definitions.is_empty())
+            || (!self.reading_rows && !self.dirty_rows.is_empty())
+            || (!self.mirroring && !self.mirrors.is_empty())
+    }
+
     /// What need not be sent again: the source that we run, or the one that ran last.
     fn known_definition(&self, name: &TaskName) -> Option<Definition> {
         let thread = self.table.get(name)?;
@@ -1283,17 +1305,11 @@ impl Coordinator {
 
     fn mirrored(&mut self, mirrors: Vec<(TaskName, Nonce, Result<bool, Error>)>) {
         self.mirroring = false;
-        let mut failed = false;
         for (name, nonce, result) in mirrors {
             if result.is_err() {
-                failed = true;
                 self.started(&name, &nonce);
+                self.flush_at = Some(BootInstant::now() + RETRY);
             }
-        }
-        if failed {
-            self.flush_at = Some(BootInstant::now() + RETRY);
-        } else if !self.mirrors.is_empty() {
-            self.flush_soon();
         }
     }
 
@@ -1326,18 +1342,19 @@ impl Coordinator {
             self.dirty_definitions.extend(owned);
             self.flush_soon();
         }
-        if self.flush_at.is_some_and(|at| now >= at) {
-            self.flush();
+        if self.has_gathered() {
+            // What came while the last request of its kind was under way has nobody else to remind us of it.
+            let at = *self.flush_at.get_or_insert(now + COALESCE);
+            if now >= at {
+                self.flush();
+            }
         }
         self.claim_due(now);
     }
 
     fn until_next(&self, now: BootInstant) -> Duration {
         let claims = if self.can_claim(now) && self.claims_under_way < CLAIMS_MAX { self.table.next_due() } else { None };
-        let busy = (self.reading_claims || self.dirty_claims.is_empty())
-            && (self.reading_definitions || self.dirty_definitions.is_empty())
-            && (self.mirroring || self.mirrors.is_empty());
-        let flush = if busy { None } else { self.flush_at };
+        let flush = if self.has_gathered() { self.flush_at } else { None };
         [claims, flush, self.observer.next_due(|id| self.table.is_named(id)), Some(self.sample_at), Some(self.turn_at), self.close_at]
             .into_iter()
             .flatten()

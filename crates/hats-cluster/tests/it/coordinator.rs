@@ -1,0 +1,336 @@
+//! What workers of one cluster do together.
+
+use std::time::Duration;
+
+use fred::interfaces::{HashesInterface, KeysInterface};
+use hats_cluster::address::RedisConfig;
+use hats_cluster::admin;
+use hats_cluster::clock::BootInstant;
+use hats_cluster::name::{ClusterName, TaskName};
+use hats_cluster::store::Store;
+
+use crate::server::{RedisServer, embedded};
+use crate::worker::{Journal, Worker, config};
+
+async fn store(redis: &RedisConfig) -> Store {
+    admin::connect(redis, ClusterName::try_from("test").unwrap(), Duration::from_secs(5)).await.unwrap()
+}
+
+fn thread(number: usize) -> TaskName {
+    TaskName::try_from(format!("thread-{number}")).unwrap()
+}
+
+async fn put(store: &Store, count: usize) {
+    for number in 0..count {
+        store.put(&thread(number), "1").await.unwrap();
+    }
+}
+
+async fn field(store: &Store, number: usize, field: &str) -> String {
+    let value: Option<String> = store.client().hget(store.keys().thread(&thread(number)), field).await.unwrap();
+    value.unwrap_or_default()
+}
+
+/// Waits until a field of a thread's definition has this value.
+async fn until_field(store: &Store, number: usize, name: &str, value: &str) {
+    for _ in 0..1000 {
+        if field(store, number, name).await == value {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{name} is {:?}", field(store, number, name).await);
+}
+
+/// How long after `since` the last run now running has started.
+fn latest_start(journal: &Journal, since: BootInstant) -> Duration {
+    let starts = journal.runs().into_iter().filter(|run| run.end.is_none()).map(|run| run.start);
+    starts.max().unwrap().saturating_duration_since(since)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_start_together_share_evenly() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    put(&store, 90).await;
+    let redis = redis.config();
+    let (a, b, c) = tokio::join!(
+        Worker::start(&redis, "a", &journal),
+        Worker::start(&redis, "b", &journal),
+        Worker::start(&redis, "c", &journal)
+    );
+    journal.until_running(90).await;
+    for worker in [&a, &b, &c] {
+        let count = journal.count(&worker.name);
+        assert!((20..=33).contains(&count), "{:?}", journal.running());
+    }
+    journal.check();
+    until_field(&store, 0, "State", "running").await;
+}
+
+async fn takes_over_from_the_dead(redis: &RedisConfig) {
+    let (store, journal) = (store(redis).await, Journal::new());
+    put(&store, 40).await;
+    let a = Worker::start(redis, "a", &journal).await;
+    let b = Worker::start(redis, "b", &journal).await;
+    journal.until_running(40).await;
+    let killed = BootInstant::now();
+    let had = journal.count("a");
+    assert!(had > 0, "{:?}", journal.running());
+    a.kill().await;
+    journal.until("b runs all", |_| journal.count("b") == 40).await;
+    println!("{had} threads taken over {:?} after the kill", latest_start(&journal, killed));
+    journal.check();
+    assert!(b.handle.redis_ready());
+    b.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn takes_over_from_the_dead_real() {
+    let redis = RedisServer::start().await;
+    takes_over_from_the_dead(&redis.config()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn takes_over_from_the_dead_embedded() {
+    let (_server, redis) = embedded().await;
+    takes_over_from_the_dead(&redis).await;
+}
+
+async fn hands_over_at_the_drain(redis: &RedisConfig) {
+    let (store, journal) = (store(redis).await, Journal::new());
+    put(&store, 40).await;
+    let a = Worker::start(redis, "a", &journal).await;
+    let _b = Worker::start(redis, "b", &journal).await;
+    journal.until_running(40).await;
+    let handed_over = journal.running().remove("a").unwrap();
+    a.drain().await;
+    journal.until("b runs all", |_| journal.count("b") == 40).await;
+    journal.check();
+    let mut gaps: Vec<_> = handed_over
+        .iter()
+        .map(|name| {
+            let runs = journal.runs();
+            let mut of_it = runs.iter().filter(|run| run.name == *name);
+            let end = of_it.next().unwrap().end.unwrap();
+            of_it.next_back().unwrap().start.saturating_duration_since(end)
+        })
+        .collect();
+    gaps.sort();
+    println!("{} threads handed over, median {:?}, slowest {:?}", gaps.len(), gaps[gaps.len() / 2], gaps.last());
+    // Whoever has left says so.
+    let row = store.read_row(&"a".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(row.state.as_deref(), Some("offline"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hands_over_at_the_drain_real() {
+    let redis = RedisServer::start().await;
+    hands_over_at_the_drain(&redis.config()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hands_over_at_the_drain_embedded() {
+    let (_server, redis) = embedded().await;
+    hands_over_at_the_drain(&redis).await;
+}
+
+async fn follows_the_definition(redis: &RedisConfig) {
+    let (store, journal) = (store(redis).await, Journal::new());
+    let _a = Worker::start(redis, "a", &journal).await;
+    put(&store, 1).await;
+    journal.until_running(1).await;
+
+    store.put(&thread(0), "2").await.unwrap();
+    journal.until("the new source runs", |runs| runs.last().is_some_and(|run| run.source == "2")).await;
+
+    store.disable(&thread(0)).await.unwrap();
+    journal.until_running(0).await;
+    until_field(&store, 0, "State", "stopped").await;
+
+    let key = store.keys().thread(&thread(0));
+    let () = store.client().hset(&key, ("Status", "enabled")).await.unwrap();
+    journal.until_running(1).await;
+
+    admin::restart(&store, &thread(0)).await.unwrap();
+    journal.until("restarted", |runs| runs.len() == 3 && runs[2].end.is_none()).await;
+
+    let () = store.client().hset(&key, ("Hang", "soon")).await.unwrap();
+    until_field(&store, 0, "State", "crashed").await;
+    assert_eq!(journal.running().len(), 0);
+    assert!(field(&store, 0, "Error").await.contains("Hang: \"soon\""), "{}", field(&store, 0, "Error").await);
+    let () = store.client().hset(&key, ("Hang", "5")).await.unwrap();
+    journal.until_running(1).await;
+
+    admin::remove(&store, &thread(0)).await.unwrap();
+    journal.until_running(0).await;
+    journal.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn follows_the_definition_real() {
+    let redis = RedisServer::start().await;
+    follows_the_definition(&redis.config()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn follows_the_definition_embedded() {
+    let (_server, redis) = embedded().await;
+    follows_the_definition(&redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_malformed_definition_crashes_that_thread_alone() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    put(&store, 3).await;
+    let () = store.client().hset(store.keys().thread(&thread(1)), ("CallTimeout", "never")).await.unwrap();
+    let _a = Worker::start(&redis.config(), "a", &journal).await;
+    journal.until_running(2).await;
+    until_field(&store, 1, "State", "crashed").await;
+    assert!(field(&store, 1, "Error").await.contains("CallTimeout"));
+    assert!(!field(&store, 1, "ErrorTime").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_backs_off_until_the_source_changes_or_it_is_enabled_anew() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    put(&store, 1).await;
+    let a = Worker::start(&redis.config(), "a", &journal).await;
+    let _b = Worker::start(&redis.config(), "b", &journal).await;
+    journal.until_running(1).await;
+    let who = |journal: &Journal| journal.runs().last().unwrap().worker.clone();
+    let first = who(&journal);
+    let crash = |journal: &Journal| {
+        let worker = if who(journal) == "a" { &a } else { &_b };
+        worker.crash("thread-0", Duration::from_secs(30));
+    };
+    crash(&journal);
+    until_field(&store, 0, "State", "crashed").await;
+    assert!(field(&store, 0, "Error").await.contains("planned"), "{first}");
+    store.put(&thread(0), "2").await.unwrap();
+    journal.until("the new source runs", |runs| runs.len() == 2).await;
+
+    crash(&journal);
+    until_field(&store, 0, "State", "crashed").await;
+    let key = store.keys().thread(&thread(0));
+    let () = store.client().hset(&key, ("Status", "disabled")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let () = store.client().hset(&key, ("Status", "enabled")).await.unwrap();
+    journal.until("enabled anew", |runs| runs.len() == 3).await;
+
+    // And a back-off that nothing ends ends by itself.
+    let worker = if who(&journal) == "a" { &a } else { &_b };
+    worker.crash("thread-0", Duration::from_millis(700));
+    journal.until("after the back-off", |runs| runs.len() == 4).await;
+    let runs = journal.runs();
+    let rested = runs[3].start.saturating_duration_since(runs[2].end.unwrap());
+    assert!(rested >= Duration::from_millis(650), "{rested:?}");
+    assert_eq!(runs[3].restarts, 1);
+    journal.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_loses_its_data_and_everything_comes_back() {
+    let mut redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    put(&store, 20).await;
+    let _a = Worker::start(&redis.config(), "a", &journal).await;
+    let _b = Worker::start(&redis.config(), "b", &journal).await;
+    journal.until_running(20).await;
+    redis.restart_empty(Duration::from_millis(300)).await;
+    journal.until_running(0).await;
+    let healed = BootInstant::now();
+    loop {
+        match store.put(&thread(0), "1").await {
+            Ok(_) => break,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    put(&store, 20).await;
+    journal.until_running(20).await;
+    println!("all run again {:?} after", latest_start(&journal, healed));
+    journal.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_away_for_longer_than_a_lease() {
+    let mut redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    put(&store, 20).await;
+    let _a = Worker::start(&redis.config(), "a", &journal).await;
+    journal.until_running(20).await;
+    redis.restart_empty(Duration::from_secs(4)).await;
+    loop {
+        match store.put(&thread(0), "1").await {
+            Ok(_) => break,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    put(&store, 20).await;
+    journal.until_running(20).await;
+    journal.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ghost_is_given_up_at_once() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    let _a = Worker::start(&redis.config(), "a", &journal).await;
+    put(&store, 1).await;
+    journal.until_running(1).await;
+    store.disable(&thread(0)).await.unwrap();
+    journal.until_running(0).await;
+    // As a claim that was answered to nobody would leave it.
+    let sessions = store.sample(&[]).await.unwrap().index;
+    assert_eq!(sessions.len(), 1);
+    let key = store.keys().claim(&thread(0));
+    let ghost = [("Session", sessions[0].as_str()), ("Claim", "ghost")];
+    let () = store.client().hset(&key, ghost.to_vec()).await.unwrap();
+    for _ in 0..500 {
+        let session: Option<String> = store.client().hget(&key, "Session").await.unwrap();
+        if session.is_none() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the ghost is still there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_deleted_by_hand_doubles_nothing() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    let _a = Worker::start(&redis.config(), "a", &journal).await;
+    put(&store, 1).await;
+    journal.until_running(1).await;
+    // The definition deleted and written anew: its owner goes on or starts again, nobody else.
+    let key = store.keys().thread(&thread(0));
+    let () = store.client().del(&key).await.unwrap();
+    put(&store, 1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    journal.until_running(1).await;
+    journal.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn run_now_does_not_wait() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    put(&store, 1).await;
+    let mut config = config(&redis.config(), "a");
+    config.settle = Duration::from_secs(30);
+    let a = Worker::start_with(config, &journal).await;
+    a.handle.claim_now(vec![thread(0)]);
+    journal.until_running(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_password_is_said_at_once() {
+    let redis = RedisServer::start_with(&["--requirepass", "right"]).await;
+    let mut refused = redis.config();
+    refused.password = Some(hats_cluster::address::Secret::new("wrong"));
+    let error = hats_cluster::start(config(&refused, "a")).await.err().unwrap();
+    assert!(!error.may_pass(), "{error:?}");
+}

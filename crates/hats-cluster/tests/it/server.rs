@@ -1,0 +1,92 @@
+//! Servers for one test each, gone when dropped.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use encore_miniredis::Miniredis;
+use hats_cluster::address::RedisConfig;
+use tempfile::TempDir;
+
+/// A redis-server in a process of its own.
+pub(crate) struct RedisServer {
+    process: Child,
+    port: u16,
+    folder: TempDir,
+    options: Vec<String>,
+}
+
+impl RedisServer {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    pub(crate) async fn start_with(options: &[&str]) -> Self {
+        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        loop {
+            let folder = TempDir::new().unwrap();
+            let port = free_port();
+            let process = launch(port, &folder, &options);
+            let mut server = Self { process, port, folder, options: options.clone() };
+            // The port may have been taken between asking for it and using it: then another is tried.
+            if server.answers().await {
+                return server;
+            }
+        }
+    }
+
+    pub(crate) fn config(&self) -> RedisConfig {
+        RedisConfig::new(format!("127.0.0.1:{}", self.port).parse().unwrap())
+    }
+
+    /// Kills it and starts it again without its data.
+    pub(crate) async fn restart_empty(&mut self, away: Duration) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        tokio::time::sleep(away).await;
+        self.process = launch(self.port, &self.folder, &self.options);
+        assert!(self.answers().await);
+    }
+
+    async fn answers(&mut self) -> bool {
+        for _ in 0..500 {
+            if self.process.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        false
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn launch(port: u16, folder: &TempDir, options: &[String]) -> Child {
+    Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args(options)
+        .arg("--dir")
+        .arg(folder.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap().port()
+}
+
+/// The embedded server.
+pub(crate) async fn embedded() -> (Miniredis, RedisConfig) {
+    let server = Miniredis::run().await.unwrap();
+    let config = RedisConfig::new(format!("redis://{}", server.addr()).parse().unwrap());
+    (server, config)
+}
