@@ -8,17 +8,17 @@ use hats_core::config::{Config, Script};
 use hats_core::{Stopped, Worker};
 use tokio_util::sync::CancellationToken;
 
-/// Says hello three times and then disables the worker it runs on, which drains and stops: `cleanup()` included.
+/// Says hello three times and then disables the worker it runs on, which drains and stops: the last `sleep` returns
+/// early, and `cleanup()` follows.
 const GREETER: &str = r#"
 let greetings = 0;
 
 function main() {
   greetings += 1;
   console.log("hello from inside,", "greeting", greetings);
-  if (greetings === 3) {
-    redis.Call("HSET", `${worker.Cluster}:workers:${worker.Name}`, "Status", "disabled");
-  }
-  sleep(100);
+  if (greetings < 3) return;
+  redis.Call("HSET", `${worker.Cluster}:workers:${worker.Name}`, "Status", "disabled");
+  sleep(60000);
 }
 
 function cleanup() {
@@ -28,7 +28,7 @@ function cleanup() {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().with_ansi(false).init();
+    tracing_subscriber::fmt().with_ansi(false).with_env_filter("info,fred=error").init();
 
     let mut config = Config::default();
     config.scripts = vec![Script { name: "greeter".parse()?, source: GREETER.into() }];

@@ -84,7 +84,9 @@ impl Worker {
     pub async fn run(self, shutdown: CancellationToken) -> Result<Stopped, Error> {
         // A child: the end of this worker is nobody else's.
         let shutdown = shutdown.child_token();
-        let (parts, mut scheduler) = start(self, &shutdown).await?;
+        let Some((parts, mut scheduler)) = start(self, &shutdown).await? else {
+            return Ok(Stopped::Asked);
+        };
         let why = tokio::select! {
             why = scheduler.run(&shutdown) => why,
             // Registration goes on in the background, for as long as the worker runs.
@@ -137,13 +139,19 @@ impl fmt::Display for Stopped {
     }
 }
 
-/// Starts everything, each part with what it needs of those before it.
-async fn start(worker: Worker, shutdown: &CancellationToken) -> Result<(Parts, Scheduler), Error> {
+/// Starts everything, each part with what it needs of those before it. None: asked to stop before Redis had answered.
+async fn start(worker: Worker, shutdown: &CancellationToken) -> Result<Option<(Parts, Scheduler)>, Error> {
     let Worker { config, on_hard_stop } = worker;
     let call_log = config.call_log.as_deref().map(CallLog::open).transpose()?.map(Arc::new);
 
     let home = RedisHome::find(&config)?;
-    let (cluster, events) = hats_cluster::start(cluster_config(&config, &home, on_hard_stop)).await?;
+    let (cluster, events) = tokio::select! {
+        started = hats_cluster::start(cluster_config(&config, &home, on_hard_stop)) => {
+            started.map_err(|error| Error::at(error, &home.config))?
+        }
+        // Redis may be a long time coming, and nothing runs yet that would have to end in good order.
+        () = shutdown.cancelled() => return Ok(None),
+    };
     let (lanes, script_redis) = match start_lanes(&config, &home, &cluster, shutdown).await {
         Ok(started) => started,
         Err(error) => {
@@ -162,7 +170,7 @@ async fn start(worker: Worker, shutdown: &CancellationToken) -> Result<(Parts, S
         script_redis,
         registrar,
     };
-    Ok((parts, scheduler))
+    Ok(Some((parts, scheduler)))
 }
 
 /// Where Redis is, and the server itself if it is ours.
@@ -182,6 +190,14 @@ impl RedisHome {
             });
         }
         Self::embedded()
+    }
+
+    /// Whether it is a server of this worker's own, which has only just begun.
+    fn is_own(&self) -> bool {
+        #[cfg(feature = "embedded-redis")]
+        return self.embedded.is_some();
+        #[cfg(not(feature = "embedded-redis"))]
+        return false;
     }
 
     #[cfg(feature = "embedded-redis")]
@@ -212,6 +228,10 @@ fn cluster_config(config: &Config, home: &RedisHome, hook: Option<HardStopHook>)
     );
     cluster.lease = config.lease;
     cluster.stall_after = config.stall_after;
+    if home.is_own() {
+        // Nobody else can be there yet.
+        cluster.settle = Duration::ZERO;
+    }
     if let Some(HardStopHook(hook)) = hook {
         cluster.on_hard_stop = hook;
     }

@@ -58,23 +58,24 @@ impl CallLog {
         Ok(CallLog { file, pid: std::process::id(), failed: AtomicBool::new(false) })
     }
 
-    pub(crate) fn start(&self, caller: &Caller, function: &str) {
-        self.line("start", caller, &[function]);
+    /// `at` was read before the lease was found to be trusted: a process that is frozen right after that has not begun
+    /// its call late, it only says so late.
+    pub(crate) fn start(&self, at: BootInstant, caller: &Caller, function: &str) {
+        self.line("start", at, caller, &[function]);
     }
 
     pub(crate) fn effect(&self, caller: &Caller) {
-        self.line("effect", caller, &[]);
+        self.line("effect", BootInstant::now(), caller, &[]);
     }
 
     pub(crate) fn end(&self, caller: &Caller, outcome: CallOutcome, function: &str) {
-        self.line("end", caller, &[outcome.word(), function]);
+        self.line("end", BootInstant::now(), caller, &[outcome.word(), function]);
     }
 
-    fn line(&self, event: &str, caller: &Caller, more: &[&str]) {
+    fn line(&self, event: &str, at: BootInstant, caller: &Caller, more: &[&str]) {
         let mut line = String::with_capacity(96 + caller.thread.len());
-        let now = BootInstant::now().as_nanos();
         // Writing to a String cannot fail.
-        let _ = write!(line, "{event} {now} {} {} {}", self.pid, caller.thread, caller.epoch);
+        let _ = write!(line, "{event} {} {} {} {}", at.as_nanos(), self.pid, caller.thread, caller.epoch);
         for word in more {
             line.push(' ');
             line.push_str(word);
@@ -139,7 +140,7 @@ mod tests {
         std::fs::write(&path, "kept\n").unwrap();
         let log = CallLog::open(&path).unwrap();
         let caller = Caller::new("my thread", 7);
-        log.start(&caller, "main");
+        log.start(BootInstant::now(), &caller, "main");
         log.effect(&caller);
         log.end(&caller, CallOutcome::Interrupted, "main");
 

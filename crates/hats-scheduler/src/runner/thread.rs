@@ -9,10 +9,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hats_cluster::clock::BootInstant;
 use hats_script::{ScriptError, TaskControl, Vm};
 
 use crate::call_log::CallOutcome;
 use crate::control::Control;
+
+/// Of an error's message and stack, so many bytes are kept: they go into the definition, for people.
+const ERROR_BYTES_MAX: usize = 10_000;
 
 /// What to run.
 pub(crate) struct Thread {
@@ -129,7 +133,11 @@ fn logged(
     body: impl FnOnce(&mut Vm) -> Result<(), ScriptError>,
 ) -> Result<(), ScriptError> {
     let Some(audit) = control.audit() else { return body(vm) };
-    audit.log.start(&audit.caller, function);
+    let at = BootInstant::now();
+    if control.trusted_for().is_zero() {
+        return Err(ScriptError::Lost);
+    }
+    audit.log.start(at, &audit.caller, function);
     let result = body(vm);
     let outcome = match &result {
         Ok(()) => CallOutcome::Ok,
@@ -144,6 +152,27 @@ fn logged(
 fn ended_by(error: ScriptError) -> Ended {
     match error {
         ScriptError::Lost => Ended::Lost,
-        error => Ended::Crashed(error.to_string()),
+        error => Ended::Crashed(shortened(error.to_string())),
+    }
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > ERROR_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(ERROR_BYTES_MAX));
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_cut_between_characters() {
+        assert_eq!(shortened("short".to_owned()), "short");
+        let long = shortened("ä".repeat(ERROR_BYTES_MAX));
+        assert_eq!(long.chars().count(), ERROR_BYTES_MAX / 2 + 1);
+        assert!(long.ends_with("ä…"));
     }
 }
