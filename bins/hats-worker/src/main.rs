@@ -29,6 +29,7 @@ fn main() -> ExitCode {
 /// Runs a worker until it is asked to stop.
 fn run(settings: &Settings) -> Result<(), Error> {
     telemetry::start(settings.logs()?)?;
+    let drain = signal::listen()?;
     for warning in settings.warnings() {
         warn!("{warning}");
     }
@@ -38,7 +39,6 @@ fn run(settings: &Settings) -> Result<(), Error> {
         warn!("given, but without effect: this build does not serve yet {}", unserved.join(", "));
     }
 
-    let drain = signal::listen()?;
     let runtime = runtime()?;
     let worker = Worker::builder().config(config).build()?;
     let stopped = runtime.block_on(worker.run(drain));

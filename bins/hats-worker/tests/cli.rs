@@ -236,6 +236,17 @@ fn an_embedded_redis_can_be_joined_and_ends_with_its_worker() {
 }
 
 #[test]
+fn a_worker_that_waits_for_redis_stops_when_asked() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut worker = Worker::start(hats(&["--redis-address", &closed, "--host"]));
+    worker.line_with("does not serve yet host");
+    worker.signal("TERM");
+    worker.line_with("draining");
+    let (code, log) = worker.end();
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
 fn a_second_signal_ends_a_worker_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("busy.js");
