@@ -179,7 +179,7 @@ struct LimitFlags {
     #[arg(long, value_name = "SIZE")]
     memory_limit: Option<String>,
 
-    /// Stack, at most 768KiB [default: 512KiB]
+    /// Stack, at most 16MiB [default: 512KiB]
     #[arg(long, value_name = "SIZE")]
     stack_limit: Option<String>,
 

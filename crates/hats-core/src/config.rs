@@ -135,8 +135,8 @@ impl Config {
     pub const LEASE_MIN: Duration = Duration::from_secs(2);
     /// The longest lease: nobody wants to wait longer for a dead worker's threads.
     pub const LEASE_MAX: Duration = Duration::from_secs(3600);
-    /// The interpreter's stack lies inside a fiber's, which has 1 MiB.
-    pub const STACK_MAX: usize = 768 << 10;
+    /// Every running script has address space for its whole stack, so a larger one is taken for a mistake.
+    pub const STACK_MAX: usize = 16 << 20;
 
     /// Checks what joins several settings, or what a type does not say.
     ///
@@ -162,7 +162,7 @@ impl Config {
             }
         }
         if self.limits.stack > Self::STACK_MAX || self.limits.stack < 16 << 10 {
-            return refuse(format!("stack-limit must be from 16KiB to {}KiB", Self::STACK_MAX >> 10));
+            return refuse(format!("stack-limit must be from 16KiB to {}MiB", Self::STACK_MAX >> 20));
         }
         if self.limits.memory < 1 << 20 {
             return refuse("memory-limit must be at least 1MiB".to_owned());

@@ -225,7 +225,7 @@ fn values_that_mean_nothing_are_refused() {
         ("redis-blocking-connections", "0"),
         ("redis-blocking-connections", "1000000"),
         ("memory-limit", "1k"),
-        ("stack-limit", "1MiB"),
+        ("stack-limit", "1GiB"),
         ("source-limit", "0"),
         ("call-timeout", "0"),
         ("log-line-limit", "0"),
