@@ -60,6 +60,7 @@ impl fmt::Debug for BootInstant {
 }
 
 /// The wall clock in nanoseconds since 1970: for people to read. It decides nothing.
+#[expect(clippy::disallowed_methods, reason = "written into a worker's row for people, never read again")]
 pub fn unix_nanos() -> u128 {
     let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since_1970.unwrap_or_default().as_nanos()

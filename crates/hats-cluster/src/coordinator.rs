@@ -19,7 +19,7 @@
 //!   by ourselves once nothing runs or by a peer, frees it all.
 
 mod operation;
-pub mod plan;
+mod plan;
 mod run;
 mod table;
 

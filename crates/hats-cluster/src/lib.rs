@@ -7,22 +7,27 @@
 //! Two look-alikes: a [`lease::Lease`] is how long this worker may trust its session; a claim ([`records`]) is what
 //! Redis says about who owns one thread. The claim names the session, so staying alive costs nothing per thread.
 
-pub mod name;
 pub mod id;
+pub mod name;
+pub mod records;
+
 pub mod clock;
 pub mod lease;
-pub mod error;
+
 pub mod address;
 pub mod config;
-pub mod keys;
-pub mod records;
-pub mod store;
+pub mod error;
+
 pub mod admin;
-pub mod watchdog;
+pub mod keys;
+pub mod store;
+
 mod observe;
 mod session;
-mod watch;
+pub mod watchdog;
+
 pub mod coordinator;
+mod watch;
 
 pub use crate::config::Config;
 pub use crate::coordinator::{Event, Grant, Handle, Release, StopReason, start};

@@ -15,8 +15,8 @@
 //! * Redis may be away for as long as it likes: this comes back by itself, with a new client if the old one does not
 //!   recover.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fred::interfaces::{ClientLike, EventInterface};

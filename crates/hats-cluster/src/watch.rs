@@ -186,7 +186,9 @@ async fn track(
                     .await
             }
             None => {
-                client.client_tracking::<Value, _, _>(Toggle::On, None, prefixes, true, false, false, false).await
+                client
+                    .client_tracking::<Value, _, _>(Toggle::On, None, prefixes, true, false, false, false)
+                    .await
             }
         }
     };

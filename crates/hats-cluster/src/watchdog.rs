@@ -248,8 +248,7 @@ impl Shared {
                     Duty::Forget => lock(&self.leases).retain(|other| other.session() != lease.session()),
                     Duty::Name => self.name_left(now, lease, outlets),
                     Duty::HardStop => {
-                        let stop =
-                            HardStop { session: lease.session().clone(), stuck: lease.scripts() };
+                        let stop = HardStop { session: lease.session().clone(), stuck: lease.scripts() };
                         on_hard_stop(&stop);
                     }
                 }
@@ -265,13 +264,15 @@ impl Shared {
         stamps
             .iter()
             .filter_map(Weak::upgrade)
-            .filter(|stamp| rounds.is_stalled(now, BootInstant::from_nanos(stamp.last.load(Ordering::Relaxed))))
+            .filter(|stamp| {
+                rounds.is_stalled(now, BootInstant::from_nanos(stamp.last.load(Ordering::Relaxed)))
+            })
             .collect()
     }
 
     fn withhold(&self, stalled: &[Arc<StampInner>], leases: &[Lease], outlets: &Outlets) {
-        let was = self.withheld.swap(!stalled.is_empty(), Ordering::AcqRel);
-        if was == !stalled.is_empty() {
+        let withheld = !stalled.is_empty();
+        if self.withheld.swap(withheld, Ordering::AcqRel) == withheld {
             return;
         }
         if stalled.is_empty() {

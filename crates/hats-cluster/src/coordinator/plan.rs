@@ -111,8 +111,11 @@ mod tests {
     use super::*;
 
     fn members(count: usize, threads: usize) -> Members {
-        let member =
-            |number| Member { session: SessionId::from(format!("session-{number}")), weight: 1.0, threads: 0 };
+        let member = |number| Member {
+            session: SessionId::from(format!("session-{number}")),
+            weight: 1.0,
+            threads: 0,
+        };
         Members::new((0..count).map(member).collect(), threads)
     }
 
@@ -185,7 +188,8 @@ mod tests {
         let heavy = Member { session: session(0), weight: 3.0, threads: 0 };
         let light = Member { session: session(1), weight: 1.0, threads: 0 };
         let members = Members::new(vec![heavy, light], 4000);
-        let first = (0..4000).filter(|number| members.delay(&name(*number), &session(0), 0).is_zero()).count();
+        let first =
+            (0..4000).filter(|number| members.delay(&name(*number), &session(0), 0).is_zero()).count();
         assert!((2850..3150).contains(&first), "{first}");
     }
 }

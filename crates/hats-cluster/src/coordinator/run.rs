@@ -18,7 +18,9 @@ use crate::keys::Key;
 use crate::lease::{Lease, Timing};
 use crate::name::{TaskName, WorkerName};
 use crate::observe::{Due, Observer};
-use crate::records::{ClaimRecord, DeadSession, Definition, DefinitionRead, SessionRecord, SourceDigest, State, WorkerRow};
+use crate::records::{
+    ClaimRecord, DeadSession, Definition, DefinitionRead, SessionRecord, SourceDigest, State, WorkerRow,
+};
 use crate::session::{self, SessionThread, Vitals};
 use crate::store::{
     Answer, Burial, Found, Granted, Handover, MirrorError, MirrorUpdate, Released, Sample, Store,
@@ -91,7 +93,7 @@ pub(super) struct Parts {
 
 /// An answer that has come in.
 enum Done {
-    Claim { name: TaskName, nonce: Nonce, claimed: Claimed },
+    Claim { name: TaskName, nonce: Nonce, claimed: Box<Claimed> },
     Return { name: TaskName, nonce: Nonce, released: Option<Released> },
     Ghost { name: TaskName, nonce: Nonce },
     Pardon { name: TaskName, pardoned: bool },
@@ -415,7 +417,7 @@ impl Coordinator {
         match done {
             Done::Claim { name, nonce, claimed } => {
                 self.claims_under_way = self.claims_under_way.saturating_sub(1);
-                self.claim_answered(&name, &nonce, claimed);
+                self.claim_answered(&name, &nonce, *claimed);
             }
             Done::Return { name, nonce, released } => self.returned(&name, &nonce, released),
             Done::Ghost { name, nonce } => {
@@ -506,8 +508,9 @@ impl Coordinator {
             info!(session = %id, end = ?dead.end, "a session has ended");
         }
         self.observer.bury(dead);
-        let freed =
-            self.table.names(|thread| thread.claim.as_ref().is_some_and(|claim| claim.session.as_ref() == Some(&id)));
+        let freed = self
+            .table
+            .names(|thread| thread.claim.as_ref().is_some_and(|claim| claim.session.as_ref() == Some(&id)));
         for name in freed {
             self.consider(&name);
         }
@@ -517,7 +520,8 @@ impl Coordinator {
 
     fn sample(&mut self, now: BootInstant) {
         let settling = now < self.settled_at;
-        self.sample_at = now + if settling { self.timing.sample_every() / 5 } else { self.timing.sample_every() };
+        self.sample_at =
+            now + if settling { self.timing.sample_every() / 5 } else { self.timing.sample_every() };
         if self.sampling {
             return;
         }
@@ -576,9 +580,9 @@ impl Coordinator {
         let settled_ms = u64::try_from(self.config.settle.as_millis() * 2).unwrap_or(u64::MAX);
         let server_ms = self.vitals.server_ms(now);
         let records = sessions.iter().filter_map(|(_, record)| record.as_ref());
-        records
-            .filter(|record| record.alive && record.ready)
-            .any(|record| server_ms.saturating_sub(record.opened_ms) > settled_ms && record.expiry_ms > server_ms)
+        records.filter(|record| record.alive && record.ready).any(|record| {
+            server_ms.saturating_sub(record.opened_ms) > settled_ms && record.expiry_ms > server_ms
+        })
     }
 
     /// The connection that answers nobody any more may be dead without having been told.
@@ -716,7 +720,8 @@ impl Coordinator {
                     at = at.max(self.server_instant(claim.next_start_ms, now, NEXT_START_MAX));
                     at = at.max(self.server_instant(claim.poison_ms, now, POISON_MAX));
                 }
-                let preferred = self.lease.as_ref().is_some_and(|own| claim.prefer.as_ref() == Some(own.session()));
+                let preferred =
+                    self.lease.as_ref().is_some_and(|own| claim.prefer.as_ref() == Some(own.session()));
                 if !preferred && claim.prefer.is_some() {
                     at = at.max(self.server_instant(claim.prefer_until_ms, now, PREFER_MAX));
                 }
@@ -792,7 +797,7 @@ impl Coordinator {
         };
         let done = self.done.clone();
         tokio::spawn(async move {
-            let claimed = request.run().await;
+            let claimed = Box::new(request.run().await);
             let _ = done.send(Done::Claim { name, nonce, claimed });
         });
     }
@@ -858,7 +863,9 @@ impl Coordinator {
             Answer::Poison { until_ms, .. } => {
                 same_as_ran(&mut claim);
                 claim.poison_ms = until_ms;
-                if read.mirror.error.as_deref() != Some(POISON) || read.mirror.state.as_deref() != Some("crashed") {
+                if read.mirror.error.as_deref() != Some(POISON)
+                    || read.mirror.state.as_deref() != Some("crashed")
+                {
                     error!(task = %name, "{POISON}");
                     self.write_poison(name);
                 }
@@ -913,7 +920,9 @@ impl Coordinator {
         };
         self.table.set_claim(name, claim);
         let definition = match read {
-            Some(DefinitionRead { enabled: true, definition: Ok(definition), .. }) if !self.draining => definition,
+            Some(DefinitionRead { enabled: true, definition: Ok(definition), .. }) if !self.draining => {
+                definition
+            }
             Some(DefinitionRead { enabled: true, definition: Err(error), .. }) => {
                 let error = error.to_string();
                 warn!(task = %name, error, "the definition is malformed");
@@ -942,7 +951,7 @@ impl Coordinator {
             malformed: None,
             doubted: false,
         };
-        self.table.set_mine(name, Some(Mine::Owned(owned)));
+        self.table.set_mine(name, Some(Mine::Owned(Box::new(owned))));
         self.count_threads();
         if stale_definition {
             self.read_definition(name.clone());
@@ -1023,7 +1032,14 @@ impl Coordinator {
         self.count_threads();
     }
 
-    fn give_back(&mut self, name: &TaskName, nonce: &Nonce, lease: Lease, how: Handover, mirror: MirrorUpdate) {
+    fn give_back(
+        &mut self,
+        name: &TaskName,
+        nonce: &Nonce,
+        lease: Lease,
+        how: Handover,
+        mirror: MirrorUpdate,
+    ) {
         self.mirrors.remove(name);
         let mine = Mine::Releasing { nonce: nonce.clone(), lease: lease.clone() };
         self.table.set_mine(name, Some(mine));
@@ -1055,6 +1071,8 @@ impl Coordinator {
         match released {
             // The session is lost: its death settles it.
             None => return,
+            // It is for others to look now.
+            Some(_) if self.draining => return,
             Some(Released::NotHeld) => self.read_claim(name.clone()),
             Some(Released::Released) => {
                 let claim = ClaimRecord { session: None, ..thread.claim.clone().unwrap_or_default() };
@@ -1134,7 +1152,8 @@ impl Coordinator {
         if !self.reading_definitions && !self.dirty_definitions.is_empty() {
             self.reading_definitions = true;
             let names = std::mem::take(&mut self.dirty_definitions);
-            let asked: Vec<_> = names.into_iter().map(|name| (name.clone(), self.known_definition(&name))).collect();
+            let asked: Vec<_> =
+                names.into_iter().map(|name| (name.clone(), self.known_definition(&name))).collect();
             let (store, done) = (self.store.clone(), self.done.clone());
             tokio::spawn(async move {
                 let read = store.read_definitions(&asked).await;
@@ -1235,10 +1254,9 @@ impl Coordinator {
                 let was_disabled = thread.definition == Known::Disabled;
                 thread.read(read.as_ref());
                 let enabled_anew = was_disabled && thread.definition == Known::Enabled;
-                let held_back = thread
-                    .claim
-                    .as_ref()
-                    .is_some_and(|claim| claim.next_start_ms != 0 || claim.poison_ms != 0 || claim.restarts != 0);
+                let held_back = thread.claim.as_ref().is_some_and(|claim| {
+                    claim.next_start_ms != 0 || claim.poison_ms != 0 || claim.restarts != 0
+                });
                 if enabled_anew && held_back {
                     self.pardon(name);
                 } else {
@@ -1298,7 +1316,8 @@ impl Coordinator {
                 mirrors.into_iter().map(|(name, (nonce, update))| (nonce, (name, update))).unzip();
             let results = store.mirror_many(&updates).await;
             let names = updates.into_iter().map(|(name, _)| name);
-            let mirrored = names.zip(nonces).zip(results).map(|((name, nonce), result)| (name, nonce, result));
+            let mirrored =
+                names.zip(nonces).zip(results).map(|((name, nonce), result)| (name, nonce, result));
             let _ = done.send(Done::Mirrors(mirrored.collect()));
         });
     }
@@ -1353,14 +1372,25 @@ impl Coordinator {
     }
 
     fn until_next(&self, now: BootInstant) -> Duration {
-        let claims = if self.can_claim(now) && self.claims_under_way < CLAIMS_MAX { self.table.next_due() } else { None };
+        let claims = if self.can_claim(now) && self.claims_under_way < CLAIMS_MAX {
+            self.table.next_due()
+        } else {
+            None
+        };
         let flush = if self.has_gathered() { self.flush_at } else { None };
-        [claims, flush, self.observer.next_due(|id| self.table.is_named(id)), Some(self.sample_at), Some(self.turn_at), self.close_at]
-            .into_iter()
-            .flatten()
-            .map(|at| at.saturating_duration_since(now))
-            .fold(TURN_MAX, Duration::min)
-            .max(Duration::from_millis(1))
+        [
+            claims,
+            flush,
+            self.observer.next_due(|id| self.table.is_named(id)),
+            Some(self.sample_at),
+            Some(self.turn_at),
+            self.close_at,
+        ]
+        .into_iter()
+        .flatten()
+        .map(|at| at.saturating_duration_since(now))
+        .fold(TURN_MAX, Duration::min)
+        .max(Duration::from_millis(1))
     }
 
     /// Still ours? Everything we own, spread over a round.
@@ -1404,7 +1434,9 @@ impl Coordinator {
         }
         self.dirty_claims.extend(others.iter().cloned());
         let to_read = self.table.names(|thread| {
-            thread.owned().is_some() || thread.is_off() || thread.claim.as_ref().is_some_and(|claim| claim.session.is_none())
+            thread.owned().is_some()
+                || thread.is_off()
+                || thread.claim.as_ref().is_some_and(|claim| claim.session.is_none())
         });
         self.dirty_definitions.extend(to_read);
         self.dirty_rows.insert(self.config.worker_name.clone());
@@ -1462,7 +1494,8 @@ impl Coordinator {
                 self.read_claim(name.clone());
             }
         }
-        let gone: Vec<_> = self.table.iter().map(|(name, _)| name).filter(|name| !defined.contains(name)).cloned().collect();
+        let gone: Vec<_> =
+            self.table.iter().map(|(name, _)| name).filter(|name| !defined.contains(name)).cloned().collect();
         for name in gone {
             self.without_definition(&name, claimed.contains(&name));
         }
@@ -1504,7 +1537,11 @@ impl Coordinator {
     /// Removes sessions that have been dead for an hour and that nothing names.
     fn forget_sessions(&self, found: &[SessionId]) {
         let server_now = self.vitals.server_ms(BootInstant::now());
-        let long_dead = self.observer.all_dead().filter(|dead| dead.ended_ms + DEAD_KEPT_MS <= server_now).map(|dead| &dead.id);
+        let long_dead = self
+            .observer
+            .all_dead()
+            .filter(|dead| dead.ended_ms + DEAD_KEPT_MS <= server_now)
+            .map(|dead| &dead.id);
         let without_key = self.observer.absent().filter(|id| !found.contains(id));
         for id in long_dead.chain(without_key).filter(|id| !self.table.is_named(id)) {
             let (store, done, id) = (self.store.clone(), self.done.clone(), id.clone());
@@ -1607,7 +1644,10 @@ impl Coordinator {
 
     async fn close(mut self) {
         if self.table.mine_len() > 0 {
-            warn!(threads = self.table.mine_len(), "not every release was answered: peers take over what is left");
+            warn!(
+                threads = self.table.mine_len(),
+                "not every release was answered: peers take over what is left"
+            );
         }
         self.drain();
         self.session.close().await;
@@ -1638,7 +1678,8 @@ async fn mend_index(store: &Store, found: &Found, index: &HashSet<SessionId>) {
     let Ok(indexed) = store.index(KIND).await else { return };
     let indexed: HashSet<TaskName> = indexed.into_iter().collect();
     let defined: HashSet<&TaskName> = found.threads.iter().collect();
-    let missing: Vec<TaskName> = found.threads.iter().filter(|name| !indexed.contains(*name)).cloned().collect();
+    let missing: Vec<TaskName> =
+        found.threads.iter().filter(|name| !indexed.contains(*name)).cloned().collect();
     let surplus: Vec<TaskName> = indexed.iter().filter(|name| !defined.contains(name)).cloned().collect();
     let mended = async {
         if !missing.is_empty() {
@@ -1687,5 +1728,6 @@ fn unfetched(digest: SourceDigest) -> Definition {
 }
 
 fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| String::new(), |name| name.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| String::new(), |name| name.trim().to_owned())
 }

@@ -73,7 +73,7 @@ pub(super) enum Mine {
     /// The claim is sent, or about to be.
     Claiming { nonce: Nonce, lease: Lease },
     /// Granted, and handed to whoever runs it.
-    Owned(Owned),
+    Owned(Box<Owned>),
     /// Its script has ended; the release is sent until it is answered.
     Releasing { nonce: Nonce, lease: Lease },
 }

@@ -12,7 +12,7 @@ use hats_cluster::store::Store;
 use crate::server::{RedisServer, embedded};
 use crate::worker::{Journal, Worker, config};
 
-async fn store(redis: &RedisConfig) -> Store {
+pub(crate) async fn store(redis: &RedisConfig) -> Store {
     admin::connect(redis, ClusterName::try_from("test").unwrap(), Duration::from_secs(5)).await.unwrap()
 }
 
@@ -20,14 +20,15 @@ fn thread(number: usize) -> TaskName {
     TaskName::try_from(format!("thread-{number}")).unwrap()
 }
 
-async fn put(store: &Store, count: usize) {
+pub(crate) async fn put(store: &Store, count: usize) {
     for number in 0..count {
         store.put(&thread(number), "1").await.unwrap();
     }
 }
 
 async fn field(store: &Store, number: usize, field: &str) -> String {
-    let value: Option<String> = store.client().hget(store.keys().thread(&thread(number)), field).await.unwrap();
+    let value: Option<String> =
+        store.client().hget(store.keys().thread(&thread(number)), field).await.unwrap();
     value.unwrap_or_default()
 }
 
@@ -117,7 +118,12 @@ async fn hands_over_at_the_drain(redis: &RedisConfig) {
         })
         .collect();
     gaps.sort();
-    println!("{} threads handed over, median {:?}, slowest {:?}", gaps.len(), gaps[gaps.len() / 2], gaps.last());
+    println!(
+        "{} threads handed over, median {:?}, slowest {:?}",
+        gaps.len(),
+        gaps[gaps.len() / 2],
+        gaps.last()
+    );
     // Whoever has left says so.
     let row = store.read_row(&"a".parse().unwrap()).await.unwrap().unwrap();
     assert_eq!(row.state.as_deref(), Some("offline"));
@@ -158,7 +164,11 @@ async fn follows_the_definition(redis: &RedisConfig) {
     let () = store.client().hset(&key, ("Hang", "soon")).await.unwrap();
     until_field(&store, 0, "State", "crashed").await;
     assert_eq!(journal.running().len(), 0);
-    assert!(field(&store, 0, "Error").await.contains("Hang: \"soon\""), "{}", field(&store, 0, "Error").await);
+    assert!(
+        field(&store, 0, "Error").await.contains("Hang: \"soon\""),
+        "{}",
+        field(&store, 0, "Error").await
+    );
     let () = store.client().hset(&key, ("Hang", "5")).await.unwrap();
     journal.until_running(1).await;
 

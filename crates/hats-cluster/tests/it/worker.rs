@@ -109,7 +109,10 @@ pub(crate) struct Worker {
 }
 
 enum Order {
-    Crash { name: String, back_off: Duration },
+    Crash {
+        name: String,
+        back_off: Duration,
+    },
     Drain,
     /// As a killed process would.
     Die,
@@ -186,7 +189,11 @@ struct Running {
 }
 
 impl Runner {
-    async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>, mut orders: mpsc::UnboundedReceiver<Order>) {
+    async fn run(
+        mut self,
+        mut events: mpsc::UnboundedReceiver<Event>,
+        mut orders: mpsc::UnboundedReceiver<Order>,
+    ) {
         loop {
             tokio::select! {
                 event = events.recv() => match event {
@@ -226,7 +233,9 @@ impl Runner {
 
     fn react(&mut self, event: Event, draining: bool) {
         match event {
-            Event::Claimed(grant) if draining => self.handle.release(&grant.name, &grant.claim, handed_over()),
+            Event::Claimed(grant) if draining => {
+                self.handle.release(&grant.name, &grant.claim, handed_over())
+            }
             Event::Claimed(grant) => {
                 assert!(grant.definition.enabled);
                 if !grant.lease.is_trusted() {
