@@ -223,7 +223,7 @@ impl Drop for Vm {
     fn drop(&mut self) {
         // Values that Rust holds must go before the interpreter that they belong to.
         self.entries = None;
-        self.host.events.clear();
+        self.host.clear();
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use fred::types::Value as RedisValue;
 use rquickjs::function::This;
 use rquickjs::object::Property;
-use rquickjs::{Array, Ctx, Exception, Function, IntoJs, Object, Symbol, Value};
+use rquickjs::{Array, Ctx, Exception, Function, IntoJs, Object, Persistent, Symbol, Value};
 
 use self::command::Kind;
 pub use self::connections::{Connections, Error};
@@ -41,7 +41,7 @@ pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
 
 fn do_command<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
     let reply = run(host, call)?;
-    pair(call, reply)
+    pair(host, call, reply)
 }
 
 fn call_command<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
@@ -96,7 +96,7 @@ fn hset_fenced<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<V
         return Err(call.wrong(1, "an object with at least one field"));
     }
     let reply = send(host, call, "EVAL", arguments)?;
-    pair(call, reply)
+    pair(host, call, reply)
 }
 
 /// Checks and sends the command that the arguments of a call spell.
@@ -142,7 +142,7 @@ fn send_blocking(
 const NO_REDIS: &str = "ERR this worker gives its scripts no Redis";
 
 /// `[reply]` or `[null, error]`, which passes for its reply in text, arithmetic and comparison.
-fn pair<'js>(call: &Call<'_, 'js>, reply: Reply) -> rquickjs::Result<Value<'js>> {
+fn pair<'js>(host: &Host, call: &Call<'_, 'js>, reply: Reply) -> rquickjs::Result<Value<'js>> {
     let ctx = call.ctx;
     let pair = Array::new(ctx.clone())?;
     match reply.and_then(value::checked) {
@@ -152,20 +152,15 @@ fn pair<'js>(call: &Call<'_, 'js>, reply: Reply) -> rquickjs::Result<Value<'js>>
             pair.set(1, message)?;
         }
     }
-    pair.as_object().set_prototype(Some(&reply_prototype(ctx)?))?;
+    pair.as_object().prop(Symbol::to_primitive(ctx.clone()), Property::from(reply_conversion(host, ctx)?))?;
     Ok(pair.into_value())
 }
 
-/// The prototype of replies: an array's, with a conversion to the reply itself. Made once for each scope and kept
-/// where scripts do not come across it.
-fn reply_prototype<'js>(ctx: &Ctx<'js>) -> rquickjs::Result<Object<'js>> {
-    const PLACE: &str = "replyPrototype";
-    let redis_do: Object<'js> = ctx.globals().get::<_, Object<'js>>("redis")?.get("Do")?;
-    if let Some(known) = redis_do.get::<_, Option<Object<'js>>>(PLACE)? {
-        return Ok(known);
+/// What makes a pair pass for its reply: its `Symbol.toPrimitive`. Made once for each scope.
+fn reply_conversion<'js>(host: &Host, ctx: &Ctx<'js>) -> rquickjs::Result<Function<'js>> {
+    if let Some(known) = &*host.reply_conversion.borrow() {
+        return known.clone().restore(ctx);
     }
-    let array_prototype: Object<'js> = ctx.globals().get::<_, Object<'js>>("Array")?.get("prototype")?;
-    let prototype = Object::new_proto(ctx.clone(), Some(&array_prototype))?;
     let convert = Function::new(ctx.clone(), |This(pair): This<Object<'js>>| {
         let reply: Value<'js> = pair.get(0)?;
         // A conversion has to give a primitive; an array reply is joined, as arrays are.
@@ -175,9 +170,8 @@ fn reply_prototype<'js>(ctx: &Ctx<'js>) -> rquickjs::Result<Object<'js>> {
             Ok(reply)
         }
     })?;
-    prototype.prop(Symbol::to_primitive(ctx.clone()), Property::from(convert))?;
-    redis_do.prop(PLACE, Property::from(prototype.clone()))?;
-    Ok(prototype)
+    *host.reply_conversion.borrow_mut() = Some(Persistent::save(ctx, convert.clone()));
+    Ok(convert)
 }
 
 fn redis_error(ctx: &Ctx<'_>, message: &str) -> rquickjs::Error {

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending};
 use rquickjs::promise::PromiseState;
 use rquickjs::{Ctx, Exception, Promise, Value};
+#[cfg(feature = "redis")]
+use rquickjs::{Function, Persistent};
 
 use super::TIME_SLICE;
 use super::events::Events;
@@ -33,6 +35,9 @@ pub(crate) struct Host {
     deadline: Cell<Option<Instant>>,
     /// Why the call in hand is being ended. Set once for each call.
     ended: RefCell<Option<ScriptError>>,
+    /// Made by the `redis` module at its first reply, for all of them.
+    #[cfg(feature = "redis")]
+    pub(crate) reply_conversion: RefCell<Option<Persistent<Function<'static>>>>,
 }
 
 impl Host {
@@ -46,7 +51,16 @@ impl Host {
             call_timeout: Cell::new(task.limits.call_timeout),
             deadline: Cell::new(None),
             ended: RefCell::new(None),
+            #[cfg(feature = "redis")]
+            reply_conversion: RefCell::new(None),
         }
+    }
+
+    /// Lets go of every value of the interpreter, before it goes.
+    pub(super) fn clear(&self) {
+        self.events.clear();
+        #[cfg(feature = "redis")]
+        drop(self.reply_conversion.take());
     }
 
     /// Starts the clock of a call.
