@@ -14,13 +14,14 @@ use crate::{Lab, clock, redis};
 /// # Errors
 /// When one does not run within three leases, or the history is not as it must be.
 pub fn after_kill(lab: &Lab, lease: Duration, threads: usize) -> Result<Vec<Duration>> {
-    let mut cluster = start(lab, lease, threads)?;
-    let moved = cluster.threads_of(0)?;
+    let (mut cluster, seat) = start(lab, lease, threads)?;
+    let moved = cluster.threads_of(seat)?;
     let killed = clock::now();
-    cluster.seat(0)?.worker.kill()?;
+    let gone = cluster.seat(seat)?.worker.pid();
+    cluster.seat(seat)?.worker.kill()?;
     cluster.run(&moved, killed, lease * 3)?;
-    let times = first_starts(&cluster, &moved, |_| Some(killed));
-    cluster.seats.remove(0);
+    let times = first_starts(&cluster, gone, &moved, |_| Some(killed));
+    cluster.seats.remove(seat);
     cluster.finish()?.not_empty()?;
     Ok(times)
 }
@@ -31,38 +32,46 @@ pub fn after_kill(lab: &Lab, lease: Duration, threads: usize) -> Result<Vec<Dura
 /// # Errors
 /// When one does not run within three leases, or the history is not as it must be.
 pub fn after_drain(lab: &Lab, lease: Duration, threads: usize) -> Result<Vec<Duration>> {
-    let mut cluster = start(lab, lease, threads)?;
-    let moved = cluster.threads_of(0)?;
-    let pid = cluster.seat(0)?.worker.pid();
-    cluster.seat(0)?.worker.drain(Duration::from_secs(30))?;
+    let (mut cluster, seat) = start(lab, lease, threads)?;
+    let moved = cluster.threads_of(seat)?;
+    let gone = cluster.seat(seat)?.worker.pid();
+    cluster.seat(seat)?.worker.drain(Duration::from_secs(30))?;
     clock::wait_for("all threads to have moved", lease * 3, || {
         cluster.history.read()?;
-        Ok(cluster.history.threads_of(pid).is_empty().then_some(()))
+        Ok(cluster.history.threads_of(gone).is_empty().then_some(()))
     })?;
     let mut ends = HashMap::new();
     for entry in cluster.history.entries() {
-        if entry.pid == pid && entry.kind == EntryKind::End {
+        if entry.pid == gone && entry.kind == EntryKind::End {
             ends.insert(entry.thread.clone(), entry.at);
         }
     }
-    let times = first_starts(&cluster, &moved, |thread| ends.get(thread).copied());
-    cluster.seats.remove(0);
+    let times = first_starts(&cluster, gone, &moved, |thread| ends.get(thread).copied());
+    cluster.seats.remove(seat);
     cluster.finish()?.not_empty()?;
     Ok(times)
 }
 
-fn start(lab: &Lab, lease: Duration, threads: usize) -> Result<Cluster> {
+/// Two workers, and which of them has more of the threads.
+fn start(lab: &Lab, lease: Duration, threads: usize) -> Result<(Cluster, usize)> {
     let source = "function main() {}";
     let redis = redis::Options::default();
-    Cluster::start(lab, Shape { workers: 2, threads, source, hang: 200, lease, redis, ..Shape::default() })
+    let shape = Shape { workers: 2, threads, source, hang: 200, lease, redis, ..Shape::default() };
+    let mut cluster = Cluster::start(lab, shape)?;
+    let seat = usize::from(cluster.threads_of(1)?.len() > cluster.threads_of(0)?.len());
+    Ok((cluster, seat))
 }
 
-/// For each thread the time from an instant to its first start in another process than that of the first seat.
-fn first_starts(cluster: &Cluster, threads: &[String], since: impl Fn(&str) -> Option<u64>) -> Vec<Duration> {
-    let gone = cluster.seats.first().map(|seat| seat.worker.pid());
+/// For each thread the time from an instant to its first start in another process than the one that went.
+fn first_starts(
+    cluster: &Cluster,
+    gone: u32,
+    threads: &[String],
+    since: impl Fn(&str) -> Option<u64>,
+) -> Vec<Duration> {
     let mut first: HashMap<&str, u64> = HashMap::new();
     for entry in cluster.history.entries() {
-        let is_elsewhere = entry.kind == EntryKind::Start && Some(entry.pid) != gone;
+        let is_elsewhere = entry.kind == EntryKind::Start && entry.pid != gone;
         if is_elsewhere && since(&entry.thread).is_some_and(|since| entry.at >= since) {
             first.entry(&entry.thread).and_modify(|at| *at = entry.at.min(*at)).or_insert(entry.at);
         }
