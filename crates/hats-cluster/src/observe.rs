@@ -188,6 +188,11 @@ impl Observer {
         })
     }
 
+    /// The longest lease of the sessions that are watched.
+    pub(crate) fn longest_lease(&self) -> Duration {
+        self.watched.values().map(|watched| watched.lease).max().unwrap_or_default()
+    }
+
     /// Sessions whose key was absent at the last answered sample.
     pub(crate) fn absent(&self) -> impl Iterator<Item = &SessionId> {
         self.watched.iter().filter(|(_, watched)| watched.record.is_none()).map(|(id, _)| id)

@@ -207,7 +207,7 @@ impl Keeper {
             let opened = tokio::select! {
                 biased;
                 close = closing.recv() => return Err(End::Close(close)),
-                opened = self.try_open() => opened,
+                opened = self.open_unless_withheld() => opened,
             };
             match opened {
                 Ok(lease) => return Ok(lease),
@@ -225,6 +225,14 @@ impl Keeper {
             }
             pause = (pause * 2).min(RETRY_MAX);
         }
+    }
+
+    /// While something does not come round, nothing that would be claimed would be run.
+    async fn open_unless_withheld(&mut self) -> Result<Lease, Error> {
+        while self.watchdog.is_withheld() {
+            sleep(RETRY).await;
+        }
+        self.try_open().await
     }
 
     async fn try_open(&mut self) -> Result<Lease, Error> {
@@ -375,11 +383,11 @@ impl Keeper {
         }
     }
 
-    /// The client, made anew if there is none or if it has had no answer for S: a connection may be dead without anybody
-    /// having been told.
+    /// The client, made anew if there is none or if it has had no answer for half of S: a connection may be dead without
+    /// anybody having been told, and what is left until S is for the new one.
     async fn client(&mut self) -> Result<Store, Error> {
         let now = BootInstant::now();
-        if now.saturating_duration_since(self.last_answer) > self.timing.soft_stop() {
+        if now.saturating_duration_since(self.last_answer) > self.timing.soft_stop() / 2 {
             self.loader = None;
             if let Some(store) = lock(&self.client).take() {
                 tokio::spawn(async move {

@@ -19,7 +19,8 @@ use crate::lease::{Lease, Timing};
 use crate::name::{TaskName, WorkerName};
 use crate::observe::{Due, Observer};
 use crate::records::{
-    ClaimRecord, DeadSession, Definition, DefinitionRead, SessionRecord, SourceDigest, State, WorkerRow,
+    ClaimRecord, DeadSession, Definition, DefinitionRead, SessionEnd, SessionRecord, SourceDigest, State,
+    WorkerRow,
 };
 use crate::session::{self, SessionThread, Vitals};
 use crate::store::{
@@ -136,7 +137,7 @@ pub(super) struct Coordinator {
     own: HashSet<SessionId>,
     table: Table,
     observer: Observer,
-    /// When each dead session was learnt to be dead.
+    /// The sessions in the index, as last seen.
     index: HashSet<SessionId>,
     watching: Watching,
     draining: bool,
@@ -144,8 +145,10 @@ pub(super) struct Coordinator {
     settled_at: BootInstant,
     /// How many threads there are to be owned, and when that was counted.
     runnable: (usize, BootInstant),
-    /// A worker of 2020 was seen alive: nothing is claimed before this.
+    /// Nothing is claimed before this: Redis has lost data, or a worker of 2020 was seen.
     blocked_until: BootInstant,
+    /// A worker of 2020 was seen alive so recently that it counts as alive until then.
+    seen_2020_until: BootInstant,
     claims_under_way: usize,
     ghosts: HashSet<Nonce>,
     pardons: HashSet<TaskName>,
@@ -215,6 +218,7 @@ impl Coordinator {
             draining: false,
             runnable: (0, BootInstant::default()),
             blocked_until: BootInstant::default(),
+            seen_2020_until: BootInstant::default(),
             claims_under_way: 0,
             ghosts: HashSet::new(),
             pardons: HashSet::new(),
@@ -338,6 +342,9 @@ impl Coordinator {
             session::Notice::Lost(lease) => self.lost(&lease),
             session::Notice::Ended(dead) => {
                 self.own.remove(&dead.id);
+                if dead.end == SessionEnd::Gone && self.table.is_named(&dead.id) {
+                    self.data_is_lost();
+                }
                 self.died(dead);
             }
             session::Notice::Failed(error) => debug!(%error, "no session yet"),
@@ -1211,6 +1218,11 @@ impl Coordinator {
         let thread = self.table.entry(name);
         match &mut thread.mine {
             None => {
+                let owner = thread.claim.as_ref().and_then(|before| before.session.clone());
+                let is_blank = claim.session.is_none() && claim.nonce.is_none() && claim.epoch == 0;
+                if is_blank && owner.is_some_and(|owner| self.observer.dead(&owner).is_none()) {
+                    self.data_is_lost();
+                }
                 self.table.set_claim(name, claim);
                 self.consider(name);
             }
@@ -1231,6 +1243,17 @@ impl Coordinator {
                 }
             }
         }
+    }
+
+    /// Claims outlive everything but Redis' memory. Where one is gone its owner may not know yet: as long as it may
+    /// trust its lease, nobody claims anything.
+    fn data_is_lost(&mut self) {
+        let now = BootInstant::now();
+        let longest = self.observer.longest_lease().max(self.timing.lease());
+        if now >= self.blocked_until {
+            warn!("redis has lost data: nothing is claimed for {longest:?}");
+        }
+        self.blocked_until = self.blocked_until.max(now + longest);
     }
 
     fn definition_read(&mut self, name: &TaskName, read: Result<Option<DefinitionRead>, Error>) {
@@ -1619,21 +1642,17 @@ impl Coordinator {
                 self.blocked_until = self.blocked_until.max(now + watch_for);
             }
             Some(before) if before != row.heartbeat => {
-                if now >= self.blocked_until || !self.is_blocked_by_2020(now) {
+                if now >= self.seen_2020_until {
                     error!(
                         worker = %name,
                         "a worker of 2020 is alive in this cluster: nothing is claimed until it is stopped"
                     );
                 }
-                self.blocked_until = now + watch_for * 3;
+                self.seen_2020_until = now + watch_for * 3;
+                self.blocked_until = self.blocked_until.max(self.seen_2020_until);
             }
             _ => {}
         }
-    }
-
-    fn is_blocked_by_2020(&self, now: BootInstant) -> bool {
-        let watch_for = Timing::observe(self.timing.lease()).max(Duration::from_secs(5));
-        self.blocked_until.saturating_duration_since(now) > watch_for
     }
 
     // ---- the end -----------------------------------------------------------------------------------------------
