@@ -307,6 +307,31 @@ async fn disabled_and_enabled_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn restarted_by_an_operator() {
+    let world = World::new().await;
+    world.define("a", WHOLE_LIFE);
+    let worker = world.worker_with(&["a"]).await;
+    world.until_said("main").await;
+    world.set("a", "RestartAt", "now");
+    world.until("it runs again", |world| world.count("main") == 2).await;
+    assert_eq!(world.count("cleanup"), 1);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_thread_ends_in_good_order() {
+    let world = World::new().await;
+    world.define("a", WHOLE_LIFE);
+    let worker = world.worker_with(&["a"]).await;
+    world.until_said("main").await;
+    world.redis.del(&key("a"));
+    world.until("it is free", |world| world.redis.hget("c:Claims:a", "Session").is_none()).await;
+    assert_eq!(world.count("cleanup"), 1);
+    worker.stop().await;
+    assert!(!world.redis.exists(&key("a")), "nothing may bring it back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_script_disables_itself() {
     let world = World::new().await;
     world.define("a", "function main() { say('before'); thread.Disable(); say('after', thread.Stopped); }");
