@@ -1,6 +1,7 @@
 //! `examples/embed.rs` does what it says.
 
 #![cfg(feature = "embedded-redis")]
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::path::Path;
 use std::process::Command;
