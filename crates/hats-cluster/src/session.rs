@@ -39,7 +39,11 @@ use crate::watchdog::{Suspects, Watchdog};
 
 /// Between tries while Redis does not answer.
 const RETRY: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_millis(300);
+/// While no session can be opened, it is said once in so many tries.
+const SAID_EVERY: u32 = 100;
+/// How long an old client may take to say goodbye.
+const QUIT_MAX: Duration = Duration::from_secs(1);
 /// Between tries of a client to get its connection back. Short: a restart of Redis may take little less than S.
 const RECONNECT_MS: u32 = 100;
 
@@ -203,6 +207,7 @@ impl Keeper {
     /// Opens a session, however long that takes.
     async fn open(&mut self, closing: &mut Closing) -> Result<Lease, End> {
         let mut pause = RETRY;
+        let mut tries = 0;
         loop {
             let opened = tokio::select! {
                 biased;
@@ -212,9 +217,11 @@ impl Keeper {
             match opened {
                 Ok(lease) => return Ok(lease),
                 Err(error) => {
-                    if pause >= RETRY_MAX {
+                    // One failure is nothing to speak of: an old connection is found dead, say.
+                    if tries % SAID_EVERY == 1 {
                         warn!(%error, "no session can be opened, trying on");
                     }
+                    tries += 1;
                     self.tell(Notice::Failed(error));
                 }
             }
@@ -391,7 +398,7 @@ impl Keeper {
             self.loader = None;
             if let Some(store) = lock(&self.client).take() {
                 tokio::spawn(async move {
-                    let _ = timeout(RETRY_MAX, store.client().quit()).await;
+                    let _ = timeout(QUIT_MAX, store.client().quit()).await;
                 });
             }
             self.last_answer = now;
