@@ -116,7 +116,8 @@ async fn supervise(
             }
             Next::Release(release) => break release,
             Next::DisableAndRelease(release) => {
-                disable(&shared.cluster, &grant, &mut wanted).await;
+                // Boxed: what is seldom needed would otherwise take its place in every supervisor.
+                Box::pin(disable(&shared.cluster, &grant, &mut wanted)).await;
                 break release;
             }
             Next::Forget => return,
