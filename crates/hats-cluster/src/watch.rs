@@ -76,6 +76,10 @@ pub(crate) async fn run(config: Config, notices: mpsc::UnboundedSender<Notice>) 
                 debug!(%error, "the watch cannot connect, trying on");
                 if connect(&config, RespVersion::RESP2).await.is_ok() {
                     // It is there, and breaks off at the protocol or at the command: that is a refusal too.
+                    if !refused_before {
+                        info!(%error, "this redis pushes no changes: polling");
+                    }
+                    refused_before = true;
                     let _ = notices.send(Notice::Unavailable);
                     RETRY_BROKEN_OFF
                 } else {

@@ -1218,10 +1218,9 @@ impl Coordinator {
         let thread = self.table.entry(name);
         match &mut thread.mine {
             None => {
-                let owner = thread.claim.as_ref().and_then(|before| before.session.clone());
                 let is_blank = claim.session.is_none() && claim.nonce.is_none() && claim.epoch == 0;
-                if is_blank && owner.is_some_and(|owner| self.observer.dead(&owner).is_none()) {
-                    self.data_is_lost();
+                if is_blank {
+                    self.claim_is_gone(name);
                 }
                 self.table.set_claim(name, claim);
                 self.consider(name);
@@ -1245,8 +1244,16 @@ impl Coordinator {
         }
     }
 
-    /// Claims outlive everything but Redis' memory. Where one is gone its owner may not know yet: as long as it may
-    /// trust its lease, nobody claims anything.
+    /// Claims outlive their definitions, so one that is gone is one that Redis has forgotten. Its owner may not know yet.
+    fn claim_is_gone(&mut self, name: &TaskName) {
+        let claim = self.table.get(name).and_then(|thread| thread.claim.as_ref());
+        let owner = claim.and_then(|claim| claim.session.as_ref());
+        if owner.is_some_and(|owner| self.observer.dead(owner).is_none()) {
+            self.data_is_lost();
+        }
+    }
+
+    /// As long as an owner may trust its lease without knowing that Redis has forgotten it, nobody claims anything.
     fn data_is_lost(&mut self) {
         let now = BootInstant::now();
         let longest = self.observer.longest_lease().max(self.timing.lease());
@@ -1535,6 +1542,7 @@ impl Coordinator {
             return self.read_definition(name.clone());
         }
         if !claimed {
+            self.claim_is_gone(name);
             return self.table.forget(name);
         }
         if thread.retired {
@@ -1648,7 +1656,7 @@ impl Coordinator {
                         "a worker of 2020 is alive in this cluster: nothing is claimed until it is stopped"
                     );
                 }
-                self.seen_2020_until = now + watch_for * 3;
+                self.seen_2020_until = now + watch_for * 2;
                 self.blocked_until = self.blocked_until.max(self.seen_2020_until);
             }
             _ => {}

@@ -309,7 +309,7 @@ async fn a_ghost_is_given_up_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_deleted_by_hand_doubles_nothing() {
+async fn a_definition_deleted_and_written_anew_doubles_nothing() {
     let redis = RedisServer::start().await;
     let (store, journal) = (store(&redis.config()).await, Journal::new());
     let _a = Worker::start(&redis.config(), "a", &journal).await;
@@ -343,4 +343,62 @@ async fn a_refused_password_is_said_at_once() {
     refused.password = Some(hats_cluster::address::Secret::new("wrong"));
     let error = hats_cluster::start(config(&refused, "a")).await.err().unwrap();
     assert!(!error.may_pass(), "{error:?}");
+}
+
+/// Writes the row of a worker of 2020.
+async fn beat_of_2020(store: &Store, heartbeat: &str) {
+    let row = store.keys().worker(&"old".parse().unwrap());
+    let fields = vec![("Status", "enabled"), ("State", "online"), ("Heartbeat", heartbeat)];
+    let () = store.client().hset(row, fields).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_claimed_while_a_worker_of_2020_is_alive() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    let _a = Worker::start(&redis.config(), "a", &journal).await;
+    put(&store, 1).await;
+    journal.until_running(1).await;
+    for beat in 0..10 {
+        beat_of_2020(&store, &beat.to_string()).await;
+        if beat == 1 {
+            let () = store.client().hset(store.keys().thread(&thread(1)), ("Source", "1")).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(journal.count("a"), 1, "what it has it keeps, and takes nothing new");
+    let silent = BootInstant::now();
+    journal.until_running(2).await;
+    println!("claimed {:?} after the last beat", BootInstant::now().saturating_duration_since(silent));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_worker_of_2020_has_left_is_claimed_once_it_stands_still() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    let left =
+        vec![("Source", "1"), ("State", "running"), ("Heartbeat", "1600000000000000000"), ("Owner", "old")];
+    let () = store.client().hset(store.keys().thread(&thread(0)), left).await.unwrap();
+    let started = BootInstant::now();
+    let _a = Worker::start(&redis.config(), "a", &journal).await;
+    journal.until_running(1).await;
+    let watched = BootInstant::now().saturating_duration_since(started);
+    assert!(watched >= Duration::from_secs(2), "{watched:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_is_gone_stops_all_claims_until_its_owner_must_have_noticed() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    put(&store, 20).await;
+    let redis = redis.config();
+    let (_a, _b) = tokio::join!(Worker::start(&redis, "a", &journal), Worker::start(&redis, "b", &journal));
+    journal.until_running(20).await;
+    // By hand, which nobody should do.
+    for number in 0..20 {
+        let () = store.client().del(store.keys().claim(&thread(number))).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    journal.until_running(20).await;
+    journal.check();
 }

@@ -120,9 +120,14 @@ async fn measure_takeover() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn measure_hand_over() {
+    for threads in [100, 1000] {
+        hand_over(threads).await;
+    }
+}
+
+async fn hand_over(threads: usize) {
     let redis = RedisServer::start().await;
     let (store, journal) = (store(&redis.config()).await, Journal::new());
-    let threads = 1000;
     put(&store, threads).await;
     let start = |name: &'static str| {
         let mut config = config(&redis.config(), name);
