@@ -147,6 +147,8 @@ pub(super) struct Coordinator {
     runnable: (usize, BootInstant),
     /// Nothing is claimed before this: Redis has lost data, or a worker of 2020 was seen.
     blocked_until: BootInstant,
+    /// Redis was seen to have lost data: an owner may trust its lease until then without knowing.
+    data_lost_until: BootInstant,
     /// A worker of 2020 was seen alive so recently that it counts as alive until then.
     seen_2020_until: BootInstant,
     claims_under_way: usize,
@@ -218,6 +220,7 @@ impl Coordinator {
             draining: false,
             runnable: (0, BootInstant::default()),
             blocked_until: BootInstant::default(),
+            data_lost_until: BootInstant::default(),
             seen_2020_until: BootInstant::default(),
             claims_under_way: 0,
             ghosts: HashSet::new(),
@@ -1256,11 +1259,14 @@ impl Coordinator {
     /// As long as an owner may trust its lease without knowing that Redis has forgotten it, nobody claims anything.
     fn data_is_lost(&mut self) {
         let now = BootInstant::now();
-        let longest = self.observer.longest_lease().max(self.timing.lease());
-        if now >= self.blocked_until {
-            warn!("redis has lost data: nothing is claimed for {longest:?}");
+        // No lease was renewed since the data went, so the first sight of it is what counts.
+        if now < self.data_lost_until {
+            return;
         }
-        self.blocked_until = self.blocked_until.max(now + longest);
+        let longest = self.observer.longest_lease().max(self.timing.lease());
+        warn!("redis has lost data: nothing is claimed for {longest:?}");
+        self.data_lost_until = now + longest;
+        self.blocked_until = self.blocked_until.max(self.data_lost_until);
     }
 
     fn definition_read(&mut self, name: &TaskName, read: Result<Option<DefinitionRead>, Error>) {
