@@ -4,7 +4,7 @@
 //! a fiber that begins a wait after the ask was made sees it at once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use atomic_waker::AtomicWaker;
 
@@ -42,6 +42,8 @@ pub struct Handle {
 #[derive(Debug, Default)]
 struct Shared {
     ask: AtomicU8,
+    // Set when the fiber is dropped before its end: from then on nobody polls what it waits for.
+    abandoned: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -79,6 +81,15 @@ impl Handle {
     /// Polls the fiber once more without asking anything of it.
     pub fn wake(&self) {
         self.shared.waker.wake();
+    }
+
+    pub(crate) fn abandon(&self) {
+        self.shared.abandoned.store(true, Ordering::Release);
+        self.ask(Ask::Kill);
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.shared.abandoned.load(Ordering::Acquire)
     }
 
     pub(crate) fn register(&self, waker: &std::task::Waker) {

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult};
 
-use crate::ask::{Ask, Handle};
+use crate::ask::Handle;
 use crate::wait::{self, TaskContext};
 
 /// Address space of a fiber's stack unless another is given: 1 MiB. Pages that are never touched cost nothing.
@@ -20,7 +20,7 @@ pub const DEFAULT_STACK_BYTES: usize = 1 << 20;
 /// A closure that runs on a stack of its own, as a future of its result.
 ///
 /// # Cancel safety
-/// Dropping it before its end resumes it with [`Ask::Kill`] until the closure returns; the drop takes as long
+/// Dropping it before its end resumes it with [`crate::Ask::Kill`] until the closure returns; the drop takes as long
 /// as that does.
 pub struct Fiber<T: 'static> {
     // None once the closure has returned.
@@ -101,7 +101,7 @@ impl<T: 'static> Drop for Fiber<T> {
         if self.coroutine.as_ref().is_none_or(|c| !c.started()) {
             return;
         }
-        self.handle.ask(Ask::Kill);
+        self.handle.abandon();
         let mut context = Context::from_waker(Waker::noop());
         while self.coroutine.is_some() {
             let _ = self.resume(&mut context);

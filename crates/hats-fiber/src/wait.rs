@@ -44,6 +44,29 @@ pub fn wait_ending<F: Future>(future: F) -> Result<F::Output, Ended> {
     wait_until(future, Ask::EndWaits)
 }
 
+/// As [`wait`], but to the future's own end whatever is asked meanwhile: for I/O that has to be seen through or has a
+/// time limit of its own. Not before the fiber is dropped is the future.
+///
+/// # Errors
+/// [`Ended::Interrupted`] when the fiber is being dropped.
+pub fn wait_through<F: Future>(future: F) -> Result<F::Output, Ended> {
+    let mut future = pin!(future);
+    with_current(|current| {
+        let Some(current) = current else {
+            return Ok(block_thread(future));
+        };
+        loop {
+            if current.scope().handle.is_abandoned() {
+                return Err(Ended::Interrupted);
+            }
+            if let Poll::Ready(value) = current.poll(future.as_mut()) {
+                return Ok(value);
+            }
+            current.suspend();
+        }
+    })
+}
+
 /// What the running fiber has been asked; [`Ask::Nothing`] outside a fiber.
 #[must_use]
 pub fn current_ask() -> Ask {

@@ -81,8 +81,8 @@ pub(crate) struct LaneContext {
     pub(crate) worker: Arc<dyn WorkerInfo>,
     pub(crate) env: EnvOverlay,
     #[cfg(feature = "redis")]
-    pub(crate) redis: Option<redis::Connections>,
-    /// The runtime that I/O runs on; it outlives a script that must not wait for its own I/O any more.
+    pub(crate) redis: Option<redis::LaneConnection>,
+    /// The runtime for I/O that a lane does not drive itself.
     pub(crate) io: tokio::runtime::Handle,
 }
 
@@ -243,15 +243,21 @@ fn lane_main(
     mut inbox: mpsc::UnboundedReceiver<Job>,
 ) {
     let LanesConfig { worker, env, on_turn, .. } = config;
-    let context = Rc::new(LaneContext {
-        worker,
-        env,
-        #[cfg(feature = "redis")]
-        redis: config.redis,
-        io,
-    });
     let local = LocalSet::new();
     executor.block_on(local.run_until(async {
+        let context = Rc::new(LaneContext {
+            worker,
+            env,
+            #[cfg(feature = "redis")]
+            redis: config.redis.and_then(|connections| match connections.for_lane() {
+                Ok(connection) => Some(connection),
+                Err(error) => {
+                    tracing::error!(%error, lane = number, "scripts of this lane have no Redis");
+                    None
+                }
+            }),
+            io,
+        });
         let mut turns = tokio::time::interval(TURN_INTERVAL);
         loop {
             tokio::select! {

@@ -148,7 +148,7 @@ impl Vm {
             let next = [until, self.host.events.next_timer()].into_iter().flatten().min();
             match wait_ending(woken_or(next)) {
                 Ok(Woken::Time) => {}
-                Ok(Woken::Outside) if until.is_none() && !self.stop_asked() => return Ok(Wake::Woken),
+                Ok(Woken::Outside) if !self.stop_asked() => return Ok(Wake::Woken),
                 Ok(Woken::Outside) => {}
                 Err(Ended::Early) => return Ok(Wake::Stop),
                 Err(Ended::Interrupted) => return Err(self.host.why_ended()),

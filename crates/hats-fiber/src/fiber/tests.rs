@@ -4,7 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::{Ask, DEFAULT_STACK_BYTES, Ended, Fiber, Handle, current_ask, running_for, wait, wait_ending};
+use crate::{
+    Ask, DEFAULT_STACK_BYTES, Ended, Fiber, Handle, current_ask, running_for, wait, wait_ending, wait_through,
+};
 use tokio::time::sleep;
 
 fn fiber<T: 'static>(f: impl FnOnce() -> T + 'static) -> Fiber<T> {
@@ -126,4 +128,30 @@ async fn the_slice_begins_anew_at_each_resume() {
 fn outside_a_fiber_a_wait_blocks_the_thread() {
     assert_eq!(wait(async { 7 }), Ok(7));
     assert_eq!(running_for(), Duration::ZERO);
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn what_is_seen_through_ends_by_itself_whatever_is_asked() {
+    let handle = Handle::new();
+    handle.ask(Ask::Kill);
+    let body =
+        Fiber::new(handle, DEFAULT_STACK_BYTES, || wait_through(sleep(Duration::from_millis(5)))).unwrap();
+    assert_eq!(body.await.unwrap(), Ok(()));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_is_seen_through_ends_when_the_fiber_is_dropped() {
+    let ended = Rc::new(Cell::new(false));
+    let inner = ended.clone();
+    let mut body = Box::pin(fiber(move || {
+        assert_eq!(wait_through(std::future::pending::<()>()), Err(Ended::Interrupted));
+        inner.set(true);
+    }));
+    tokio::select! {
+        biased;
+        _ = &mut body => panic!("it waits for ever"),
+        () = tokio::task::yield_now() => {}
+    }
+    drop(body);
+    assert!(ended.get());
 }

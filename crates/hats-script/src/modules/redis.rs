@@ -1,9 +1,9 @@
 //! `redis`: commands to the cluster's Redis, as synchronous calls.
 //!
-//! All scripts of a worker share one connection, which pipelines what they send; commands that block the server's
-//! side of a connection go over a bounded set of others (see [`blocking`]). Every command passes the lease gate right
-//! before it is handed to the connection, and is forgotten there by the time the lease would end, sent or not:
-//! no command of ours can leave after that.
+//! The scripts of a lane share one connection, which pipelines what they send; commands that block the server's side of
+//! a connection go over a bounded set of others (see [`blocking`]). Every command passes the lease gate right before it
+//! is handed to the connection, and is forgotten there by the time the lease would end, sent or not: a command that
+//! had to wait does not leave after that.
 
 mod blocking;
 mod command;
@@ -19,6 +19,7 @@ use rquickjs::object::Property;
 use rquickjs::{Array, Ctx, Exception, Function, IntoJs, Object, Persistent, Symbol, Value};
 
 use self::command::Kind;
+pub(crate) use self::connections::LaneConnection;
 pub use self::connections::{Connections, Error};
 use super::{Call, define, lazy};
 use crate::vm::Host;
@@ -27,7 +28,7 @@ use crate::vm::Host;
 const HSET_FENCED: &str = include_str!("redis/hset_fenced.lua");
 
 /// A reply, or the text of the error that came instead.
-type Reply = Result<fred::types::Resp3Frame, String>;
+type Reply = Result<RedisValue, String>;
 
 pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     let redis = Object::new(ctx.clone())?;
@@ -45,8 +46,8 @@ fn do_command<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Va
 }
 
 fn call_command<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
-    match run(host, call)?.and_then(value::checked) {
-        Ok(frame) => value::to_js(call.ctx, frame),
+    match run(host, call)? {
+        Ok(reply) => value::to_js(call.ctx, reply),
         Err(message) => Err(redis_error(call.ctx, &message)),
     }
 }
@@ -58,11 +59,9 @@ fn blpop<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'
     }
     let key = value::argument(call, 1)?;
     let reply = send_blocking(host, call, "BLPOP", vec![key, RedisValue::from(seconds.to_string())])?;
-    match reply.and_then(value::checked) {
+    match reply {
         // [key, element]
-        Ok(fred::types::Resp3Frame::Array { mut data, .. }) if data.len() == 2 => {
-            value::to_js(call.ctx, data.swap_remove(1))
-        }
+        Ok(RedisValue::Array(mut pair)) if pair.len() == 2 => value::to_js(call.ctx, pair.swap_remove(1)),
         Ok(_) => "".into_js(call.ctx),
         Err(message) => Err(redis_error(call.ctx, &message)),
     }
@@ -117,16 +116,24 @@ fn send(
     name: &str,
     arguments: Vec<RedisValue>,
 ) -> rquickjs::Result<Reply> {
-    let Some(connections) = &host.lane.redis else { return Ok(Err(NO_REDIS.to_owned())) };
-    if !connections.is_ready() {
-        let wait = connections.ready(host.control.trusted_for());
-        if !host.wait(call.ctx, wait)? {
-            return Ok(Err("ERR there is no connection to Redis".to_owned()));
-        }
+    match &host.lane.redis {
+        Some(connection) => send_over(host, call.ctx, connection, name, arguments),
+        None => Ok(Err(NO_REDIS.to_owned())),
     }
-    host.gate(call.ctx)?;
-    let sent = connections.send(name, arguments, host.control.trusted_for());
-    host.wait_for_io(call.ctx, sent)
+}
+
+fn send_over(
+    host: &Rc<Host>,
+    ctx: &Ctx<'_>,
+    connection: &LaneConnection,
+    name: &str,
+    arguments: Vec<RedisValue>,
+) -> rquickjs::Result<Reply> {
+    if !connection.is_ready() && !host.wait(ctx, connection.ready(host.time_for_io(COMMAND_TIMEOUT_MAX)))? {
+        return Ok(Err("ERR there is no connection to Redis".to_owned()));
+    }
+    host.gate(ctx)?;
+    host.wait_through(ctx, connection.send(name, arguments, host.time_for_io(COMMAND_TIMEOUT_MAX)))
 }
 
 fn send_blocking(
@@ -135,8 +142,10 @@ fn send_blocking(
     name: &str,
     arguments: Vec<RedisValue>,
 ) -> rquickjs::Result<Reply> {
-    let Some(connections) = &host.lane.redis else { return Ok(Err(NO_REDIS.to_owned())) };
-    blocking::run(host, call.ctx, connections, name, arguments)
+    match &host.lane.redis {
+        Some(connection) => blocking::run(host, call.ctx, connection, name, arguments),
+        None => Ok(Err(NO_REDIS.to_owned())),
+    }
 }
 
 const NO_REDIS: &str = "ERR this worker gives its scripts no Redis";
@@ -145,8 +154,8 @@ const NO_REDIS: &str = "ERR this worker gives its scripts no Redis";
 fn pair<'js>(host: &Host, call: &Call<'_, 'js>, reply: Reply) -> rquickjs::Result<Value<'js>> {
     let ctx = call.ctx;
     let pair = Array::new(ctx.clone())?;
-    match reply.and_then(value::checked) {
-        Ok(frame) => pair.set(0, value::to_js(ctx, frame)?)?,
+    match reply {
+        Ok(reply) => pair.set(0, value::to_js(ctx, reply)?)?,
         Err(message) => {
             pair.set(0, Value::new_null(ctx.clone()))?;
             pair.set(1, message)?;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending};
+use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending, wait_through};
 use rquickjs::promise::PromiseState;
 use rquickjs::{Ctx, Exception, Promise, Value};
 #[cfg(feature = "redis")]
@@ -146,18 +146,24 @@ impl Host {
         result.ok_or_else(|| Exception::throw_internal(ctx, &self.why_ended().to_string()))
     }
 
-    /// Waits for I/O that must not be dropped half-way: if the call ends first, the I/O is left to come to its own
-    /// end on the I/O runtime, where nobody waits for it.
-    pub(crate) fn wait_for_io<F>(&self, ctx: &Ctx<'_>, future: F) -> rquickjs::Result<F::Output>
-    where
-        F: Future<Output: Send> + Send + 'static,
-    {
-        let mut future = Box::pin(future);
-        let result = self.wait(ctx, future.as_mut());
-        if result.is_err() {
-            self.lane.io.spawn(future);
+    /// Waits for I/O that must not be dropped half-way, to its own end, for which [`Self::time_for_io`] has to see. If
+    /// the call is to end by then, what came of the I/O is not for the script.
+    pub(crate) fn wait_through<F: Future>(&self, ctx: &Ctx<'_>, future: F) -> rquickjs::Result<F::Output> {
+        match (wait_through(future), self.end_now()) {
+            (Ok(output), None) => Ok(output),
+            (_, end) => {
+                let end = end.unwrap_or(ScriptError::Lost);
+                Err(Exception::throw_internal(ctx, &end.to_string()))
+            }
         }
-        result
+    }
+
+    /// How long I/O that begins now may take: not beyond the lease, nor the time limit of the call in hand.
+    pub(crate) fn time_for_io(&self, most: Duration) -> Duration {
+        let call =
+            self.deadline.get().map_or(most, |deadline| deadline.saturating_duration_since(Instant::now()));
+        // Zero would be no limit at all.
+        self.control.trusted_for().min(call).min(most).max(Duration::from_millis(1))
     }
 
     /// As [`Self::wait`], but None as soon as the task is asked to stop.

@@ -16,21 +16,21 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use fred::types::{Resp3Frame, Value as RedisValue};
+use fred::types::Value as RedisValue;
 use rquickjs::Ctx;
 use tokio::sync::oneshot;
 
 use super::Reply;
 use super::command::{self, Timeout};
-use super::connections::Connections;
+use super::connections::{Connections, LaneConnection, Turn};
 use crate::vm::Host;
 
 /// A slice while others wait.
 const SLICE_SHARED: Duration = Duration::from_secs(1);
 /// A slice on a server that cannot be told to unblock.
 const SLICE_UNSTOPPABLE: Duration = Duration::from_millis(100);
-/// The server's wait ends this long before the lease's trusted time, for the way there.
-const LEASE_MARGIN: Duration = Duration::from_millis(150);
+/// The server's wait ends this long before the lease does, or the time limit of the call, for the way there.
+const MARGIN: Duration = Duration::from_millis(150);
 /// Less than this is not worth a slice: the next renewal is waited for.
 const SLICE_MIN: Duration = Duration::from_millis(20);
 /// The answer to a slice comes at its end; this much later the connection counts as dead.
@@ -40,7 +40,7 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 pub(super) fn run(
     host: &Rc<Host>,
     ctx: &Ctx<'_>,
-    connections: &Connections,
+    connection: &LaneConnection,
     name: &str,
     mut arguments: Vec<RedisValue>,
 ) -> rquickjs::Result<Reply> {
@@ -49,35 +49,35 @@ pub(super) fn run(
     };
     let Some(asked) = timeout.read(&arguments) else {
         // Not a time: the server says so better than we could, and does not block.
-        host.gate(ctx)?;
-        let reply = connections.send(name, arguments, host.control.trusted_for());
-        return host.wait_for_io(ctx, reply);
+        return super::send_over(host, ctx, connection, name, arguments);
     };
-    pin_stream_ids(host, ctx, connections, name, &mut arguments)?;
+    pin_stream_ids(host, ctx, connection, name, &mut arguments)?;
+    let connections = &connection.connections;
     let until = (!asked.is_zero()).then(|| Instant::now() + asked);
     loop {
-        let connection = match host.wait_ending(ctx, connections.blocking())? {
-            None => return Ok(Ok(Resp3Frame::Null)),
+        if host.stop_asked() {
+            return Ok(Ok(RedisValue::Null));
+        }
+        let turn = match host.wait_ending(ctx, connections.turn())? {
+            None => return Ok(Ok(RedisValue::Null)),
             Some(Err(message)) => return Ok(Err(message)),
-            Some(Ok(connection)) => connection,
+            Some(Ok(turn)) => turn,
         };
-        let lease = host.control.trusted_for().saturating_sub(LEASE_MARGIN);
-        if lease < SLICE_MIN {
-            drop(connection);
-            if host.wait_ending(ctx, tokio::time::sleep(SLICE_MIN))?.is_none() {
-                return Ok(Ok(Resp3Frame::Null));
-            }
+        let trusted = host.time_for_io(Duration::MAX).saturating_sub(MARGIN);
+        if trusted < SLICE_MIN {
+            drop(turn);
+            host.wait_ending(ctx, tokio::time::sleep(SLICE_MIN))?;
             host.gate(ctx)?;
             continue;
         }
         let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
         let shared = if connections.blocking_is_scarce() { SLICE_SHARED } else { Duration::MAX };
-        let slice = left.max(Duration::from_millis(1)).min(lease).min(shared);
+        let slice = left.max(Duration::from_millis(1)).min(trusted).min(shared);
         host.gate(ctx)?;
-        let reply = one_slice(host, ctx, connections, connection, name, &arguments, timeout, slice)?;
+        let reply = one_slice(host, ctx, connections, turn, name, &arguments, timeout, slice)?;
         let over = until.is_some_and(|until| Instant::now() >= until) || host.stop_asked();
         match reply {
-            Ok(Resp3Frame::Null) if !over => {}
+            Ok(RedisValue::Null) if !over => {}
             reply => return Ok(reply),
         }
     }
@@ -89,7 +89,7 @@ fn one_slice(
     host: &Rc<Host>,
     ctx: &Ctx<'_>,
     connections: &Connections,
-    mut connection: super::connections::BlockingConnection,
+    turn: Turn,
     name: &str,
     arguments: &[RedisValue],
     timeout: Timeout,
@@ -99,6 +99,13 @@ fn one_slice(
     let (answer, mut answered) = oneshot::channel();
     let (name, arguments, connections) = (name.to_owned(), arguments.to_vec(), connections.clone());
     host.lane.io.spawn(async move {
+        let mut connection = match connections.blocking(turn).await {
+            Ok(connection) => connection,
+            Err(message) => {
+                let _ = answer.send(Err(message));
+                return;
+            }
+        };
         let id = connection.id().await;
         let slice = if id.is_some() { slice } else { slice.min(SLICE_UNSTOPPABLE) };
         let arguments = timeout.write(arguments, slice);
@@ -119,12 +126,14 @@ fn one_slice(
         drop(connection);
         let _ = answer.send(reply);
     });
-    let reply = match host.wait_ending(ctx, &mut answered)? {
-        Some(reply) => reply,
-        None => {
-            // The task is asked to stop. A dropped receiver means that the answer is on its way.
+    let reply = match host.wait_ending(ctx, &mut answered) {
+        Ok(Some(reply)) => reply,
+        asked => {
+            // The task is asked to stop, or more. A receiver that is gone means that the answer is on its way.
             let _ = stop.send(());
-            host.wait(ctx, answered)?
+            let reply = host.wait_through(ctx, answered)?;
+            asked?;
+            reply
         }
     };
     Ok(reply.unwrap_or_else(|_| Err("ERR the connection to Redis broke".to_owned())))
@@ -135,7 +144,7 @@ fn one_slice(
 fn pin_stream_ids(
     host: &Rc<Host>,
     ctx: &Ctx<'_>,
-    connections: &Connections,
+    connection: &LaneConnection,
     name: &str,
     arguments: &mut [RedisValue],
 ) -> rquickjs::Result<()> {
@@ -144,10 +153,9 @@ fn pin_stream_ids(
             continue;
         }
         let newest = vec![arguments[key].clone(), "+".into(), "-".into(), "COUNT".into(), 1.into()];
-        let reply = connections.send("XREVRANGE", newest, host.control.trusted_for());
-        let newest = match host.wait_for_io(ctx, reply)? {
-            Ok(Resp3Frame::Array { data, .. }) => first_id(data),
-            _ => continue,
+        let newest = match super::send_over(host, ctx, connection, "XREVRANGE", newest)? {
+            Ok(entries) => first_id(entries),
+            Err(_) => continue,
         };
         arguments[id] = newest.unwrap_or_else(|| "0-0".to_owned()).into();
     }
@@ -155,14 +163,9 @@ fn pin_stream_ids(
 }
 
 /// The id in `[[id, fields]]`.
-fn first_id(entries: Vec<Resp3Frame>) -> Option<String> {
-    match entries.into_iter().next()? {
-        Resp3Frame::Array { data, .. } => match data.into_iter().next()? {
-            Resp3Frame::BlobString { data, .. } => String::from_utf8(data.to_vec()).ok(),
-            _ => None,
-        },
-        _ => None,
-    }
+fn first_id(entries: RedisValue) -> Option<String> {
+    let first = entries.into_array().into_iter().next()?;
+    first.into_array().into_iter().next()?.into_string()
 }
 
 impl Timeout {

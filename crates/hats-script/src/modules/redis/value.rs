@@ -1,6 +1,6 @@
 //! Values between JavaScript and Redis: shapes as in RESP2.
 
-use fred::types::{Resp3Frame, Value as RedisValue};
+use fred::types::Value as RedisValue;
 use rquickjs::{BigInt, Ctx, Exception, IntoJs, TypedArray, Value};
 
 use crate::modules::{Call, bytes_of, coerced, string_of};
@@ -36,55 +36,35 @@ pub(super) fn from_js<'js>(ctx: &Ctx<'js>, value: &Value<'js>) -> rquickjs::Resu
     }
 }
 
-/// A reply, or the error that it is.
-pub(super) fn checked(frame: Resp3Frame) -> Result<Resp3Frame, String> {
-    match frame {
-        Resp3Frame::SimpleError { data, .. } => Err(data.to_string()),
-        Resp3Frame::BlobError { data, .. } => Err(String::from_utf8_lossy(&data).into_owned()),
-        frame => Ok(frame),
-    }
-}
-
 /// A reply as a JavaScript value.
-pub(super) fn to_js<'js>(ctx: &Ctx<'js>, frame: Resp3Frame) -> rquickjs::Result<Value<'js>> {
-    frame_to_js(ctx, frame, 0)
+pub(super) fn to_js<'js>(ctx: &Ctx<'js>, reply: RedisValue) -> rquickjs::Result<Value<'js>> {
+    nested_to_js(ctx, reply, 0)
 }
 
-fn frame_to_js<'js>(ctx: &Ctx<'js>, frame: Resp3Frame, depth: usize) -> rquickjs::Result<Value<'js>> {
+fn nested_to_js<'js>(ctx: &Ctx<'js>, reply: RedisValue, depth: usize) -> rquickjs::Result<Value<'js>> {
     if depth > DEPTH_MAX {
         return Err(Exception::throw_range(ctx, "redis: the reply is nested too deeply"));
     }
-    match frame {
-        Resp3Frame::BlobString { data, .. }
-        | Resp3Frame::SimpleString { data, .. }
-        | Resp3Frame::BigNumber { data, .. }
-        | Resp3Frame::VerbatimString { data, .. }
-        | Resp3Frame::ChunkedString(data) => bytes_to_js(ctx, &data),
-        Resp3Frame::Number { data, .. } => integer_to_js(ctx, data),
-        Resp3Frame::Double { data, .. } => data.to_string().into_js(ctx),
-        Resp3Frame::Boolean { data, .. } => i32::from(data).into_js(ctx),
-        Resp3Frame::Null | Resp3Frame::Hello { .. } => Ok(Value::new_null(ctx.clone())),
-        // An error inside an array, as of EXEC inside a Lua script.
-        Resp3Frame::SimpleError { data, .. } => data.to_string().into_js(ctx),
-        Resp3Frame::BlobError { data, .. } => bytes_to_js(ctx, &data),
-        Resp3Frame::Array { data, .. } | Resp3Frame::Push { data, .. } => array(ctx, data, depth),
-        Resp3Frame::Set { data, .. } => array(ctx, data, depth),
-        Resp3Frame::Map { data, .. } => {
-            array(ctx, data.into_iter().flat_map(|(key, value)| [key, value]), depth)
+    match reply {
+        RedisValue::Null => Ok(Value::new_null(ctx.clone())),
+        RedisValue::String(text) => text.to_string().into_js(ctx),
+        RedisValue::Bytes(bytes) => bytes_to_js(ctx, &bytes),
+        RedisValue::Integer(integer) => integer_to_js(ctx, integer),
+        RedisValue::Queued => "QUEUED".into_js(ctx),
+        RedisValue::Array(items) => {
+            let array = rquickjs::Array::new(ctx.clone())?;
+            for (n, item) in items.into_iter().enumerate() {
+                array.set(n, nested_to_js(ctx, item, depth + 1)?)?;
+            }
+            Ok(array.into_value())
+        }
+        // Not in RESP2, which scripts' connections speak.
+        RedisValue::Double(double) => double.to_string().into_js(ctx),
+        RedisValue::Boolean(flag) => i32::from(flag).into_js(ctx),
+        RedisValue::Map(_) => {
+            Err(Exception::throw_type(ctx, "redis: the reply is a map, which RESP2 does not have"))
         }
     }
-}
-
-fn array<'js>(
-    ctx: &Ctx<'js>,
-    items: impl IntoIterator<Item = Resp3Frame>,
-    depth: usize,
-) -> rquickjs::Result<Value<'js>> {
-    let array = rquickjs::Array::new(ctx.clone())?;
-    for (n, item) in items.into_iter().enumerate() {
-        array.set(n, frame_to_js(ctx, item, depth + 1)?)?;
-    }
-    Ok(array.into_value())
 }
 
 fn bytes_to_js<'js>(ctx: &Ctx<'js>, bytes: &[u8]) -> rquickjs::Result<Value<'js>> {
