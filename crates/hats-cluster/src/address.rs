@@ -137,6 +137,10 @@ fn parse_url(scheme: &str, rest: &str) -> Result<RedisAddress, AddressError> {
         return unix(rest);
     }
     let (rest, query) = match rest.split_once('?') {
+        // What stands before the @ may be a password, of which nothing must be named below.
+        Some((_, query)) if query.contains('@') => {
+            return Err(AddressError::new("a ? or @ in a password or parameter must be written %3F or %40"));
+        }
         Some((rest, query)) => (rest, parse_query(query)?),
         None => (rest, Vec::new()),
     };
@@ -441,6 +445,11 @@ mod tests {
             ("user:secret@h:1", "a user or password needs the form redis://user:password@host:port"),
             ("redis://u:secret%@h", "a % in a user, password or parameter must be written %25"),
             ("redis://u:secret@h:x", "\"x\" in \"h:x\" is not a port"),
+            ("redis://u:hush?secret@h:1", "a ? or @ in a password or parameter must be written %3F or %40"),
+            (
+                "redis-sentinel://u:hush?secret@h?sentinelServiceName=m",
+                "a ? or @ in a password or parameter must be written %3F or %40",
+            ),
             ("redis://h/x", "database \"x\" is not a number from 0 to 255"),
             ("redis://a,b", "several hosts need redis-cluster:// or redis-sentinel://"),
             ("redis-sentinel://a", "redis-sentinel:// needs ?sentinelServiceName=NAME"),

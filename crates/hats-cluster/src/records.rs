@@ -407,7 +407,11 @@ impl DefinitionRead {
     ) -> Self {
         let definition = match source {
             Some(source) => Definition::parse(source, digest.clone(), fields),
-            None => Err(FieldError { field: "Source", value: String::new(), expected: "a script in UTF-8" }),
+            None => Err(FieldError {
+                field: "Source",
+                value: String::new(),
+                expected: "a script in UTF-8, of 16 MiB at most",
+            }),
         };
         Self {
             digest,

@@ -297,9 +297,22 @@ fn is_noscript(error: &fred::error::Error) -> bool {
 
 /// An error of one command. A key that holds another type is a matter of that key, not of our configuration.
 fn failed(error: fred::error::Error) -> Error {
-    match error.details().starts_with("WRONGTYPE") {
+    match is_of_another_type(&error) {
         true => Error::Server(error.details().to_owned()),
         false => Error::from(error),
+    }
+}
+
+/// Whether somebody has put something else where a record of ours should be.
+fn is_of_another_type(error: &fred::error::Error) -> bool {
+    error.details().starts_with("WRONGTYPE")
+}
+
+/// One reading among many. A key of another type counts as absent, so that it is in nobody else's way.
+fn read_one(result: Result<Value, fred::error::Error>) -> Result<Value, Error> {
+    match result {
+        Err(error) if is_of_another_type(&error) => Ok(Value::Null),
+        result => result.map_err(failed),
     }
 }
 

@@ -55,12 +55,12 @@ if changed then
   next_start, restarts, deaths, poison = 0, 0, 0, 0
 elseif owner then
   -- The owner has died with it. It counts if the watchdog has named this thread, or, where it named none, if a peer
-  -- had to bury the session soon after the claim.
+  -- had to bury the session soon after the claim. A claim that came in after the burial has run nothing.
   local lived = ended - claimed
   if lived > 60000 then
     restarts = 0
   end
-  if named == 'this' or (named == 'nobody' and ending == 'buried' and lived <= 60000) then
+  if named == 'this' or (named == 'nobody' and ending == 'buried' and lived >= 0 and lived <= 60000) then
     deaths = deaths + 1
     if deaths >= 3 then
       poison = now + 600000

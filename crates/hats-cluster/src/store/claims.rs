@@ -5,7 +5,7 @@ use std::time::Duration;
 use fred::interfaces::HashesInterface;
 use fred::types::Value;
 
-use super::{Call, PIPELINE_MAX, Store, failed, lua, one_for_each};
+use super::{Call, PIPELINE_MAX, Store, failed, lua, one_for_each, read_one};
 use crate::error::Error;
 use crate::id::{Nonce, SessionId};
 use crate::name::TaskName;
@@ -253,7 +253,8 @@ impl Store {
         Ok(reply.text(0)? == "RETIRED")
     }
 
-    /// Reads the claims of these threads, in pipelines and in order. One without a record is free.
+    /// Reads the claims of these threads, in pipelines and in order. One without a record is free; so seems one whose
+    /// key holds something else, though nobody can claim it.
     ///
     /// # Errors
     /// When anything of it was not answered.
@@ -265,7 +266,7 @@ impl Store {
                 let () = pipeline.hmget(self.keys().claim(thread), FIELDS.to_vec()).await.map_err(failed)?;
             }
             for value in one_for_each(chunk.len(), pipeline.try_all().await) {
-                records.push(parse_record(value.map_err(failed)?));
+                records.push(parse_record(read_one(value)?));
             }
         }
         Ok(records)

@@ -12,6 +12,9 @@ use crate::error::Error;
 use crate::name::{TaskKind, TaskName};
 use crate::records::{Definition, DefinitionRead, Fields, Mirror, SourceDigest, State};
 
+/// A longer source is not even looked at. Far above what a worker runs: that limit is a setting of its own.
+const SOURCE_BYTES_READ_MAX: usize = 16 << 20;
+
 /// What becomes of the mirrored `Error`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum MirrorError {
@@ -75,7 +78,7 @@ impl Store {
 
     fn read_call(&self, thread: &TaskName, known: Option<&Definition>) -> Call {
         let known = known.map(|known| known.digest.to_string()).unwrap_or_default();
-        Call::new(&lua::READ, self.keys().thread(thread), vec![known])
+        Call::new(&lua::READ, self.keys().thread(thread), vec![known, SOURCE_BYTES_READ_MAX.to_string()])
     }
 
     /// Writes our state into a definition for people. False: there is no such definition any more.
@@ -237,7 +240,10 @@ fn parse_read(mut reply: lua::Reply, known: Option<&Definition>) -> Option<Defin
     let digest = SourceDigest::from_hex(&reply.text(0).ok()?);
     let source = match (known, reply.take(1)) {
         (_, Some(source)) => source.into_string().map(Arc::from),
-        (Some(known), None) if known.digest == digest => Some(known.source.clone()),
+        // One that is too long has no digest, and is not known for having none.
+        (Some(known), None) if known.digest == digest && !digest.as_str().is_empty() => {
+            Some(known.source.clone())
+        }
         (_, None) => None,
     };
     let text: Vec<Option<String>> = (2..15).map(|nth| reply.text(nth).ok()).collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fred::interfaces::{HashesInterface, SetsInterface};
 use fred::types::Value;
 
-use super::{Call, PIPELINE_MAX, Store, failed, lua, one_for_each};
+use super::{Call, PIPELINE_MAX, Store, failed, lua, one_for_each, read_one};
 use crate::error::Error;
 use crate::id::SessionId;
 use crate::name::{TaskName, WorkerName};
@@ -221,7 +221,7 @@ impl Store {
             let commands = chunk.len() + usize::from(nth == 0);
             let mut values = one_for_each(commands, pipeline.try_all().await).into_iter();
             if nth == 0 {
-                let members = values.next().transpose().map_err(failed)?.unwrap_or(Value::Null);
+                let members = values.next().map_or(Ok(Value::Null), read_one)?;
                 index = members
                     .into_array()
                     .iter()
@@ -231,7 +231,7 @@ impl Store {
                     .collect();
             }
             for (id, value) in chunk.iter().zip(values) {
-                sessions.push((id.clone(), parse_record(value.map_err(failed)?)));
+                sessions.push((id.clone(), parse_record(read_one(value)?)));
             }
         }
         Ok(Sample { index, sessions })

@@ -231,6 +231,7 @@ conformance![
     many_claims_go_in_pipelines,
     a_definition_is_read_and_its_source_only_if_it_differs,
     a_malformed_definition_harms_nobody_else,
+    a_source_beyond_all_measure_is_not_looked_at,
     a_mirror_writes_only_into_what_exists,
     registering_is_an_upsert_that_leaves_disabled_alone,
     operators_see_and_steer_threads,
@@ -238,6 +239,7 @@ conformance![
     rows_of_workers_come_and_go,
     scripts_survive_a_script_flush,
     a_key_of_another_type_is_an_error_of_its_own,
+    a_key_of_another_type_is_in_nobody_elses_way,
     other_fields_of_a_claim_are_left_alone,
 ];
 
@@ -593,11 +595,13 @@ async fn only_a_burial_soon_after_the_claim_counts(bench: Bench) {
         (SessionEnd::Closed, 1_000, 1),
         (SessionEnd::Gone, 0, 1),
         (SessionEnd::Buried, 1_000, 2),
+        // Granted to a session that was buried already: it never ran there.
+        (SessionEnd::Buried, -1_000, 2),
         // It ran well for longer: the row is over.
         (SessionEnd::Buried, 60_001, 0),
         (SessionEnd::Buried, 1_000, 1),
     ] {
-        let ended = if end == SessionEnd::Gone { 0 } else { now + ended_after };
+        let ended = if end == SessionEnd::Gone { 0 } else { now.saturating_add_signed(ended_after) };
         let next = ClaimRequest { dead: dead(&owner.session, end, ended), ..request() };
         let granted = bench.granted(&next).await;
         assert_eq!(granted.deaths, deaths, "{end:?} after {ended_after}");
@@ -690,6 +694,22 @@ async fn a_definition_is_read_and_its_source_only_if_it_differs(bench: Bench) {
     let read = bench.store.read_definition(&thread(), Some(&known)).await.unwrap().unwrap();
     assert_eq!(&*read.definition.unwrap().source, "other");
     assert!(!read.enabled);
+}
+
+async fn a_source_beyond_all_measure_is_not_looked_at(bench: Bench) {
+    let key = bench.store.keys.thread(&thread());
+    bench.hset(key.clone(), "Source", "x".repeat((16 << 20) + 1)).await;
+    bench.hset(key.clone(), "State", "running").await;
+    let read = bench.store.read_definition(&thread(), None).await.unwrap().unwrap();
+    assert_eq!(read.digest.as_str(), "", "not even its digest is taken");
+    assert_eq!(read.definition.unwrap_err().field, "Source");
+    assert_eq!(read.mirror.state.as_deref(), Some("running"));
+    let seen = Definition::parse("".into(), read.digest, &crate::records::Fields::default()).unwrap();
+    let again = bench.store.read_definition(&thread(), Some(&seen)).await.unwrap().unwrap();
+    assert_eq!(again.definition.unwrap_err().field, "Source");
+    bench.hset(key, "Source", "x".repeat(16 << 20)).await;
+    let read = bench.store.read_definition(&thread(), None).await.unwrap().unwrap();
+    assert_eq!(read.definition.unwrap().source.len(), 16 << 20);
 }
 
 async fn a_malformed_definition_harms_nobody_else(bench: Bench) {
@@ -896,6 +916,27 @@ async fn a_key_of_another_type_is_an_error_of_its_own(bench: Bench) {
     let () = bench.store.client.sadd(bench.store.keys.claim(&bad), "x").await.unwrap();
     let answers = bench.store.claim_many(&[(thread(), request()), (bad, request())]).await;
     assert!(matches!(answers.as_slice(), [Ok(Answer::Granted(_)), Err(Error::Server(_))]), "{answers:?}");
+}
+
+async fn a_key_of_another_type_is_in_nobody_elses_way(bench: Bench) {
+    let bad = TaskName::new("bad").unwrap();
+    let owner = request();
+    bench.granted(&owner).await;
+    let () = bench.store.client.sadd(bench.store.keys.claim(&bad), "x").await.unwrap();
+    let claims = bench.store.check(&[bad, thread()]).await.unwrap();
+    assert_eq!((&claims[0], &claims[1].session), (&ClaimRecord::default(), &Some(owner.session)));
+
+    let id = bench.session().await;
+    let stray = SessionId::from("stray");
+    let () = bench.store.client.sadd(bench.store.keys.session(&stray), "x").await.unwrap();
+    let sample = bench.store.sample(&[stray, id.clone()]).await.unwrap();
+    assert!(sample.sessions[0].1.is_none() && sample.sessions[1].1.is_some(), "{sample:?}");
+    assert_eq!(sample.index, std::slice::from_ref(&id));
+
+    // Who is named by a claim is watched even if the index is lost.
+    let () = bench.store.client.set(bench.store.keys.sessions(), "x", None, None, false).await.unwrap();
+    let sample = bench.store.sample(&[id]).await.unwrap();
+    assert!(sample.index.is_empty() && sample.sessions[0].1.is_some(), "{sample:?}");
 }
 
 async fn other_fields_of_a_claim_are_left_alone(bench: Bench) {
