@@ -9,7 +9,8 @@
 //! * It is an OS thread and never waits for anything but time: not for Redis, not for a lock that is held while
 //!   something else is waited for, not for a runtime.
 //! * The hard stop comes at H, but not before 250 ms after a freeze of the process was noticed: whoever was stopped
-//!   with the process gets that long to see that the lease is gone and end by itself.
+//!   with the process gets that long to see that the lease is gone and end by itself. While they do so one after the
+//!   other they get up to a second.
 //! * A freeze makes nobody look stalled: silence counts from the moment the process was running again.
 
 use std::fmt;
@@ -33,6 +34,10 @@ const ROUND_MAX: Duration = Duration::from_millis(50);
 const FREEZE_LEAST: Duration = Duration::from_millis(150);
 /// After a freeze was noticed nobody is stopped hard for this long.
 const GRACE_AFTER_FREEZE: Duration = Duration::from_millis(250);
+/// Scripts that keep ending after a freeze get longer: as long as one ends within this after the other …
+const ENDING_PAUSE_MAX: Duration = Duration::from_millis(100);
+/// … but no longer than this.
+const ENDING_MAX: Duration = Duration::from_secs(1);
 /// A lane that is silent for this long while scripts of a lost lease still run is what they are stuck in.
 const SUSPICIOUS_SILENCE: Duration = Duration::from_millis(300);
 /// How long the last words before a hard stop may take.
@@ -331,11 +336,13 @@ struct Rounds {
     thawed: Option<BootInstant>,
     named: Option<SessionId>,
     stopped: Option<SessionId>,
+    /// How many scripts of which lost session were left at the last look, and when one was last seen to have ended.
+    left: Option<(SessionId, usize, BootInstant)>,
 }
 
 impl Rounds {
     fn new(now: BootInstant, stall_after: Duration) -> Self {
-        Self { stall_after, last_round: now, thawed: None, named: None, stopped: None }
+        Self { stall_after, last_round: now, thawed: None, named: None, stopped: None, left: None }
     }
 
     /// A round begins; it was planned for `slept` after the last one. Tells how long a freeze was that is worth
@@ -360,10 +367,12 @@ impl Rounds {
         if lease.is_trusted() {
             return Duty::Nothing;
         }
-        if lease.is_idle() {
+        let left = lease.scripts().len();
+        if left == 0 {
             return Duty::Forget;
         }
-        if now >= self.hard_stop_at(lease) {
+        let is_ending = self.is_ending(now, lease.session(), left);
+        if now >= self.hard_stop_at(lease) && !is_ending {
             if self.stopped.as_ref() == Some(lease.session()) {
                 return Duty::Nothing;
             }
@@ -375,6 +384,16 @@ impl Rounds {
             return Duty::Name;
         }
         Duty::Nothing
+    }
+
+    /// Whether the process was frozen a moment ago and the scripts of the lost session are ending one after the other.
+    fn is_ending(&mut self, now: BootInstant, session: &SessionId, left: usize) -> bool {
+        let last_end = match &self.left {
+            Some((before, count, last_end)) if before == session && left >= *count => *last_end,
+            _ => now,
+        };
+        self.left = Some((session.clone(), left, last_end));
+        self.thawed.is_some_and(|thawed| now < thawed + ENDING_MAX) && now < last_end + ENDING_PAUSE_MAX
     }
 
     fn hard_stop_at(&self, lease: &Lease) -> BootInstant {
@@ -456,6 +475,24 @@ mod tests {
         assert_eq!(rounds.look_at_lease(now, &lease), Duty::Name);
         assert_eq!(rounds.look_at_lease(now + Duration::from_millis(249), &lease), Duty::Nothing);
         assert_eq!(rounds.look_at_lease(now + Duration::from_millis(250), &lease), Duty::HardStop);
+    }
+
+    #[test]
+    fn after_a_freeze_scripts_that_keep_ending_get_longer() {
+        let now = BootInstant::now();
+        let mut rounds = Rounds::new(now - Duration::from_secs(30), STALL);
+        rounds.begin(now, ROUND_MAX);
+        let lease = lease_of(Duration::from_secs(30));
+        let name = TaskName::try_from("a").unwrap();
+        let mut guards: Vec<_> = (0..20).map(|_| lease.enter(&name)).collect();
+        let at = |millis| now + Duration::from_millis(millis);
+        assert_eq!(rounds.look_at_lease(at(0), &lease), Duty::Name);
+        for tenth in 1..=5 {
+            guards.pop();
+            assert_eq!(rounds.look_at_lease(at(tenth * 90), &lease), Duty::Nothing);
+        }
+        assert_eq!(rounds.look_at_lease(at(549), &lease), Duty::Nothing);
+        assert_eq!(rounds.look_at_lease(at(550), &lease), Duty::HardStop, "none has ended for a while");
     }
 
     #[test]
