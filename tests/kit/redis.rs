@@ -308,7 +308,8 @@ fn launch(
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
         .args(["--enable-debug-command", "yes", "--dir"])
         .arg(directory)
-        .args(["--appendonly", if options.persistent { "yes" } else { "no" }]);
+        // The page cache outlives the process; waiting for a busy disk would look like a stall of Redis.
+        .args(["--appendfsync", "no", "--appendonly", if options.persistent { "yes" } else { "no" }]);
     if let Some(clock) = clock {
         clock.wrap(&mut command)?;
     }
