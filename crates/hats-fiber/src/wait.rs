@@ -1,8 +1,8 @@
 //! Waiting from inside a fiber.
 //!
-//! The OS thread keeps one pointer to the innermost fiber that runs on it. It is set while that fiber's stack
-//! is the active one and only then: [`Scope::enter`] sets it at the start, [`outside`] clears it around every
-//! resume and [`Current::suspend`] sets it again when it comes back.
+//! The OS thread keeps one pointer to the innermost fiber that runs on it. It is set while that fiber's own code runs
+//! and only then: [`Scope::enter`] sets it at the start, [`outside`] clears it around every resume and every poll of a
+//! future, and [`Current::suspend`] sets it again when it comes back.
 #![expect(unsafe_code, reason = "two pointers are handed across a stack switch, see the safety notes")]
 
 use std::cell::Cell;
@@ -27,7 +27,8 @@ pub enum Ended {
     Interrupted,
 }
 
-/// Waits for `future`, giving the OS thread to others meanwhile. Outside a fiber it blocks the OS thread.
+/// Waits for `future`, giving the OS thread to others meanwhile. Outside a fiber it blocks the OS thread, and so does a
+/// wait inside a future that is itself being polled: that future's poll has to return.
 ///
 /// # Errors
 /// [`Ended::Interrupted`] when the fiber is asked to end its call; the future is dropped unfinished.
@@ -45,7 +46,7 @@ pub fn wait_ending<F: Future>(future: F) -> Result<F::Output, Ended> {
 }
 
 /// As [`wait`], but to the future's own end whatever is asked meanwhile: for I/O that has to be seen through or has a
-/// time limit of its own. Not before the fiber is dropped is the future.
+/// time limit of its own. The future is dropped unfinished only if the fiber is dropped.
 ///
 /// # Errors
 /// [`Ended::Interrupted`] when the fiber is being dropped.
@@ -67,6 +68,14 @@ pub fn wait_through<F: Future>(future: F) -> Result<F::Output, Ended> {
     })
 }
 
+/// As [`wait`], but only [`Ask::Kill`] ends it: for what must not be lost while the fiber may still act on it.
+///
+/// # Errors
+/// [`Ended::Interrupted`] when the fiber is killed; the future is dropped unfinished.
+pub fn wait_unless_killed<F: Future>(future: F) -> Result<F::Output, Ended> {
+    wait_until(future, Ask::Kill)
+}
+
 /// What the running fiber has been asked; [`Ask::Nothing`] outside a fiber.
 #[must_use]
 pub fn current_ask() -> Ask {
@@ -79,6 +88,7 @@ pub fn running_for() -> Duration {
     with_current(|current| current.map_or(Duration::ZERO, |c| c.resumed_at.get().elapsed()))
 }
 
+/// Waits until `future` is ready or at least `limit` is asked.
 fn wait_until<F: Future>(future: F, limit: Ask) -> Result<F::Output, Ended> {
     let mut future = pin!(future);
     with_current(|current| {
@@ -87,7 +97,7 @@ fn wait_until<F: Future>(future: F, limit: Ask) -> Result<F::Output, Ended> {
         };
         loop {
             let asked = current.scope().handle.asked();
-            if asked >= Ask::Interrupt {
+            if asked >= limit.max(Ask::Interrupt) {
                 return Err(Ended::Interrupted);
             }
             if let Poll::Ready(value) = current.poll(future.as_mut()) {
@@ -143,7 +153,7 @@ struct Current {
 }
 
 thread_local! {
-    // Invariant: Some only while the stack that holds the pointed-to `Current` is the active one.
+    // Invariant: Some only while the stack that holds the pointed-to `Current` is the active one and polls nothing.
     static CURRENT: Cell<Option<NonNull<Current>>> = const { Cell::new(None) };
 }
 
@@ -162,12 +172,17 @@ impl Scope<'_> {
     }
 }
 
-/// Runs `f`, which switches to another stack, with no current fiber, and restores the caller's afterwards.
+/// Runs `f`, which is not the fiber's own code, with no current fiber, and restores the caller's afterwards, also when
+/// `f` panics.
 pub(crate) fn outside<R>(f: impl FnOnce() -> R) -> R {
-    let outer = CURRENT.take();
-    let result = f();
-    CURRENT.set(outer);
-    result
+    struct Restore(Option<NonNull<Current>>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CURRENT.set(self.0);
+        }
+    }
+    let _restore = Restore(CURRENT.take());
+    f()
 }
 
 fn with_current<R>(f: impl FnOnce(Option<&Current>) -> R) -> R {
@@ -190,9 +205,10 @@ impl Current {
         // SAFETY: the pointer came from the `&mut Context` of the `Fiber::resume` call that made this stack
         // the active one. That call is suspended below us until we suspend or return, so its borrow is alive
         // and unused; `suspend` replaces the pointer with the next resume's. No other reference is made
-        // from it while this one lives: a nested fiber gets a context of its own.
+        // from it while this one lives, and the stack is not suspended: for that somebody would have to wait in
+        // this fiber, and inside `outside` there is none. A nested fiber gets a context of its own.
         let context: &mut Context<'_> = unsafe { context.as_mut() };
-        future.poll(context)
+        outside(|| future.poll(context))
     }
 
     fn suspend(&self) {

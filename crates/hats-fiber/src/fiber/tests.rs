@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::{
     Ask, DEFAULT_STACK_BYTES, Ended, Fiber, Handle, current_ask, running_for, wait, wait_ending, wait_through,
+    wait_unless_killed,
 };
 use tokio::time::sleep;
 
@@ -154,4 +155,64 @@ async fn what_is_seen_through_ends_when_the_fiber_is_dropped() {
     }
     drop(body);
     assert!(ended.get());
+}
+
+/// Pending once, and woken at once.
+async fn once_pending() {
+    let mut polled = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut polled, true) {
+            return std::task::Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
+/// Were the inner wait to suspend the fiber, the outer future would go on with the context of a poll that is long over.
+#[tokio::test(flavor = "current_thread")]
+async fn a_wait_inside_a_polled_future_does_not_suspend_it() {
+    let polls = Rc::new(Cell::new(0));
+    let inner = polls.clone();
+    let mut body = Box::pin(fiber(move || {
+        wait(async {
+            wait(once_pending()).unwrap();
+            inner.set(1);
+            once_pending().await;
+        })
+    }));
+    std::future::poll_fn(|context| {
+        assert!(body.as_mut().poll(context).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
+    assert_eq!(polls.get(), 1);
+    assert_eq!(body.await.unwrap(), Ok(()));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_panic_in_a_waited_future_leaves_the_fiber_a_fiber() {
+    let result = fiber(|| {
+        let poll = std::panic::AssertUnwindSafe(|| wait(async { panic!("boom") }));
+        assert!(std::panic::catch_unwind(poll).is_err());
+        wait(tokio::task::yield_now())
+    });
+    assert_eq!(result.await.unwrap(), Ok(()));
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn what_only_a_kill_ends_outlasts_an_interrupt() {
+    let handle = Handle::new();
+    handle.ask(Ask::Interrupt);
+    let body = Fiber::new(handle.clone(), DEFAULT_STACK_BYTES, || {
+        (wait_unless_killed(sleep(Duration::from_millis(5))), wait_unless_killed(std::future::pending::<()>()))
+    })
+    .unwrap();
+    let kill = async {
+        sleep(Duration::from_millis(50)).await;
+        handle.ask(Ask::Kill);
+    };
+    let (ended, ()) = tokio::join!(body, kill);
+    assert_eq!(ended.unwrap(), (Ok(()), Err(Ended::Interrupted)));
 }
