@@ -48,8 +48,12 @@ pub(super) fn run(
         return Ok(Err(format!("ERR {name} does not block")));
     };
     let Some(asked) = timeout.read(&arguments) else {
-        // Not a time: the server says so better than we could, and does not block.
-        return super::send_over(host, ctx, connection, name, arguments);
+        // Servers read more spellings of a number than we do. Sent as it is, one of them could block for ever.
+        let expected = match timeout {
+            Timeout::Seconds(_) => "a float",
+            Timeout::Milliseconds(_) => "an integer",
+        };
+        return Ok(Err(format!("ERR timeout is not {expected} or out of range")));
     };
     pin_stream_ids(host, ctx, connection, name, &mut arguments)?;
     let connections = &connection.connections;
@@ -95,18 +99,37 @@ fn one_slice(
     timeout: Timeout,
     slice: Duration,
 ) -> rquickjs::Result<Reply> {
-    let (stop, stopped) = oneshot::channel::<()>();
+    let (stop, mut stopped) = oneshot::channel::<()>();
     let (answer, mut answered) = oneshot::channel();
     let (name, arguments, connections) = (name.to_owned(), arguments.to_vec(), connections.clone());
+    let (begun, control) = (Instant::now(), host.control.clone());
     host.lane.io.spawn(async move {
-        let mut connection = match connections.blocking(turn).await {
-            Ok(connection) => connection,
+        let ready = async {
+            let connection = connections.blocking(turn).await?;
+            let id = connection.id().await;
+            Ok::<_, String>((connection, id))
+        };
+        let ready = tokio::select! {
+            ready = ready => ready,
+            // Nothing has been sent yet, and a server that cannot be reached would keep the script past its lease.
+            _ = &mut stopped => {
+                let _ = answer.send(Ok(RedisValue::Null));
+                return;
+            }
+        };
+        let (mut connection, id) = match ready {
+            Ok(ready) => ready,
             Err(message) => {
                 let _ = answer.send(Err(message));
                 return;
             }
         };
-        let id = connection.id().await;
+        // Connecting has taken time, and the lease may have been lost meanwhile.
+        let slice = slice.saturating_sub(begun.elapsed()).min(control.trusted_for().saturating_sub(MARGIN));
+        if slice.is_zero() {
+            let _ = answer.send(Ok(RedisValue::Null));
+            return;
+        }
         let slice = if id.is_some() { slice } else { slice.min(SLICE_UNSTOPPABLE) };
         let arguments = timeout.write(arguments, slice);
         let reply = {
@@ -129,9 +152,10 @@ fn one_slice(
     let reply = match host.wait_ending(ctx, &mut answered) {
         Ok(Some(reply)) => reply,
         asked => {
-            // The task is asked to stop, or more. A receiver that is gone means that the answer is on its way.
+            // The task is asked to stop, or more. A receiver that is gone means that the answer is on its way. Once
+            // the lease is lost the answer is for nobody: the server has ended its wait before that.
             let _ = stop.send(());
-            let reply = host.wait_through(ctx, answered)?;
+            let reply = host.wait_unless_killed(ctx, answered)?;
             asked?;
             reply
         }
@@ -210,8 +234,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_left_to_the_server() {
-        for wrong in ["-1", "soon", "NaN", "inf"] {
+    fn what_is_no_time_is_refused() {
+        for wrong in ["-1", "soon", "NaN", "inf", "0x0", "1e300"] {
             assert_eq!(Timeout::Seconds(0).read(&[RedisValue::from(wrong)]), None, "{wrong}");
         }
     }

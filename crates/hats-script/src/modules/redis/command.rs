@@ -28,8 +28,15 @@ const TRANSACTION: &str =
 const SUBSCRIBE: &str =
     "the connection is shared by all scripts; use a list with BLPOP, or a stream with XREAD BLOCK";
 const CONNECTION: &str = "it would change the connection that all scripts share";
+const DEBUGGER: &str = "it would put the connection that all scripts share into the debugger of Lua";
 const WAIT: &str =
     "replies and offsets of other scripts share the connection; use EVAL, or min-replicas-to-write";
+
+/// Whether this can be the name of a command. The client would take one with blanks in it apart and send, say, the
+/// `SELECT` in `SELECT 1`, which by that name is unknown here.
+pub(super) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic())
+}
 
 /// `name` is in upper case.
 pub(super) fn kind_of(name: &str, arguments: &[RedisValue]) -> Kind {
@@ -41,6 +48,9 @@ pub(super) fn kind_of(name: &str, arguments: &[RedisValue]) -> Kind {
         "SELECT" | "AUTH" | "HELLO" | "RESET" | "QUIT" | "MONITOR" | "SYNC" | "PSYNC" | "REPLCONF"
         | "READONLY" | "READWRITE" | "ASKING" => Kind::Refused(CONNECTION),
         "CLIENT" if !is_harmless_client_command(arguments) => Kind::Refused(CONNECTION),
+        "SCRIPT" if arguments.first().is_some_and(|first| text(first).eq_ignore_ascii_case("DEBUG")) => {
+            Kind::Refused(DEBUGGER)
+        }
         "WAIT" | "WAITAOF" => Kind::Refused(WAIT),
         _ if timeout_of(name, arguments).is_some() => Kind::Blocking,
         _ => Kind::Plain,
@@ -54,7 +64,7 @@ pub(super) fn timeout_of(name: &str, arguments: &[RedisValue]) -> Option<Timeout
             arguments.len().checked_sub(1).map(Timeout::Seconds)
         }
         "BLMPOP" | "BZMPOP" => (!arguments.is_empty()).then_some(Timeout::Seconds(0)),
-        "XREAD" | "XREADGROUP" => block_option(arguments).map(|place| Timeout::Milliseconds(place + 1)),
+        "XREAD" | "XREADGROUP" => stream_options(arguments).block.map(Timeout::Milliseconds),
         _ => None,
     }
 }
@@ -64,8 +74,7 @@ pub(super) fn stream_ids(name: &str, arguments: &[RedisValue]) -> Vec<(usize, us
     if name != "XREAD" {
         return Vec::new();
     }
-    let Some(streams) = position(arguments, "STREAMS") else { return Vec::new() };
-    let first_key = streams + 1;
+    let Some(first_key) = stream_options(arguments).keys else { return Vec::new() };
     let count = arguments.len().saturating_sub(first_key) / 2;
     (first_key..first_key + count).map(|key| (key, key + count)).collect()
 }
@@ -76,8 +85,9 @@ pub(super) fn hash_of(name: &str, arguments: &[RedisValue]) -> ClusterHash {
         "EVAL" | "EVALSHA" | "EVAL_RO" | "EVALSHA_RO" | "FCALL" | "FCALL_RO" => ClusterHash::Offset(2),
         "BLMPOP" | "BZMPOP" | "OBJECT" | "XGROUP" | "XINFO" | "MEMORY" => ClusterHash::Offset(1),
         "LMPOP" | "ZMPOP" | "SINTERCARD" | "ZUNION" | "ZINTER" | "ZDIFF" => ClusterHash::Offset(1),
-        "XREAD" | "XREADGROUP" => position(arguments, "STREAMS")
-            .map_or(ClusterHash::FirstKey, |streams| ClusterHash::Offset(streams + 1)),
+        "XREAD" | "XREADGROUP" => {
+            stream_options(arguments).keys.map_or(ClusterHash::FirstKey, ClusterHash::Offset)
+        }
         _ if arguments.is_empty() => ClusterHash::Random,
         _ => ClusterHash::FirstKey,
     };
@@ -90,13 +100,35 @@ fn is_harmless_client_command(arguments: &[RedisValue]) -> bool {
     matches!(first.as_deref(), Some("ID" | "INFO" | "LIST" | "GETNAME" | "KILL" | "UNBLOCK" | "HELP"))
 }
 
-fn block_option(arguments: &[RedisValue]) -> Option<usize> {
-    let streams = position(arguments, "STREAMS").unwrap_or(arguments.len());
-    position(&arguments[..streams], "BLOCK")
+/// Where things are among the arguments of `XREAD` and `XREADGROUP`.
+#[derive(Default)]
+struct StreamOptions {
+    /// The time after `BLOCK`; the last one counts, as for the server.
+    block: Option<usize>,
+    /// The first word after `STREAMS`.
+    keys: Option<usize>,
 }
 
-fn position(arguments: &[RedisValue], word: &str) -> Option<usize> {
-    arguments.iter().position(|argument| text(argument).eq_ignore_ascii_case(word))
+/// Reads the options as the server does: a group may be called `STREAMS`, and a consumer `BLOCK`.
+fn stream_options(arguments: &[RedisValue]) -> StreamOptions {
+    let mut options = StreamOptions::default();
+    let mut place = 0;
+    while let Some(argument) = arguments.get(place) {
+        place += match text(argument).to_ascii_uppercase().as_str() {
+            "BLOCK" => {
+                options.block = Some(place + 1);
+                2
+            }
+            "COUNT" => 2,
+            "GROUP" => 3,
+            "STREAMS" => {
+                options.keys = Some(place + 1);
+                return options;
+            }
+            _ => 1,
+        };
+    }
+    options
 }
 
 /// An argument as text; one that is no text is like no word.
@@ -130,6 +162,7 @@ mod tests {
             "CLIENT REPLY OFF",
             "CLIENT TRACKING ON",
             "WAIT 1 0",
+            "SCRIPT debug YES",
         ] {
             assert!(matches!(kind(line), Kind::Refused(_)), "{line}");
         }
@@ -151,6 +184,26 @@ mod tests {
             assert_eq!(timeout_of(name, &words(rest)), Some(timeout), "{line}");
         }
         assert_eq!(timeout_of("XREAD", &words("STREAMS block 0")), None);
+    }
+
+    #[test]
+    fn words_that_look_like_options_do_not_hide_that_a_command_blocks() {
+        for (line, place) in [
+            ("GROUP streams block BLOCK 0 STREAMS s >", 4),
+            ("COUNT 1 GROUP streams c BLOCK 0 STREAMS s >", 6),
+            ("BLOCK 1 BLOCK 0 GROUP g c STREAMS s >", 3),
+        ] {
+            let timeout = Some(Timeout::Milliseconds(place));
+            assert_eq!(timeout_of("XREADGROUP", &words(line)), timeout, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_one_word() {
+        assert!(is_name("GET") && is_name("JSON.GET") && is_name("my-command"));
+        for wrong in ["", "SELECT 1", " MULTI", "MULTI\u{a0}", "GET\r\n"] {
+            assert!(!is_name(wrong), "{wrong:?}");
+        }
     }
 
     #[test]

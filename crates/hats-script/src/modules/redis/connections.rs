@@ -13,14 +13,13 @@ use fred::clients::Client;
 use fred::error::{Error as FredError, ErrorKind};
 use fred::interfaces::{ClientLike, HashesInterface, KeysInterface, ListInterface};
 use fred::types::config::Options;
-use fred::types::{Builder, ClusterHash, CustomCommand, Key, Value as RedisValue};
+use fred::types::{Builder, ClusterHash, ConnectHandle, CustomCommand, Key, Value as RedisValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Reply, command};
 
-/// How often a script that waits for the connection looks again, and a lane that could not connect tries again.
+/// How often a script that waits for the connection looks again.
 const READY_POLL: Duration = Duration::from_millis(20);
-const CONNECT_PAUSE: Duration = Duration::from_millis(500);
 
 /// The connections for scripts could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -35,16 +34,24 @@ pub struct Connections {
 
 struct Shared {
     builder: Builder,
-    client: Client,
+    /// For what concerns other connections; driven by the I/O runtime.
+    control: Driven,
     /// One permit for each blocking connection that may exist. Waiters are served in order.
     permits: Arc<Semaphore>,
     waiting: AtomicUsize,
-    idle: Mutex<Vec<Client>>,
+    idle: Mutex<Vec<Driven>>,
+}
+
+/// A client with the tokio task that drives its connection. A client that is merely dropped would be kept, and
+/// reconnected for ever, by that task; so the task ends with this.
+struct Driven {
+    client: Client,
+    driver: ConnectHandle,
 }
 
 /// The connection that the scripts of one lane share, and the way to all others.
 pub(crate) struct LaneConnection {
-    client: Client,
+    driven: Driven,
     pub(super) connections: Connections,
 }
 
@@ -56,7 +63,7 @@ pub(super) struct Turn {
 
 /// A connection that blocks for one script at a time; it goes back to the others when dropped.
 pub(super) struct BlockingConnection {
-    client: Option<Client>,
+    driven: Option<Driven>,
     shared: Arc<Shared>,
     // Given back after the connection itself: fields are dropped in order.
     #[expect(dead_code, reason = "held, not looked at")]
@@ -70,12 +77,12 @@ impl Connections {
     /// # Errors
     /// When the first connection cannot be made.
     pub async fn connect(builder: &Builder, blocking: NonZeroUsize) -> Result<Self, Error> {
-        let client = builder.build().map_err(|error| Error(error.to_string()))?;
-        client.init().await.map_err(|error| Error(error.to_string()))?;
+        let control = Driven::start(builder)?;
+        control.connected().await?;
         Ok(Self {
             shared: Arc::new(Shared {
                 builder: builder.clone(),
-                client,
+                control,
                 permits: Arc::new(Semaphore::new(blocking.get())),
                 waiting: AtomicUsize::new(0),
                 idle: Mutex::default(),
@@ -86,29 +93,21 @@ impl Connections {
     /// True if the connection stands, as far as is known.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.shared.client.is_connected()
+        self.shared.control.client.is_connected()
     }
 
-    /// Closes every connection.
+    /// Closes every connection but those of the lanes, which end with their lanes.
     pub async fn close(&self) {
         let idle = std::mem::take(&mut *self.shared.idle());
-        for client in idle.iter().chain([&self.shared.client]) {
+        for driven in idle.iter().chain([&self.shared.control]) {
             // An error means that the connection was gone already.
-            let _ = client.quit().await;
+            let _ = driven.client.quit().await;
         }
     }
 
-    /// A lane's own connection. Called on the lane, whose executor drives it from then on.
+    /// A lane's own connection. Called on the lane, whose executor drives it from then on, through every loss.
     pub(crate) fn for_lane(&self) -> Result<LaneConnection, Error> {
-        let client = self.shared.builder.build().map_err(|error| Error(error.to_string()))?;
-        let connecting = client.clone();
-        tokio::spawn(async move {
-            while let Err(error) = connecting.init().await {
-                tracing::warn!(%error, "no Redis connection for the scripts of a lane, trying on");
-                tokio::time::sleep(CONNECT_PAUSE).await;
-            }
-        });
-        Ok(LaneConnection { client, connections: self.clone() })
+        Ok(LaneConnection { driven: Driven::start(&self.shared.builder)?, connections: self.clone() })
     }
 
     /// Waits, in turn, for leave to use a blocking connection.
@@ -122,15 +121,15 @@ impl Connections {
     /// A connection for the one whose turn it is. Called on the I/O runtime, which drives it.
     pub(super) async fn blocking(&self, turn: Turn) -> Result<BlockingConnection, String> {
         let idle = self.shared.idle().pop();
-        let client = match idle {
-            Some(client) => client,
+        let driven = match idle {
+            Some(driven) => driven,
             None => {
-                let client = self.shared.builder.build().map_err(|error| error.to_string())?;
-                client.init().await.map_err(|error| format!("ERR no connection to Redis: {error}"))?;
-                client
+                let driven = Driven::start(&self.shared.builder).map_err(|error| format!("ERR {error}"))?;
+                driven.connected().await.map_err(|error| format!("ERR {error}"))?;
+                driven
             }
         };
-        Ok(BlockingConnection { client: Some(client), shared: self.shared.clone(), turn })
+        Ok(BlockingConnection { driven: Some(driven), shared: self.shared.clone(), turn })
     }
 
     /// True if somebody waits for a blocking connection, or the next one would.
@@ -142,20 +141,20 @@ impl Connections {
     pub(super) async fn unblock(&self, connection: i64) -> bool {
         let command = custom("CLIENT", ClusterHash::Random, false);
         let arguments = vec![RedisValue::from("UNBLOCK"), RedisValue::from(connection)];
-        request(self.shared.client.clone(), command, arguments, Duration::from_secs(1)).await.is_ok()
+        request(&self.shared.control.client, command, arguments, Duration::from_secs(1)).await.is_ok()
     }
 }
 
 impl LaneConnection {
     /// True if the connection stands, as far as is known.
     pub(super) fn is_ready(&self) -> bool {
-        self.client.is_connected()
+        self.driven.client.is_connected()
     }
 
     /// Waits until the connection stands, at most for `time`. Tells whether it does.
     pub(super) async fn ready(&self, time: Duration) -> bool {
         let connected = async {
-            while !self.client.is_connected() {
+            while !self.driven.client.is_connected() {
                 tokio::time::sleep(READY_POLL).await;
             }
         };
@@ -166,7 +165,7 @@ impl LaneConnection {
     /// dropped before that.
     pub(super) async fn send(&self, name: &str, arguments: Vec<RedisValue>, time: Duration) -> Reply {
         let options = Options { timeout: Some(time), ..Options::default() };
-        let client = self.client.with_options(&options);
+        let client = self.driven.client.with_options(&options);
         // The client flushes after each command that it does not know by name. These are the ones that scripts
         // send all the time, and they may share a write.
         let mut arguments = arguments;
@@ -201,12 +200,32 @@ fn take_key(value: &mut RedisValue) -> Key {
     }
 }
 
+impl Driven {
+    /// Begins to connect; the executor that this is called on drives the connection.
+    fn start(builder: &Builder) -> Result<Self, Error> {
+        let client = builder.build().map_err(|error| Error(error.to_string()))?;
+        let driver = client.connect();
+        Ok(Self { client, driver })
+    }
+
+    async fn connected(&self) -> Result<(), Error> {
+        self.client.wait_for_connect().await.map_err(|error| Error(error.to_string()))
+    }
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
 impl BlockingConnection {
     /// The server's number of this connection, by which it can be unblocked; None where servers have none.
     pub(super) async fn id(&self) -> Option<i64> {
-        let client = self.client.clone()?;
+        let driven = self.driven.as_ref()?;
         let command = custom("CLIENT", ClusterHash::Random, false);
-        let reply = request(client, command, vec![RedisValue::from("ID")], Duration::from_secs(1)).await;
+        let reply =
+            request(&driven.client, command, vec![RedisValue::from("ID")], Duration::from_secs(1)).await;
         match reply {
             Ok(RedisValue::Integer(id)) => Some(id),
             _ => None,
@@ -215,35 +234,32 @@ impl BlockingConnection {
 
     /// Sends a command that may block for `time`.
     pub(super) async fn send(&mut self, name: &str, arguments: Vec<RedisValue>, time: Duration) -> Reply {
-        let Some(client) = self.client.clone() else { return Err("ERR the connection is closed".to_owned()) };
+        let Some(driven) = self.driven.take() else { return Err("ERR the connection is closed".to_owned()) };
         let hash = command::hash_of(name, &arguments);
-        let reply = request(client, custom(name, hash, true), arguments, time).await;
-        if reply.is_err() {
-            // Whatever the connection still waits for must not be read by the next one who uses it.
-            self.discard();
+        // A command that waited here for the connection to come back would be sent when its script is long gone, and
+        // what it pops would be lost.
+        let options = Options { timeout: Some(time), fail_fast: true, ..Options::default() };
+        let client = driven.client.with_options(&options);
+        let reply =
+            client.custom(custom(name, hash, true), arguments).await.map_err(|error| message_of(&error));
+        if reply.is_ok() {
+            // Otherwise it ends here: whatever it still waits for must not be read by the next one who uses it.
+            self.driven = Some(driven);
         }
         reply
-    }
-
-    fn discard(&mut self) {
-        if let Some(client) = self.client.take() {
-            tokio::spawn(async move {
-                let _ = client.quit().await;
-            });
-        }
     }
 }
 
 impl Drop for BlockingConnection {
     fn drop(&mut self) {
-        if let Some(client) = self.client.take().filter(ClientLike::is_connected) {
-            self.shared.idle().push(client);
+        if let Some(driven) = self.driven.take().filter(|driven| driven.client.is_connected()) {
+            self.shared.idle().push(driven);
         }
     }
 }
 
 impl Shared {
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Client>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Driven>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -269,7 +285,7 @@ fn custom(name: &str, hash: ClusterHash, blocking: bool) -> CustomCommand {
 }
 
 async fn request(
-    client: Client,
+    client: &Client,
     command: CustomCommand,
     arguments: Vec<RedisValue>,
     time: Duration,

@@ -4,20 +4,71 @@ use fred::types::Value as RedisValue;
 use rquickjs::{BigInt, Ctx, Exception, IntoJs, TypedArray, Value};
 
 use crate::modules::{Call, bytes_of, coerced, string_of};
+use crate::vm::Host;
 
 /// Replies nest no deeper; beyond it somebody is after the stack.
 const DEPTH_MAX: usize = 128;
 /// Largest integer that a JavaScript number holds exactly, and all below it.
 const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
 
-/// The n-th argument of a call as an argument of a command.
-pub(super) fn argument(call: &Call<'_, '_>, n: usize) -> rquickjs::Result<RedisValue> {
-    let value = from_js(call.ctx, &call.argument(n))?;
-    value.ok_or_else(|| call.wrong(n, "a string, number, bigint, boolean or Uint8Array"))
+/// The arguments of one command. They are copies outside of the script's heap, and one string may be given a thousand
+/// times: so all of them together may be as long as that heap.
+pub(super) struct Arguments<'a> {
+    host: &'a Host,
+    values: Vec<RedisValue>,
+    bytes: usize,
+}
+
+impl<'a> Arguments<'a> {
+    pub(super) fn new(host: &'a Host) -> Self {
+        Self { host, values: Vec::new(), bytes: 0 }
+    }
+
+    /// Adds what does not come from the script.
+    pub(super) fn push(&mut self, value: impl Into<RedisValue>) {
+        self.values.push(value.into());
+    }
+
+    /// Adds the n-th argument of a call.
+    pub(super) fn push_argument(&mut self, call: &Call<'_, '_>, n: usize) -> rquickjs::Result<()> {
+        if self.push_value(call, &call.argument(n))? {
+            return Ok(());
+        }
+        Err(call.wrong(n, "a string, number, bigint, boolean or Uint8Array"))
+    }
+
+    /// Adds a value. False if it is of a type that no argument can be.
+    pub(super) fn push_value<'js>(
+        &mut self,
+        call: &Call<'_, 'js>,
+        value: &Value<'js>,
+    ) -> rquickjs::Result<bool> {
+        let Some(value) = from_js(self.host, call.ctx, value)? else { return Ok(false) };
+        let length = match &value {
+            RedisValue::String(text) => text.len(),
+            RedisValue::Bytes(bytes) => bytes.len(),
+            _ => 0,
+        };
+        self.bytes += length + size_of::<RedisValue>();
+        if self.bytes > self.host.limits.memory {
+            let limit = self.host.limits.memory;
+            let message = format!(
+                "{}: the arguments are longer than the script's heap limit of {limit} bytes",
+                call.name
+            );
+            return Err(Exception::throw_range(call.ctx, &message));
+        }
+        self.values.push(value);
+        Ok(true)
+    }
+
+    pub(super) fn into_values(self) -> Vec<RedisValue> {
+        self.values
+    }
 }
 
 /// A value as an argument of a command, or None if it is of a type that none can be.
-pub(super) fn from_js<'js>(ctx: &Ctx<'js>, value: &Value<'js>) -> rquickjs::Result<Option<RedisValue>> {
+fn from_js<'js>(host: &Host, ctx: &Ctx<'js>, value: &Value<'js>) -> rquickjs::Result<Option<RedisValue>> {
     if let Some(text) = value.as_string() {
         return string_of(ctx, text.clone()).map(|text| Some(RedisValue::from(text)));
     }
@@ -31,7 +82,7 @@ pub(super) fn from_js<'js>(ctx: &Ctx<'js>, value: &Value<'js>) -> rquickjs::Resu
         return coerced(ctx, value.clone()).map(|text| Some(RedisValue::from(text)));
     }
     match value.as_object().and_then(|object| object.as_typed_array::<u8>()) {
-        Some(array) => bytes_of(array).map(|bytes| Some(RedisValue::Bytes(bytes.into()))),
+        Some(array) => bytes_of(host, ctx, array).map(|bytes| Some(RedisValue::Bytes(bytes.into()))),
         None => Ok(None),
     }
 }
