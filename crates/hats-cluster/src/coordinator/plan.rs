@@ -47,7 +47,8 @@ impl Members {
         if self.weights <= 0.0 {
             return usize::MAX;
         }
-        (LOAD_BOUND * self.threads as f64 * weight / self.weights).ceil() as usize
+        // A share that is whole but for the rounding of a float is whole.
+        (LOAD_BOUND * self.threads as f64 * weight / self.weights - 1e-9).ceil() as usize
     }
 
     /// How long `own` waits before it claims a thread that is free, when it owns `own_threads` (those being claimed
