@@ -311,14 +311,16 @@ impl Cluster {
             .collect())
     }
 
-    /// The threads that a worker ran last.
+    /// The threads that must run and that a worker ran last.
     ///
     /// # Errors
     /// When a call log cannot be read.
     pub fn threads_of(&mut self, seat: usize) -> Result<Vec<String>> {
         self.history.read()?;
         let pid = self.seats.get(seat).context("no such seat")?.worker.pid();
-        Ok(self.history.threads_of(pid))
+        let mut threads = self.history.threads_of(pid);
+        threads.retain(|thread| self.threads.contains_key(thread));
+        Ok(threads)
     }
 
     /// One seat.
