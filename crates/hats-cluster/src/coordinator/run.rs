@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use fred::interfaces::ClientLike;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::clock::{BootInstant, unix_nanos};
@@ -162,7 +163,8 @@ pub(super) struct Coordinator {
     reading_claims: bool,
     reading_definitions: bool,
     reading_rows: bool,
-    mirroring: bool,
+    /// The mirrors that are on their way: of whom, and what tells when Redis has answered them.
+    mirroring: Option<(HashSet<TaskName>, CancellationToken)>,
     flush_at: Option<BootInstant>,
 
     sampling: bool,
@@ -232,7 +234,7 @@ impl Coordinator {
             reading_claims: false,
             reading_definitions: false,
             reading_rows: false,
-            mirroring: false,
+            mirroring: None,
             flush_at: None,
             sampling: false,
             sample_at: now,
@@ -1061,8 +1063,14 @@ impl Coordinator {
             how,
             mirror,
         };
+        // A word of ours that is still on its way must not come after these: it would stand there for good.
+        let earlier = self.mirroring.as_ref().filter(|(names, _)| names.contains(name));
+        let earlier = earlier.map(|(_, answered)| answered.clone());
         let (done, name, nonce) = (self.done.clone(), name.clone(), nonce.clone());
         tokio::spawn(async move {
+            if let Some(answered) = earlier {
+                answered.cancelled().await;
+            }
             let released = request.run().await;
             let _ = done.send(Done::Return { name, nonce, released });
         });
@@ -1187,7 +1195,7 @@ impl Coordinator {
         (!self.reading_claims && !self.dirty_claims.is_empty())
             || (!self.reading_definitions && !self.dirty_definitions.is_empty())
             || (!self.reading_rows && !self.dirty_rows.is_empty())
-            || (!self.mirroring && !self.mirrors.is_empty())
+            || (self.mirroring.is_none() && !self.mirrors.is_empty())
     }
 
     /// What need not be sent again: the source that we run, or the one that ran last.
@@ -1341,13 +1349,15 @@ impl Coordinator {
     // ---- mirroring ---------------------------------------------------------------------------------------------
 
     fn send_mirrors(&mut self) {
-        if self.mirroring || self.mirrors.is_empty() {
+        if self.mirroring.is_some() || self.mirrors.is_empty() {
             return;
         }
-        self.mirroring = true;
+        let answered = CancellationToken::new();
+        self.mirroring = Some((self.mirrors.keys().cloned().collect(), answered.clone()));
         let mirrors: Vec<_> = std::mem::take(&mut self.mirrors).into_iter().collect();
         let (store, done) = (self.store.clone(), self.done.clone());
         tokio::spawn(async move {
+            let _answered = answered.drop_guard();
             let (nonces, updates): (Vec<_>, Vec<_>) =
                 mirrors.into_iter().map(|(name, (nonce, update))| (nonce, (name, update))).unzip();
             let results = store.mirror_many(&updates).await;
@@ -1359,7 +1369,7 @@ impl Coordinator {
     }
 
     fn mirrored(&mut self, mirrors: Vec<(TaskName, Nonce, Result<bool, Error>)>) {
-        self.mirroring = false;
+        self.mirroring = None;
         for (name, nonce, result) in mirrors {
             if result.is_err() {
                 self.started(&name, &nonce);
