@@ -184,6 +184,8 @@ async fn run_once(
                 }
                 let call_timeout = shared.config.limits_for(&now_wanted.definition.limits).call_timeout;
                 control.adopt(now_wanted.definition.hang, call_timeout);
+                // A pause that is under way goes by the new settings as well.
+                script.wake();
                 if !stopping && (now_wanted.stop.is_some() || is_newer(seen, &now_wanted)) {
                     stopping = true;
                     impatient = true;

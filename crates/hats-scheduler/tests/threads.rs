@@ -183,7 +183,11 @@ async fn hangs_between_calls_and_awaits_them() {
     while std::mem::replace(&mut last, world.said().len()) != world.said().len() {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    // The long hang does not keep the worker.
+    // To the pause under way as well.
+    world.set("a", "Hang", "1");
+    world.until("the calls go on", |world| world.said().len() > last + 5).await;
+    world.set("a", "Hang", "3600000");
+    // A long pause does not keep the worker.
     worker.stop().await;
 }
 

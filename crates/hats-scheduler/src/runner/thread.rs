@@ -7,10 +7,10 @@
 //! The loop is the product's hottest: with `Hang` 0 a round costs two atomic loads beside the call itself.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hats_cluster::clock::BootInstant;
-use hats_script::{ScriptError, TaskControl, Vm};
+use hats_script::{ScriptError, TaskControl, Vm, Wake};
 
 use crate::call_log::CallOutcome;
 use crate::control::Control;
@@ -101,9 +101,23 @@ fn live(vm: &mut Vm, thread: &Thread, started: impl FnOnce()) -> Result<(), Scri
         if control.is_stopped() {
             break;
         }
-        vm.idle(Some(control.hang()))?;
+        hang(vm, control)?;
     }
     Ok(())
+}
+
+/// The pause between two calls. A new `Hang` applies to the pause that is under way.
+fn hang(vm: &mut Vm, control: &Control) -> Result<(), ScriptError> {
+    if control.hang().is_zero() {
+        return vm.idle(Some(Duration::ZERO)).map(drop);
+    }
+    let begun = Instant::now();
+    loop {
+        let left = control.hang().saturating_sub(begun.elapsed());
+        if vm.idle(Some(left))? != Wake::Woken {
+            return Ok(());
+        }
+    }
 }
 
 fn clean_up(vm: &mut Vm, thread: &Thread) -> Result<(), ScriptError> {
