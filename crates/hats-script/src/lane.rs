@@ -30,6 +30,9 @@ use crate::vm::Vm;
 
 /// Stack that native code (the interpreter's own frames and host calls) may use beside the script's.
 const NATIVE_STACK_BYTES: usize = 512 << 10;
+/// Stack of a lane's OS thread, on which the Redis client reads replies: it calls itself for each level of nesting, and
+/// a script can have the server nest thousands of arrays. Pages that are never touched cost nothing.
+const LANE_STACK_BYTES: usize = 16 << 20;
 /// How often an idle lane says that it comes round.
 const TURN_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -151,7 +154,12 @@ async fn run<R: 'static>(
     f: impl FnOnce(&mut Vm) -> R + 'static,
 ) -> Result<R, Error> {
     let control = task.control.clone();
-    let stack_bytes = task.limits.stack.saturating_add(NATIVE_STACK_BYTES).next_multiple_of(64 << 10);
+    let stack = task.limits.stack;
+    if !(Limits::STACK_MIN..=Limits::STACK_MAX).contains(&stack) {
+        let (least, most) = (Limits::STACK_MIN, Limits::STACK_MAX);
+        return Err(Error::Vm(format!("its stack limit of {stack} bytes is not from {least} to {most}")));
+    }
+    let stack_bytes = (stack + NATIVE_STACK_BYTES).next_multiple_of(64 << 10);
     let inner = handle.clone();
     let fiber = Fiber::new(handle, stack_bytes, move || {
         let mut vm = Vm::new(task, context, inner)?;
@@ -219,6 +227,7 @@ impl Lane {
             .map_err(no_lane)?;
         let os_thread = thread::Builder::new()
             .name(format!("lane-{number}"))
+            .stack_size(LANE_STACK_BYTES)
             .spawn(move || lane_main(number, &executor, config, io, inbox))
             .map_err(no_lane)?;
         Ok(Self { jobs: Some(jobs), status, os_thread: Some(os_thread) })
@@ -269,7 +278,9 @@ fn lane_main(
             }
         }
     }));
-    // Dropping the set drops the fibers that are left, each of which is killed and runs to its end.
+    // Dropping the set drops the fibers that are left, each of which is killed and runs to its end. Even then they may
+    // ask for a timer of the executor.
+    let _entered = executor.enter();
     drop(local);
 }
 

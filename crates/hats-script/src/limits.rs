@@ -7,7 +7,8 @@ use std::time::Duration;
 pub struct Limits {
     /// Heap of the interpreter in bytes. Default 64 MiB.
     pub memory: usize,
-    /// JavaScript stack in bytes. Default 512 KiB; larger values get a larger fiber stack.
+    /// JavaScript stack in bytes, from [`Limits::STACK_MIN`] to [`Limits::STACK_MAX`]. Default 512 KiB; larger values get
+    /// a larger fiber stack.
     pub stack: usize,
     /// Length of the source in bytes. Default 1 MiB.
     pub source: usize,
@@ -15,6 +16,13 @@ pub struct Limits {
     pub log_line: usize,
     /// Time that one call of the script may take. Default none.
     pub call_timeout: Option<Duration>,
+}
+
+impl Limits {
+    /// The least stack that a script can do anything with.
+    pub const STACK_MIN: usize = 16 << 10;
+    /// The largest stack: each running script has address space for the whole of its own.
+    pub const STACK_MAX: usize = 16 << 20;
 }
 
 impl Default for Limits {

@@ -15,9 +15,11 @@ mod worker;
 
 use std::rc::Rc;
 
+#[cfg(feature = "redis")]
+use rquickjs::TypedArray;
 use rquickjs::function::Rest;
 use rquickjs::object::{Accessor, Property};
-use rquickjs::{Coerced, Ctx, Exception, Function, IntoJs, Object, TypedArray, Value};
+use rquickjs::{Coerced, Ctx, Exception, Function, IntoJs, Object, Value};
 
 use crate::vm::Host;
 
@@ -89,6 +91,7 @@ pub(crate) fn define<'js>(
 ) -> rquickjs::Result<()> {
     let host = host.clone();
     let call = move |ctx: Ctx<'js>, Rest(arguments): Rest<Value<'js>>| {
+        let _nested = host.enter_native(&ctx)?;
         f(&host, &Call { ctx: &ctx, name, arguments })
     };
     let property = name.rsplit('.').next().unwrap_or(name);
@@ -132,10 +135,20 @@ pub(crate) fn string_of<'js>(ctx: &Ctx<'js>, text: rquickjs::String<'js>) -> rqu
     }
 }
 
-/// The bytes of a `Uint8Array`. Read one by one: the engine's memory itself may change while it is looked at.
-pub(crate) fn bytes_of(array: &TypedArray<'_, u8>) -> rquickjs::Result<Vec<u8>> {
+/// The bytes of a `Uint8Array`. Read one by one: the engine's memory itself may change while it is looked at. A long one
+/// takes its time, so the lane's other scripts have their turn meanwhile.
+#[cfg(feature = "redis")]
+pub(crate) fn bytes_of(host: &Host, ctx: &Ctx<'_>, array: &TypedArray<'_, u8>) -> rquickjs::Result<Vec<u8>> {
+    const BYTES_PER_LOOK: u32 = 4096;
     let length = u32::try_from(array.len()).unwrap_or(u32::MAX);
-    (0..length).map(|n| array.get::<_, u8>(n)).collect()
+    let mut bytes = Vec::with_capacity(array.len());
+    for n in 0..length {
+        if n % BYTES_PER_LOOK == BYTES_PER_LOOK - 1 {
+            host.look_up(ctx)?;
+        }
+        bytes.push(array.get::<_, u8>(n)?);
+    }
+    Ok(bytes)
 }
 
 /// What JavaScript makes of a primitive value as text.

@@ -60,11 +60,12 @@ struct Entries {
 
 impl Vm {
     pub(crate) fn new(task: ScriptTask, lane: Rc<LaneContext>, fiber: Handle) -> Result<Self, Error> {
-        let no_vm = |error: rquickjs::Error| Error::Vm(error.to_string());
-        let runtime = Runtime::new().map_err(no_vm)?;
+        let runtime = Runtime::new().map_err(|error| Error::Vm(error.to_string()))?;
         runtime.set_memory_limit(task.limits.memory);
         runtime.set_max_stack_size(task.limits.stack);
         runtime.set_gc_threshold(GC_THRESHOLD_BYTES);
+        let limit = task.limits.memory;
+        let no_vm = |error: rquickjs::Error| Error::Vm(format!("{error} (its heap limit is {limit} bytes)"));
         let context = Context::full(&runtime).map_err(no_vm)?;
         let host = Rc::new(Host::new(task, lane, fiber));
         let hook = host.clone();
@@ -186,8 +187,11 @@ impl Vm {
         Ok(if asked >= Ask::EndWaits { Wake::Stop } else { Wake::Elapsed })
     }
 
+    /// Fires the timers that are due now: not those that become due meanwhile, or a script whose timers take longer
+    /// than their interval would never come to anything else.
     fn fire_timers(&mut self) -> Result<(), ScriptError> {
-        while self.host.events.timer_due(Instant::now()) {
+        let now = Instant::now();
+        while self.host.events.timer_due(now) && !self.stop_asked() {
             let host = self.host.clone();
             self.enter(|ctx| host.fire_timer(ctx))?;
         }

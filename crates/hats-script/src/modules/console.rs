@@ -38,11 +38,23 @@ fn undefined<'js>(call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
 }
 
 fn line(host: &Host, call: &Call<'_, '_>) -> String {
-    let parts: Vec<String> = call.arguments.iter().map(|value| text_of(call.ctx, value)).collect();
-    cut(parts.join(" "), host.limits.log_line)
+    let limit = host.limits.log_line;
+    let mut line = String::new();
+    for (n, value) in call.arguments.iter().enumerate() {
+        if n > 0 {
+            line.push(' ');
+        }
+        // What will be cut off is not even made: one long string may be given a thousand times.
+        if line.len() > limit.saturating_mul(char::MAX_LEN_UTF8) {
+            line.push('…');
+            break;
+        }
+        line.push_str(&text_of(call.ctx, value));
+    }
+    cut(line, limit)
 }
 
-/// A line of at most `limit` characters, with a note of how many were cut off.
+/// A line of at most `limit` characters, with a note of how many of those that were made are cut off.
 fn cut(line: String, limit: usize) -> String {
     // No more bytes than the limit means no more characters either.
     if line.len() <= limit {

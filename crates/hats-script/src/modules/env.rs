@@ -13,12 +13,23 @@ use super::{Call, coerced, define};
 use crate::vm::Host;
 
 const OWN_PREFIX: &str = "HATS_";
+/// Length of all names and values that scripts may have set: the overlay is not part of any script's heap.
+const BYTES_MAX: usize = 4 << 20;
+/// What a variable takes beside its name and value.
+const ENTRY_BYTES: usize = 64;
 
 /// What scripts have set and unset, on top of the process environment. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct EnvOverlay {
+    overlay: Arc<RwLock<Overlay>>,
+}
+
+#[derive(Debug, Default)]
+struct Overlay {
     // None: unset by a script.
-    variables: Arc<RwLock<HashMap<String, Option<String>>>>,
+    variables: HashMap<String, Option<String>>,
+    // Of all that is in the map.
+    bytes: usize,
 }
 
 impl EnvOverlay {
@@ -28,8 +39,8 @@ impl EnvOverlay {
         if is_own(key) {
             return None;
         }
-        let overlay = self.variables.read().unwrap_or_else(PoisonError::into_inner);
-        match overlay.get(key) {
+        let overlay = self.overlay.read().unwrap_or_else(PoisonError::into_inner);
+        match overlay.variables.get(key) {
             Some(value) => value.clone(),
             None => std::env::var_os(key).map(|value| value.to_string_lossy().into_owned()),
         }
@@ -38,7 +49,7 @@ impl EnvOverlay {
     /// Sets (or, with None, unsets) a variable for all scripts of the worker.
     ///
     /// # Errors
-    /// When the name or the value cannot be one of an environment variable.
+    /// When the name or the value cannot be one of an environment variable, or there is too much of them.
     pub fn set(&self, key: &str, value: Option<String>) -> Result<(), String> {
         if key.is_empty() || key.contains(['=', '\0']) {
             return Err(format!("{key:?} is no name of an environment variable"));
@@ -51,9 +62,20 @@ impl EnvOverlay {
         if value.as_ref().is_some_and(|value| value.contains('\0')) {
             return Err(format!("the value for {key} contains a NUL character"));
         }
-        self.variables.write().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), value);
+        let mut overlay = self.overlay.write().unwrap_or_else(PoisonError::into_inner);
+        let before = overlay.variables.get(key).map_or(0, |known| entry_bytes(key, known.as_deref()));
+        let bytes = overlay.bytes - before + entry_bytes(key, value.as_deref());
+        if bytes > BYTES_MAX && bytes > overlay.bytes {
+            return Err(format!("{key}: the variables set by scripts would take more than {BYTES_MAX} bytes"));
+        }
+        overlay.bytes = bytes;
+        overlay.variables.insert(key.to_owned(), value);
         Ok(())
     }
+}
+
+fn entry_bytes(key: &str, value: Option<&str>) -> usize {
+    ENTRY_BYTES + key.len() + value.map_or(0, str::len)
 }
 
 fn is_own(key: &str) -> bool {

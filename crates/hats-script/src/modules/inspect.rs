@@ -53,7 +53,8 @@ impl<'js> Inspector<'_, 'js> {
         }
         if let Some(text) = value.as_string() {
             let text = string_of(self.ctx, text.clone()).unwrap_or_else(|_| unreadable(self.ctx));
-            let _ = write!(self.out, "{text:?}");
+            let shown = &text[..text.floor_char_boundary(LENGTH_MAX)];
+            let _ = write!(self.out, "{shown:?}");
         } else if value.is_big_int() {
             let text = self.primitive(value);
             let _ = write!(self.out, "{text}n");

@@ -14,13 +14,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fred::types::Value as RedisValue;
-use rquickjs::function::This;
 use rquickjs::object::Property;
 use rquickjs::{Array, Ctx, Exception, Function, IntoJs, Object, Persistent, Symbol, Value};
 
 use self::command::Kind;
 pub(crate) use self::connections::LaneConnection;
 pub use self::connections::{Connections, Error};
+use self::value::Arguments;
 use super::{Call, define, lazy};
 use crate::vm::Host;
 
@@ -57,8 +57,10 @@ fn blpop<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'
     if !(0.0..=1e9).contains(&seconds) {
         return Err(call.wrong(0, "a number of seconds, 0 for no end"));
     }
-    let key = value::argument(call, 1)?;
-    let reply = send_blocking(host, call, "BLPOP", vec![key, RedisValue::from(seconds.to_string())])?;
+    let mut arguments = Arguments::new(host);
+    arguments.push_argument(call, 1)?;
+    arguments.push(seconds.to_string());
+    let reply = send_blocking(host, call, "BLPOP", arguments.into_values())?;
     match reply {
         // [key, element]
         Ok(RedisValue::Array(mut pair)) if pair.len() == 2 => value::to_js(call.ctx, pair.swap_remove(1)),
@@ -68,41 +70,47 @@ fn blpop<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'
 }
 
 fn hset_fenced<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
-    let key = value::argument(call, 0)?;
+    let mut arguments = Arguments::new(host);
+    arguments.push(HSET_FENCED);
+    arguments.push(1_i64);
+    arguments.push_argument(call, 0)?;
+    arguments.push(host.control.epoch().to_string());
     let fields = call.argument(1);
     let plain = fields.as_object().filter(|_| !fields.is_array() && !fields.is_function());
     let Some(fields) = plain else { return Err(call.wrong(1, "an object of fields and values")) };
-    let mut arguments = vec![
-        RedisValue::from(HSET_FENCED),
-        RedisValue::from(1_i64),
-        key,
-        RedisValue::from(host.control.epoch().to_string()),
-    ];
+    let mut empty = true;
     for field in fields.props::<String, Value<'js>>() {
         let (name, item) = field?;
-        let Some(item) = value::from_js(call.ctx, &item)? else {
+        empty = false;
+        arguments.push(name.as_str());
+        if !arguments.push_value(call, &item)? {
             let message = format!(
                 "{}: field {name:?} must be a string, number, bigint, boolean or Uint8Array, not {}",
                 call.name,
                 super::inspect::brief(call.ctx, &item)
             );
             return Err(Exception::throw_type(call.ctx, &message));
-        };
-        arguments.push(RedisValue::from(name));
-        arguments.push(item);
+        }
     }
-    if arguments.len() == 4 {
+    if empty {
         return Err(call.wrong(1, "an object with at least one field"));
     }
-    let reply = send(host, call, "EVAL", arguments)?;
+    let reply = send(host, call, "EVAL", arguments.into_values())?;
     pair(host, call, reply)
 }
 
 /// Checks and sends the command that the arguments of a call spell.
 fn run(host: &Rc<Host>, call: &Call<'_, '_>) -> rquickjs::Result<Reply> {
     let name = call.string(0)?.to_ascii_uppercase();
-    let arguments =
-        (1..call.arguments.len()).map(|n| value::argument(call, n)).collect::<Result<Vec<_>, _>>()?;
+    if !command::is_name(&name) {
+        let message = "ERR unknown command: its name is one word, and its arguments are given one by one";
+        return Ok(Err(message.to_owned()));
+    }
+    let mut arguments = Arguments::new(host);
+    for n in 1..call.arguments.len() {
+        arguments.push_argument(call, n)?;
+    }
+    let arguments = arguments.into_values();
     match command::kind_of(&name, &arguments) {
         Kind::Plain => send(host, call, &name, arguments),
         Kind::Blocking => send_blocking(host, call, &name, arguments),
@@ -165,20 +173,16 @@ fn pair<'js>(host: &Host, call: &Call<'_, 'js>, reply: Reply) -> rquickjs::Resul
     Ok(pair.into_value())
 }
 
-/// What makes a pair pass for its reply: its `Symbol.toPrimitive`. Made once for each scope.
+/// What makes a pair pass for its reply: its `Symbol.toPrimitive`. Made once for each scope. It is JavaScript because it
+/// may come to call itself, if the script puts a pair into itself, and the engine guards the stack in JavaScript only.
 fn reply_conversion<'js>(host: &Host, ctx: &Ctx<'js>) -> rquickjs::Result<Function<'js>> {
     if let Some(known) = &*host.reply_conversion.borrow() {
         return known.clone().restore(ctx);
     }
-    let convert = Function::new(ctx.clone(), |This(pair): This<Object<'js>>| {
-        let reply: Value<'js> = pair.get(0)?;
-        // A conversion has to give a primitive; an array reply is joined, as arrays are.
-        if reply.is_object() {
-            super::coerced(&pair.ctx().clone(), reply.clone())?.into_js(pair.ctx())
-        } else {
-            Ok(reply)
-        }
-    })?;
+    // A conversion has to give a primitive; an array reply is joined, as arrays are.
+    let convert: Function<'js> = ctx.eval(
+        "(function () { const reply = this[0]; return typeof reply === 'object' && reply !== null ? `${reply}` : reply })",
+    )?;
     *host.reply_conversion.borrow_mut() = Some(Persistent::save(ctx, convert.clone()));
     Ok(convert)
 }

@@ -10,8 +10,8 @@ use rquickjs::{Ctx, Function, Persistent, Value};
 
 use crate::error::ScriptError;
 
-/// Timers that one script may have running. Beyond it `setTimeout` throws: the table is not part of the heap
-/// that the script's memory limit counts.
+/// Timers, and arguments for their functions, that one script may have running. Beyond it `setTimeout` throws: the
+/// table is not part of the heap that the script's memory limit counts.
 const TIMERS_MAX: usize = 100_000;
 
 type Saved = Persistent<Value<'static>>;
@@ -21,6 +21,8 @@ pub(crate) struct Events {
     timers: RefCell<HashMap<u32, Timer>>,
     // Due time and number of each timer, in the order in which they fire.
     due: RefCell<BTreeMap<(Instant, u32), ()>>,
+    // Timers and their arguments.
+    timed_values: Cell<usize>,
     last_timer: Cell<u32>,
     // Promise and reason.
     rejections: RefCell<Vec<(Saved, Saved)>>,
@@ -45,9 +47,11 @@ impl Events {
         repeat: bool,
     ) -> Option<u32> {
         let mut timers = self.timers.borrow_mut();
-        if timers.len() >= TIMERS_MAX {
+        let timed_values = self.timed_values.get() + 1 + arguments.len();
+        if timed_values > TIMERS_MAX {
             return None;
         }
+        self.timed_values.set(timed_values);
         let mut number = self.last_timer.get();
         loop {
             number = number.checked_add(1).unwrap_or(1);
@@ -72,6 +76,7 @@ impl Events {
     pub(crate) fn stop_timer(&self, number: u32) {
         if let Some(timer) = self.timers.borrow_mut().remove(&number) {
             self.due.borrow_mut().remove(&(timer.due, number));
+            self.uncount(&timer);
         }
     }
 
@@ -108,8 +113,14 @@ impl Events {
             timer.due = now + period;
             due_times.insert((timer.due, number), ());
             timers.insert(number, timer);
+        } else {
+            self.uncount(&timer);
         }
         Ok(Some((function, arguments)))
+    }
+
+    fn uncount(&self, timer: &Timer) {
+        self.timed_values.set(self.timed_values.get() - 1 - timer.arguments.len());
     }
 
     /// The engine's report that a promise was rejected with nobody listening, or that somebody now listens.
@@ -138,8 +149,9 @@ impl Events {
         reason.restore(ctx).map(Some)
     }
 
-    pub(super) fn forget_rejections(&self) {
-        let forgotten = self.rejections.take();
+    /// Forgets rejections and failed microtasks: another error is that of the call already.
+    pub(super) fn forget_failures(&self) {
+        let forgotten = (self.rejections.take(), self.job_error.take());
         drop(forgotten);
     }
 
@@ -156,6 +168,7 @@ impl Events {
     pub(super) fn clear(&self) {
         self.due.take();
         drop(self.timers.take());
-        self.forget_rejections();
+        self.timed_values.set(0);
+        self.forget_failures();
     }
 }

@@ -30,12 +30,15 @@ impl Host {
     /// Finds out what a failure means. An error that followed from ending the call is that end's error.
     pub(crate) fn explain(&self, ctx: &Ctx<'_>, failure: Failure) -> ScriptError {
         let error = match failure {
-            Failure::Script(error) => return error,
+            Failure::Script(error) => {
+                self.events.forget_failures();
+                return error;
+            }
             Failure::Js(error) => error,
         };
         let caught = CaughtError::from_error(ctx, error);
         if let Some(end) = self.ended() {
-            self.events.forget_rejections();
+            self.events.forget_failures();
             return end;
         }
         match caught {
@@ -55,7 +58,7 @@ impl Host {
 
     /// What a thrown value says, whatever it is.
     pub(crate) fn thrown<'js>(&self, ctx: &Ctx<'js>, value: Value<'js>, rejected: bool) -> ScriptError {
-        self.events.forget_rejections();
+        self.events.forget_failures();
         let Some(error) = value.as_object().filter(|_| value.is_error()) else {
             let mut message = text_of(ctx, &value);
             if value.is_null() {

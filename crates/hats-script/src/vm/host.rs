@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending, wait_through};
+use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending, wait_through, wait_unless_killed};
 use rquickjs::promise::PromiseState;
 use rquickjs::{Ctx, Exception, Promise, Value};
 #[cfg(feature = "redis")]
@@ -20,6 +20,8 @@ use crate::host::TaskControl;
 use crate::lane::{LaneContext, ScriptTask};
 use crate::limits::Limits;
 
+/// Host functions that may be inside one another. Native code that calls native code has no stack limit but this.
+const NATIVE_DEPTH_MAX: u32 = 64;
 /// Jobs that are run before the clock and the asks are looked at again.
 const JOBS_PER_LOOK: usize = 256;
 
@@ -35,6 +37,8 @@ pub(crate) struct Host {
     deadline: Cell<Option<Instant>>,
     /// Why the call in hand is being ended. Set once for each call.
     ended: RefCell<Option<ScriptError>>,
+    /// How many host functions the script is inside of.
+    native_depth: Cell<u32>,
     /// Made by the `redis` module at its first reply, for all of them.
     #[cfg(feature = "redis")]
     pub(crate) reply_conversion: RefCell<Option<Persistent<Function<'static>>>>,
@@ -51,6 +55,7 @@ impl Host {
             call_timeout: Cell::new(task.limits.call_timeout),
             deadline: Cell::new(None),
             ended: RefCell::new(None),
+            native_depth: Cell::new(0),
             #[cfg(feature = "redis")]
             reply_conversion: RefCell::new(None),
         }
@@ -84,6 +89,30 @@ impl Host {
         // An error here means that an end was asked for, which the next line finds.
         let _ = wait(tokio::task::yield_now());
         self.end_now().is_some()
+    }
+
+    /// For long native work: lets others have their turn, and ends with an error if the call in hand has to end.
+    #[cfg(feature = "redis")]
+    pub(crate) fn look_up(&self, ctx: &Ctx<'_>) -> rquickjs::Result<()> {
+        if self.interrupt() {
+            return Err(Exception::throw_internal(ctx, &self.why_ended().to_string()));
+        }
+        Ok(())
+    }
+
+    /// Counts a host function for as long as what it returns lives.
+    pub(crate) fn enter_native(&self, ctx: &Ctx<'_>) -> rquickjs::Result<impl Drop + use<'_>> {
+        struct Leave<'a>(&'a Cell<u32>);
+        impl Drop for Leave<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() - 1);
+            }
+        }
+        if self.native_depth.get() >= NATIVE_DEPTH_MAX {
+            return Err(Exception::throw_range(ctx, "Maximum call stack size exceeded"));
+        }
+        self.native_depth.set(self.native_depth.get() + 1);
+        Ok(Leave(&self.native_depth))
     }
 
     /// Why the call in hand has been ended, if it has.
@@ -158,6 +187,16 @@ impl Host {
         }
     }
 
+    /// As [`Self::wait_through`], but not beyond the loss of the lease.
+    pub(crate) fn wait_unless_killed<F: Future>(
+        &self,
+        ctx: &Ctx<'_>,
+        future: F,
+    ) -> rquickjs::Result<F::Output> {
+        let result = wait_unless_killed(future);
+        result.map_err(|_| Exception::throw_internal(ctx, &self.why_ended().to_string()))
+    }
+
     /// How long I/O that begins now may take: not beyond the lease, nor the time limit of the call in hand.
     pub(crate) fn time_for_io(&self, most: Duration) -> Duration {
         let call =
@@ -186,12 +225,18 @@ impl Host {
     }
 
     /// Brings a call to its end: microtasks run, a returned promise is waited for, and what was rejected and not
-    /// handled by then is the call's error.
+    /// handled by then is the call's error. So is the reason for which it had to end, also if the script has caught
+    /// what came of it.
     pub(super) fn settle<'js>(&self, ctx: &Ctx<'js>, promise: Option<Promise<'js>>) -> Result<(), Failure> {
         loop {
             self.run_jobs(ctx)?;
             match promise.as_ref().map(Promise::state) {
-                None | Some(PromiseState::Resolved) => return self.check_rejections(ctx),
+                None | Some(PromiseState::Resolved) => {
+                    return match self.ended() {
+                        Some(end) => Err(end.into()),
+                        None => self.check_rejections(ctx),
+                    };
+                }
                 Some(PromiseState::Rejected) => {
                     if let Some(Err(error)) = promise.as_ref().and_then(Promise::result::<Value<'_>>) {
                         return Err(error.into());

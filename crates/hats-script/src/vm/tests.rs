@@ -6,6 +6,7 @@ use super::*;
 use crate::{BoxFuture, EnvOverlay, Lanes, LanesConfig, Limits, ScriptHandle, TaskControl, WorkerInfo};
 
 mod conformance;
+mod hostile;
 #[cfg(feature = "redis")]
 mod redis;
 mod sharing;

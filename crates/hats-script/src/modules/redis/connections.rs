@@ -107,7 +107,10 @@ impl Connections {
 
     /// A lane's own connection. Called on the lane, whose executor drives it from then on, through every loss.
     pub(crate) fn for_lane(&self) -> Result<LaneConnection, Error> {
-        Ok(LaneConnection { driven: Driven::start(&self.shared.builder)?, connections: self.clone() })
+        let mut builder = self.shared.builder.clone();
+        // Tried again also when the first attempt fails: nobody else would.
+        builder.with_config(|config| config.fail_fast = false);
+        Ok(LaneConnection { driven: Driven::start(&builder)?, connections: self.clone() })
     }
 
     /// Waits, in turn, for leave to use a blocking connection.

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use encore_miniredis::Miniredis;
 use fred::types::Builder;
-use fred::types::config::Config;
+use fred::types::config::{Config, ReconnectPolicy};
 
 use super::*;
 use crate::redis::Connections;
@@ -14,6 +14,7 @@ async fn connected(blocking: usize) -> (Miniredis, Lanes) {
     let mut builder = Builder::from_config(Config::from_url(&server.redis_url()).unwrap());
     builder.with_performance_config(|config| config.default_command_timeout = Duration::from_secs(10));
     builder.with_connection_config(|config| config.max_command_attempts = 1);
+    builder.set_policy(ReconnectPolicy::new_constant(0, 50));
     let connections = Connections::connect(&builder, NonZeroUsize::new(blocking).unwrap()).await.unwrap();
     (server, lanes(2, Some(connections)))
 }
@@ -63,6 +64,19 @@ async fn replies_have_the_shapes_of_resp2() {
             "ERR MULTI is not available to scripts: the connection is shared by all scripts; use EVAL, which runs its commands in one step",
         ),
         ("redis.Do('NOSUCH')[1].slice(0, 19)", "ERR unknown command"),
+        (
+            "redis.Do('SELECT 1')[1]",
+            "ERR unknown command: its name is one word, and its arguments are given one by one",
+        ),
+        (
+            "(() => { const pair = redis.Do('GET', 'k'); pair[0] = pair; return `${pair}` })()",
+            "RangeError: Maximum call stack size exceeded",
+        ),
+        (
+            "redis.Do('ECHO', ...Array(1000).fill('x'.repeat(1 << 20)))",
+            "RangeError: redis.Do: the arguments are longer than the script's heap limit of 67108864 bytes",
+        ),
+        ("redis.Do('SET', 'long', new Uint8Array(100000).fill(200)) && redis.Do('STRLEN', 'long')", "[100000]"),
         ("redis.HsetFenced('fenced', {a: 1, b: 'two'})", "[2]"),
         ("redis.Call('HMGET', 'fenced', 'a', 'b', '__epoch')", "[\"1\", \"two\", \"1700000000123\"]"),
         (
