@@ -16,7 +16,7 @@ use fred::types::config::Options;
 use fred::types::{Builder, ClusterHash, ConnectHandle, CustomCommand, Key, Value as RedisValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Reply, command};
+use super::{Reply, command, value};
 
 /// How often a script that waits for the connection looks again.
 const READY_POLL: Duration = Duration::from_millis(20);
@@ -187,7 +187,8 @@ impl LaneConnection {
             ("LLEN", [key]) => client.llen(take_key(key)).await,
             _ => {
                 let hash = command::hash_of(name, &arguments);
-                client.custom(custom(name, hash, false), arguments).await
+                let reply = client.custom_raw(custom(name, hash, false), arguments).await;
+                return reply.map_err(|error| message_of(&error)).and_then(value::of_frame);
             }
         };
         reply.map_err(|error| message_of(&error))
@@ -244,7 +245,8 @@ impl BlockingConnection {
         let options = Options { timeout: Some(time), fail_fast: true, ..Options::default() };
         let client = driven.client.with_options(&options);
         let reply =
-            client.custom(custom(name, hash, true), arguments).await.map_err(|error| message_of(&error));
+            client.custom_raw(custom(name, hash, true), arguments).await.map_err(|error| message_of(&error));
+        let reply = reply.and_then(value::of_frame);
         if reply.is_ok() {
             // Otherwise it ends here: whatever it still waits for must not be read by the next one who uses it.
             self.driven = Some(driven);
@@ -294,7 +296,8 @@ async fn request(
     time: Duration,
 ) -> Reply {
     let options = Options { timeout: Some(time), ..Options::default() };
-    client.with_options(&options).custom(command, arguments).await.map_err(|error| message_of(&error))
+    let reply = client.with_options(&options).custom_raw(command, arguments).await;
+    reply.map_err(|error| message_of(&error)).and_then(value::of_frame)
 }
 
 /// An error of the server as it said it; one of the connection in the same form.

@@ -1,13 +1,14 @@
 //! Values between JavaScript and Redis: shapes as in RESP2.
 
-use fred::types::Value as RedisValue;
+use fred::types::{Resp3Frame, Value as RedisValue};
 use rquickjs::{BigInt, Ctx, Exception, IntoJs, TypedArray, Value};
 
+use super::Reply;
 use crate::modules::{Call, bytes_of, coerced, string_of};
 use crate::vm::Host;
 
 /// Replies nest no deeper; beyond it somebody is after the stack.
-const DEPTH_MAX: usize = 128;
+const DEPTH_MAX: usize = 64;
 /// Largest integer that a JavaScript number holds exactly, and all below it.
 const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
 
@@ -87,15 +88,74 @@ fn from_js<'js>(host: &Host, ctx: &Ctx<'js>, value: &Value<'js>) -> rquickjs::Re
     }
 }
 
-/// A reply as a JavaScript value.
-pub(super) fn to_js<'js>(ctx: &Ctx<'js>, reply: RedisValue) -> rquickjs::Result<Value<'js>> {
-    nested_to_js(ctx, reply, 0)
+/// What a frame says. The client's own conversion goes as deep as the server has nested its reply, and this is run on
+/// a fiber's small stack.
+pub(super) fn of_frame(frame: Resp3Frame) -> Reply {
+    match frame {
+        Resp3Frame::SimpleError { data, .. } => Err(data.to_string()),
+        Resp3Frame::BlobError { data, .. } => Err(String::from_utf8_lossy(&data).into_owned()),
+        frame => of_nested(frame, 0),
+    }
 }
 
-fn nested_to_js<'js>(ctx: &Ctx<'js>, reply: RedisValue, depth: usize) -> rquickjs::Result<Value<'js>> {
+fn of_nested(frame: Resp3Frame, depth: usize) -> Reply {
     if depth > DEPTH_MAX {
-        return Err(Exception::throw_range(ctx, "redis: the reply is nested too deeply"));
+        discard(frame);
+        return Err("ERR the reply is nested too deeply".to_owned());
     }
+    Ok(match frame {
+        Resp3Frame::BlobString { data, .. }
+        | Resp3Frame::SimpleString { data, .. }
+        | Resp3Frame::BigNumber { data, .. }
+        | Resp3Frame::VerbatimString { data, .. }
+        | Resp3Frame::BlobError { data, .. }
+        | Resp3Frame::ChunkedString(data) => RedisValue::Bytes(data),
+        // An error inside an array, as of one command of several in a Lua script.
+        Resp3Frame::SimpleError { data, .. } => RedisValue::from(data.to_string()),
+        Resp3Frame::Number { data, .. } => RedisValue::from(data),
+        Resp3Frame::Double { data, .. } => RedisValue::from(data.to_string()),
+        Resp3Frame::Boolean { data, .. } => RedisValue::from(i64::from(data)),
+        Resp3Frame::Null | Resp3Frame::Hello { .. } => RedisValue::Null,
+        Resp3Frame::Array { data, .. } | Resp3Frame::Push { data, .. } => of_items(data, depth)?,
+        Resp3Frame::Set { data, .. } => of_items(data, depth)?,
+        Resp3Frame::Map { data, .. } => {
+            of_items(data.into_iter().flat_map(|(key, value)| [key, value]), depth)?
+        }
+    })
+}
+
+fn of_items(items: impl IntoIterator<Item = Resp3Frame>, depth: usize) -> Reply {
+    let mut values = Vec::new();
+    let mut items = items.into_iter();
+    while let Some(item) = items.next() {
+        match of_nested(item, depth + 1) {
+            Ok(value) => values.push(value),
+            Err(error) => {
+                items.for_each(discard);
+                return Err(error);
+            }
+        }
+    }
+    Ok(RedisValue::Array(values))
+}
+
+/// Drops a frame level by level: dropped as a whole it would go as deep as it is nested.
+fn discard(frame: Resp3Frame) {
+    let mut left = vec![frame];
+    while let Some(frame) = left.pop() {
+        match frame {
+            Resp3Frame::Array { data, .. } | Resp3Frame::Push { data, .. } => left.extend(data),
+            Resp3Frame::Set { data, .. } => left.extend(data),
+            Resp3Frame::Map { data, .. } => {
+                left.extend(data.into_iter().flat_map(|(key, value)| [key, value]))
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A reply as a JavaScript value.
+pub(super) fn to_js<'js>(ctx: &Ctx<'js>, reply: RedisValue) -> rquickjs::Result<Value<'js>> {
     match reply {
         RedisValue::Null => Ok(Value::new_null(ctx.clone())),
         RedisValue::String(text) => text.to_string().into_js(ctx),
@@ -105,11 +165,11 @@ fn nested_to_js<'js>(ctx: &Ctx<'js>, reply: RedisValue, depth: usize) -> rquickj
         RedisValue::Array(items) => {
             let array = rquickjs::Array::new(ctx.clone())?;
             for (n, item) in items.into_iter().enumerate() {
-                array.set(n, nested_to_js(ctx, item, depth + 1)?)?;
+                array.set(n, to_js(ctx, item)?)?;
             }
             Ok(array.into_value())
         }
-        // Not in RESP2, which scripts' connections speak.
+        // Never made by `of_frame`, nor by the client of a RESP2 reply.
         RedisValue::Double(double) => double.to_string().into_js(ctx),
         RedisValue::Boolean(flag) => i32::from(flag).into_js(ctx),
         RedisValue::Map(_) => {
@@ -134,4 +194,32 @@ fn integer_to_js<'js>(ctx: &Ctx<'js>, integer: i64) -> rquickjs::Result<Value<'j
         return Ok(Value::new_float(ctx.clone(), integer as f64));
     }
     BigInt::from_i64(ctx.clone(), integer)?.into_js(ctx)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nested(levels: usize) -> Resp3Frame {
+        (0..levels).fold(Resp3Frame::Null, |inner, _| Resp3Frame::Array {
+            data: vec![inner, Resp3Frame::Null],
+            attributes: None,
+        })
+    }
+
+    #[test]
+    fn a_reply_that_is_nested_too_deeply_is_an_error_on_any_stack() {
+        assert!(of_frame(nested(DEPTH_MAX)).is_ok());
+        let small = std::thread::Builder::new().stack_size(256 << 10);
+        let reply = small.spawn(|| of_frame(nested(100_000))).unwrap().join().unwrap();
+        assert_eq!(reply, Err("ERR the reply is nested too deeply".to_owned()));
+    }
+
+    #[test]
+    fn an_error_is_an_error_at_the_top_and_a_text_inside() {
+        let error = || Resp3Frame::SimpleError { data: "ERR no".into(), attributes: None };
+        assert_eq!(of_frame(error()), Err("ERR no".to_owned()));
+        let inside = Resp3Frame::Array { data: vec![error()], attributes: None };
+        assert_eq!(of_frame(inside), Ok(RedisValue::Array(vec!["ERR no".into()])));
+    }
 }
