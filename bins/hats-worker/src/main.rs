@@ -14,6 +14,10 @@ use tracing::{info, warn};
 
 use crate::args::Asked;
 
+/// Stack of the OS threads that read from Redis: the client calls itself for each level of a nested reply, and a script
+/// can have the server nest thousands of arrays. Pages that are never touched cost nothing.
+const IO_STACK_BYTES: usize = 16 << 20;
+
 fn main() -> ExitCode {
     let asked = Asked::read();
     let outcome = asked.settings().and_then(|settings| match &asked.command {
@@ -51,6 +55,7 @@ fn run(settings: &Settings) -> Result<(), Error> {
 fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_multi_thread()
         .thread_name("hats-io")
+        .thread_stack_size(IO_STACK_BYTES)
         .enable_all()
         .build()
         .map_err(|error| Error::System(format!("cannot start the runtime: {error}")))
