@@ -111,6 +111,12 @@ enum Close {
 }
 
 impl SessionThread {
+    /// One that is not there: for tests of the coordinator alone.
+    #[cfg(test)]
+    pub(crate) fn absent() -> Self {
+        Self { close: mpsc::unbounded_channel().0 }
+    }
+
     /// Starts the OS thread.
     pub(crate) fn start(
         config: &Config,

@@ -64,8 +64,6 @@ const RETRY: Duration = Duration::from_millis(300);
 const MALFORMED_REST: Duration = Duration::from_millis(500);
 /// The loop comes round at least this often.
 const TURN_MAX: Duration = Duration::from_millis(500);
-/// A claim notice about a thread that we took so recently is the echo of our own claim.
-const ECHO: Duration = Duration::from_secs(1);
 /// A count of all threads is good for this long.
 const RUNNABLE_AGE_MAX: Duration = Duration::from_millis(100);
 /// So many failed samples in a row and the connection is made anew.
@@ -383,11 +381,11 @@ impl Coordinator {
     /// Somebody has changed a key, we ourselves perhaps.
     fn changed(&mut self, key: Key) {
         match key {
+            // Mostly the echo of our own claim. But it may be somebody else's, after a restart of Redis that has lost
+            // ours, and nothing tells the two apart but a look.
             Key::Claim(name) => {
-                let now = BootInstant::now();
                 let thread = self.table.entry(&name);
                 match &thread.mine {
-                    Some(Mine::Owned(owned)) if now.saturating_duration_since(owned.since) < ECHO => {}
                     Some(Mine::Claiming { .. } | Mine::Releasing { .. }) => thread.stale_claim = true,
                     _ => self.read_claim(name),
                 }
@@ -826,7 +824,13 @@ impl Coordinator {
         }
         let stale_claim = std::mem::take(&mut thread.stale_claim);
         match claimed {
-            Claimed::Granted { granted, read } => return self.granted(name, nonce, lease, granted, read),
+            Claimed::Granted { granted, read } => {
+                self.granted(name, nonce, lease, granted, read);
+                if stale_claim {
+                    self.read_claim(name.clone());
+                }
+                return;
+            }
             Claimed::Refused { answer, read } => self.refused(name, answer, &read),
             Claimed::NothingToRun { read } => thread.read(read.as_ref()),
             Claimed::Of2020 { heartbeat, since } => {
@@ -956,7 +960,6 @@ impl Coordinator {
         let owned = Owned {
             nonce: nonce.clone(),
             lease: lease.clone(),
-            since: BootInstant::now(),
             ran: (definition.digest.clone(), definition.restart_at.clone()),
             definition: definition.clone(),
             stop: None,
@@ -1470,15 +1473,26 @@ impl Coordinator {
     /// After a gap anything may have changed.
     fn look_at_everything(&mut self) {
         self.sweep_at = BootInstant::now();
-        let others = self.table.names(|thread| thread.mine.is_none());
-        for name in &others {
-            let thread = self.table.entry(name);
-            if thread.definition != Known::Disabled {
-                thread.definition = Known::Unknown;
+        for name in self.table.names(|_| true) {
+            let thread = self.table.entry(&name);
+            match &thread.mine {
+                None => {
+                    if thread.definition != Known::Disabled {
+                        thread.definition = Known::Unknown;
+                    }
+                    thread.malformed = false;
+                    self.dirty_claims.insert(name);
+                }
+                // A Redis that came back may have lost our last claims, and others may have what we run.
+                Some(Mine::Owned(_)) => {
+                    self.dirty_claims.insert(name);
+                }
+                Some(Mine::Claiming { .. } | Mine::Releasing { .. }) => {
+                    thread.stale_claim = true;
+                    thread.stale_definition = true;
+                }
             }
-            thread.malformed = false;
         }
-        self.dirty_claims.extend(others.iter().cloned());
         let to_read = self.table.names(|thread| {
             thread.owned().is_some()
                 || thread.is_off()
@@ -1774,3 +1788,6 @@ fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| String::new(), |name| name.trim().to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,7 +82,6 @@ pub(super) enum Mine {
 pub(super) struct Owned {
     pub(super) nonce: Nonce,
     pub(super) lease: Lease,
-    pub(super) since: BootInstant,
     /// What it was last told to be.
     pub(super) definition: Definition,
     /// What has run: source and `RestartAt`.

@@ -402,3 +402,19 @@ async fn a_claim_that_is_gone_stops_all_claims_until_its_owner_must_have_noticed
     journal.until_running(20).await;
     journal.check();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_else_has_claimed_stops_here_at_once() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    put(&store, 1).await;
+    let _a = Worker::start(&redis.config(), "a", &journal).await;
+    journal.until_running(1).await;
+    // As after a restart of Redis that has forgotten the last second.
+    let other = [("Session", "other"), ("Claim", "other")];
+    let () = store.client().hset(store.keys().claim(&thread(0)), other.to_vec()).await.unwrap();
+    let moved = BootInstant::now();
+    journal.until_running(0).await;
+    let after = BootInstant::now().saturating_duration_since(moved);
+    assert!(after < Duration::from_secs(1), "{after:?}");
+}
