@@ -10,7 +10,7 @@
 //! * Time is the observer's own boot clock, counted from the **receipt** of the first sample that showed the values. A
 //!   jump of one clock alone kills nobody: burying also asks Redis' clock.
 //! * A failed or late sample starts every watch anew. A Redis that stalls, or an observer that was frozen, lets nobody
-//!   bury anybody.
+//!   bury anybody. But nobody is forgotten by it: who was there at the last answer is taken to be there still.
 //! * Death is declared once and is final: what is in [`Observer::dead`] never comes back.
 
 use std::collections::{HashMap, HashSet};
@@ -29,15 +29,20 @@ pub(crate) struct Observer {
     timing: Timing,
     watched: HashMap<SessionId, Watched>,
     dead: HashMap<SessionId, DeadSession>,
-    /// Receipt of the last answered sample.
+    /// Receipt of the last answered sample, if none has failed since.
     last_answer: Option<BootInstant>,
+    /// Receipt of the last answered sample.
+    last_seen: BootInstant,
 }
 
 struct Watched {
     /// None: its key is not there.
     record: Option<SessionRecord>,
-    /// Receipt of the first sample that showed this `Beat` and `Expiry`, or their absence.
-    since: BootInstant,
+    /// Receipt of the first sample that showed this `Beat` and `Expiry`, or their absence; none = a sample has failed
+    /// since, and the next one that is answered is the first.
+    since: Option<BootInstant>,
+    /// When it was last seen to have beaten. No failure of a sample counts here: it says nothing about others.
+    beat_at: BootInstant,
     /// The lease, once it was seen.
     lease: Duration,
     /// Bury was sent and not granted: not again before this.
@@ -55,7 +60,13 @@ pub(crate) enum Due {
 
 impl Observer {
     pub(crate) fn new(timing: Timing) -> Self {
-        Self { timing, watched: HashMap::new(), dead: HashMap::new(), last_answer: None }
+        Self {
+            timing,
+            watched: HashMap::new(),
+            dead: HashMap::new(),
+            last_answer: None,
+            last_seen: BootInstant::default(),
+        }
     }
 
     /// A sample of `asked` was answered at `now`. A session that is no longer asked about is forgotten. Returns those
@@ -69,6 +80,7 @@ impl Observer {
             self.failed();
         }
         self.last_answer = Some(now);
+        self.last_seen = now;
         let asked: HashSet<_> = sample.iter().map(|(id, _)| id.clone()).collect();
         self.watched.retain(|id, _| asked.contains(id));
         let mut found = Vec::new();
@@ -89,7 +101,8 @@ impl Observer {
     fn saw(&mut self, now: BootInstant, id: SessionId, record: Option<SessionRecord>) {
         let Some(watched) = self.watched.get_mut(&id) else {
             let lease = record.as_ref().map_or(self.timing.lease(), |record| record.lease);
-            self.watched.insert(id, Watched { record, since: now, lease, not_before: None });
+            let watched = Watched { record, since: Some(now), beat_at: now, lease, not_before: None };
+            self.watched.insert(id, watched);
             return;
         };
         let same = match (&watched.record, &record) {
@@ -97,8 +110,11 @@ impl Observer {
             (None, None) => true,
             _ => false,
         };
-        if !same {
-            watched.since = now;
+        if same {
+            watched.since.get_or_insert(now);
+        } else {
+            watched.since = Some(now);
+            watched.beat_at = now;
             watched.not_before = None;
         }
         if let Some(record) = &record {
@@ -110,7 +126,7 @@ impl Observer {
     /// A sample has failed: every watch starts anew with the next one that is answered.
     pub(crate) fn failed(&mut self) {
         self.last_answer = None;
-        self.watched.clear();
+        self.watched.values_mut().for_each(Watched::start_anew);
     }
 
     /// Whether the last answered sample is recent enough for the watches to go on.
@@ -126,7 +142,7 @@ impl Observer {
         }
         self.watched
             .iter()
-            .filter(|(_, watched)| now >= watched.due_at())
+            .filter(|(_, watched)| watched.due_at().is_some_and(|due| now >= due))
             .filter_map(|(session, watched)| match &watched.record {
                 Some(record) => Some(Due::Bury {
                     session: session.clone(),
@@ -141,7 +157,7 @@ impl Observer {
     /// When something may be due next.
     pub(crate) fn next_due(&self, named: impl Fn(&SessionId) -> bool) -> Option<BootInstant> {
         let counts = self.watched.iter().filter(|(id, watched)| watched.record.is_some() || named(id));
-        counts.map(|(_, watched)| watched.due_at()).min()
+        counts.filter_map(|(_, watched)| watched.due_at()).min()
     }
 
     /// Bury was not granted, or not answered: it is sent again no sooner than at `at`.
@@ -153,7 +169,9 @@ impl Observer {
 
     /// Bury was answered: the session has beaten since.
     pub(crate) fn moved(&mut self, session: &SessionId) {
-        self.watched.remove(session);
+        if let Some(watched) = self.watched.get_mut(session) {
+            watched.start_anew();
+        }
     }
 
     /// A session is dead, for ever.
@@ -179,11 +197,12 @@ impl Observer {
     }
 
     /// The sessions that are alive as far as anybody can tell, with their records. One that has missed several renewals
-    /// is left out: it is no longer counted on, though not yet dead.
+    /// is left out: it is no longer counted on, though not yet dead. While nobody answers us, nobody else is silent.
     pub(crate) fn alive(&self, now: BootInstant) -> impl Iterator<Item = (&SessionId, &SessionRecord)> {
+        let seen = now.min(self.last_seen);
         self.watched.iter().filter_map(move |(id, watched)| {
             let record = watched.record.as_ref()?;
-            let silent = now.saturating_duration_since(watched.since);
+            let silent = seen.saturating_duration_since(watched.beat_at);
             (silent < watched.lease / 2 + self.timing.sample_every()).then_some((id, record))
         })
     }
@@ -200,13 +219,20 @@ impl Observer {
 }
 
 impl Watched {
-    fn due_at(&self) -> BootInstant {
+    /// What was watched so far does not count.
+    fn start_anew(&mut self) {
+        self.since = None;
+        self.not_before = None;
+    }
+
+    /// None: not before another sample was answered.
+    fn due_at(&self) -> Option<BootInstant> {
         let watch_for = match self.record {
             Some(_) => Timing::observe(self.lease),
             None => self.lease + GONE_EXTRA,
         };
-        let due = self.since + watch_for;
-        self.not_before.map_or(due, |at| due.max(at))
+        let due = self.since? + watch_for;
+        Some(self.not_before.map_or(due, |at| due.max(at)))
     }
 }
 
@@ -297,6 +323,38 @@ mod tests {
         assert!(!world.due(6000), "the last answer is too old to act on");
         world.sample(6000, Some(7));
         assert!(!world.due(7000), "and the gap has voided what was watched before");
+    }
+
+    #[test]
+    fn a_failed_sample_forgets_nobody() {
+        let mut world = World::new();
+        let long = Duration::from_secs(20);
+        let absent = SessionId::from("absent");
+        for second in 0..2 {
+            let record = Some(SessionRecord { lease: long, ..record(second) });
+            let sample = vec![(world.id.clone(), Some(self::record(second))), (absent.clone(), record)];
+            world.observer.answered(at(second * 1000), sample);
+        }
+        world.observer.answered(at(2000), vec![(world.id.clone(), Some(record(2))), (absent.clone(), None)]);
+        world.observer.failed();
+        assert_eq!(world.observer.alive(at(2333)).count(), 1, "a member all the same");
+        assert_eq!(world.observer.alive(at(60_000)).count(), 1, "we know nothing, it may be well");
+        assert_eq!(world.observer.longest_lease(), long, "of one that is absent too");
+        // Answered again: now its silence is known.
+        world.sample(7000, Some(2));
+        assert_eq!(world.observer.alive(at(7000)).count(), 0);
+    }
+
+    #[test]
+    fn who_has_beaten_at_its_burial_stays_a_member() {
+        let mut world = World::new();
+        for second in 0..=5 {
+            world.sample(second * 1000, Some(7));
+        }
+        world.sample(5100, Some(8));
+        world.observer.moved(&world.id.clone());
+        assert_eq!(world.observer.alive(at(5200)).count(), 1);
+        assert_eq!(world.observer.next_due(|_| true), None, "watched anew from the next sample on");
     }
 
     #[test]
