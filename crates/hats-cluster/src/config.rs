@@ -28,8 +28,8 @@ pub struct Config {
     pub lease: Duration,
     /// A lane or the coordinator that has not come round for this long is named and renewal is withheld. Default 10 s.
     pub stall_after: Duration,
-    /// How long a worker that is alone waits for others that start at the same time before it claims anything.
-    /// Default 1 s; zero where nobody else can be there.
+    /// How long workers whose sessions are opened at about the same time wait for each other before they claim. One
+    /// that sees nobody claims a few threads sooner. Default 1 s; zero where nobody else can be there.
     pub settle: Duration,
     /// How long [`crate::coordinator::Handle::close`] waits for Redis to answer the last releases. Default 5 s.
     pub close_timeout: Duration,

@@ -21,6 +21,7 @@
 mod operation;
 mod plan;
 mod run;
+mod settle;
 mod table;
 
 use std::collections::HashSet;

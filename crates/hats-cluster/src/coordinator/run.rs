@@ -32,6 +32,7 @@ use crate::watchdog::Stamp;
 
 use super::operation::{Claim, Claimed, Return, until_answered};
 use super::plan::{Member, Members};
+use super::settle::{FEW, Room, Settling};
 use super::table::{Known, Mine, Owned, Table, Thread};
 use super::{Command, Connections, Event, Grant, KIND, Release, StopReason};
 
@@ -48,6 +49,8 @@ const POLL_OURS: Duration = Duration::from_secs(1);
 const POLL_REST: Duration = Duration::from_secs(5);
 /// Without a watch and with no more threads than this, everything is polled as often as what is ours.
 const POLL_FEW: usize = 500;
+/// Sessions are sampled this often before all may be claimed.
+const SAMPLE_SETTLING: Duration = Duration::from_millis(50);
 /// The worker's row is written this often.
 const ROW_EVERY: Duration = Duration::from_secs(10);
 /// A row that is not written any more goes after this.
@@ -130,8 +133,6 @@ pub(super) struct Coordinator {
     host: String,
     /// The session that claims are made under.
     lease: Option<Lease>,
-    /// When it was opened.
-    opened_at: BootInstant,
     /// Sessions of ours that are not known to be dead.
     own: HashSet<SessionId>,
     table: Table,
@@ -140,8 +141,9 @@ pub(super) struct Coordinator {
     index: HashSet<SessionId>,
     watching: Watching,
     draining: bool,
-    /// At the start nothing is claimed before this.
-    settled_at: BootInstant,
+    settling: Settling,
+    /// A session was opened before the current one.
+    opened_before: bool,
     /// How many threads there are to be owned, and when that was counted.
     runnable: (usize, BootInstant),
     /// Nothing is claimed before this: Redis has lost data, or a worker of 2020 was seen.
@@ -198,7 +200,8 @@ impl Coordinator {
         let (done, answers) = mpsc::unbounded_channel();
         Self {
             timing,
-            settled_at: now + parts.config.settle,
+            settling: Settling::new(parts.config.settle),
+            opened_before: false,
             config: parts.config,
             store: parts.store,
             session: parts.session,
@@ -211,7 +214,6 @@ impl Coordinator {
             incarnation: Nonce::random(),
             host: host_name(),
             lease: None,
-            opened_at: now,
             own: parts.tried,
             table: Table::default(),
             observer: Observer::new(timing),
@@ -462,16 +464,17 @@ impl Coordinator {
     // ---- the session -------------------------------------------------------------------------------------------
 
     fn opened(&mut self, lease: Lease) {
+        let now = BootInstant::now();
+        let peers = self.index.iter().any(|id| !self.is_own(id) && self.observer.dead(id).is_none());
+        self.settling.opened(now, self.opened_before.then_some(peers));
+        self.opened_before = true;
         self.own.insert(lease.session().clone());
         self.index.insert(lease.session().clone());
         self.lease = Some(lease);
-        self.opened_at = BootInstant::now();
         self.look_at_everything();
-        self.sample_at = BootInstant::now();
-        self.row_at = BootInstant::now();
-        for name in self.table.names(|thread| thread.mine.is_none()) {
-            self.consider(&name);
-        }
+        self.sample_at = now;
+        self.row_at = now;
+        self.consider_all();
     }
 
     fn lost_current(&mut self) {
@@ -529,9 +532,8 @@ impl Coordinator {
     // ---- who else is there -------------------------------------------------------------------------------------
 
     fn sample(&mut self, now: BootInstant) {
-        let settling = now < self.settled_at;
-        self.sample_at =
-            now + if settling { self.timing.sample_every() / 5 } else { self.timing.sample_every() };
+        let settling = now < self.settling.over();
+        self.sample_at = now + if settling { SAMPLE_SETTLING } else { self.timing.sample_every() };
         if self.sampling {
             return;
         }
@@ -577,22 +579,23 @@ impl Coordinator {
             self.sample_at = now;
         }
         self.look_for_namesakes(&sample.sessions);
-        if now < self.settled_at && self.joins(now, &sample.sessions) {
-            self.settled_at = now;
-        }
+        self.settle(now, unknown, &sample.sessions);
         for dead in self.observer.answered(now, sample.sessions) {
             self.died(dead);
         }
     }
 
-    /// Whether the cluster has been at work before we came: then there is nobody to wait for.
-    fn joins(&self, now: BootInstant, sessions: &[(SessionId, Option<SessionRecord>)]) -> bool {
-        let settled_ms = u64::try_from(self.config.settle.as_millis() * 2).unwrap_or(u64::MAX);
+    /// Who is there decides from when on we claim.
+    fn settle(&mut self, now: BootInstant, unknown: bool, sessions: &[(SessionId, Option<SessionRecord>)]) {
         let server_ms = self.vitals.server_ms(now);
         let records = sessions.iter().filter_map(|(_, record)| record.as_ref());
-        records.filter(|record| record.alive && record.ready).any(|record| {
-            server_ms.saturating_sub(record.opened_ms) > settled_ms && record.expiry_ms > server_ms
-        })
+        let peers = records.filter(|record| record.alive && record.ready && record.expiry_ms > server_ms);
+        let ages = peers.map(|record| Duration::from_millis(server_ms.saturating_sub(record.opened_ms)));
+        let before = (self.settling.room(now), self.settling.over());
+        self.settling.looked(now, ages.chain(unknown.then_some(Duration::ZERO)));
+        if before != (self.settling.room(now), self.settling.over()) {
+            self.consider_all();
+        }
     }
 
     /// The connection that answers nobody any more may be dead without having been told.
@@ -695,6 +698,12 @@ impl Coordinator {
         }
     }
 
+    fn consider_all(&mut self) {
+        for name in self.table.names(|thread| thread.mine.is_none()) {
+            self.consider(&name);
+        }
+    }
+
     /// Looks at a thread that is not ours: whether it may be claimed, and from when on.
     fn consider(&mut self, name: &TaskName) {
         let now = BootInstant::now();
@@ -763,6 +772,7 @@ impl Coordinator {
         }
         let Some(lease) = self.lease.clone() else { return };
         let members = self.members(now);
+        let room = self.settling.room(now);
         while self.claims_under_way < CLAIMS_MAX {
             let Some(name) = self.table.pop_due(now) else { return };
             let Some(at) = self.claimable_at(&name, now) else { continue };
@@ -771,9 +781,10 @@ impl Coordinator {
                 thread.claim.as_ref().is_some_and(|claim| claim.prefer.as_ref() == Some(lease.session()));
             let at = if thread.run_now || preferred {
                 at
+            } else if room == Room::Few && self.table.mine_len() >= FEW {
+                at.max(self.settling.over())
             } else {
-                // What was free before we could claim is free since then: ranks spread the claims at every start.
-                let since = at.max(self.settled_at).max(self.blocked_until).max(self.opened_at);
+                let since = at.max(self.settling.free_since(now)).max(self.blocked_until);
                 since + members.delay(&name, lease.session(), self.table.mine_len())
             };
             if at > now {

@@ -418,3 +418,62 @@ async fn what_somebody_else_has_claimed_stops_here_at_once() {
     let after = BootInstant::now().saturating_duration_since(moved);
     assert!(after < Duration::from_secs(1), "{after:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lone_worker_starts_what_it_finds_soon() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    put(&store, 3).await;
+    let started = BootInstant::now();
+    let _a = Worker::start(&redis.config(), "a", &journal).await;
+    journal.until_running(3).await;
+    let after = BootInstant::now().saturating_duration_since(started);
+    assert!(after < Duration::from_millis(700), "{after:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_start_one_after_the_other_within_300_ms_share_evenly() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    put(&store, 300).await;
+    let redis = redis.config();
+    let start = |name: &'static str, after: u64| {
+        let (redis, journal) = (redis.clone(), journal.clone());
+        async move {
+            tokio::time::sleep(Duration::from_millis(after)).await;
+            Worker::start(&redis, name, &journal).await
+        }
+    };
+    let (_a, _b, _c) = tokio::join!(start("a", 0), start("b", 150), start("c", 300));
+    journal.until_running(300).await;
+    for worker in ["a", "b", "c"] {
+        let count = journal.count(worker);
+        println!("{worker} {count}");
+        assert!((80..=120).contains(&count), "{worker} has {count}");
+    }
+    journal.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_come_back_after_an_outage_share_evenly() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    put(&store, 90).await;
+    let config = redis.config();
+    let (_a, _b, _c) = tokio::join!(
+        Worker::start(&config, "a", &journal),
+        Worker::start(&config, "b", &journal),
+        Worker::start(&config, "c", &journal)
+    );
+    journal.until_running(90).await;
+    // Longer than S, and nobody is buried meanwhile.
+    redis.freeze(Duration::from_millis(2500)).await;
+    journal.until_running(0).await;
+    journal.until_running(90).await;
+    for worker in ["a", "b", "c"] {
+        let count = journal.count(worker);
+        println!("{worker} {count}");
+        assert!((20..=36).contains(&count), "{:?}", journal.running());
+    }
+    journal.check();
+}

@@ -47,6 +47,18 @@ impl RedisServer {
         assert!(self.answers().await);
     }
 
+    /// Stops its process for a while: connections stay, nothing is answered.
+    pub(crate) async fn freeze(&self, away: Duration) {
+        self.signal("-STOP");
+        tokio::time::sleep(away).await;
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
     async fn answers(&mut self) -> bool {
         for _ in 0..500 {
             if self.process.try_wait().unwrap().is_some() {
