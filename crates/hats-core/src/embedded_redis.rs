@@ -19,6 +19,9 @@ use tokio::time::MissedTickBehavior;
 
 use crate::Error;
 
+/// Stack of the server's OS thread. It calls itself for each level of a nested table that a Lua script returns, and sets
+/// no limit to that. Pages that are never touched cost nothing.
+const STACK_BYTES: usize = 64 << 20;
 /// How often the server's clock is moved.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -42,6 +45,7 @@ impl Server {
         let (started, outcome) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("embedded-redis".to_owned())
+            .stack_size(STACK_BYTES)
             .spawn(move || serve(&started, stopped))
             .map_err(|error| Error::System(format!("cannot start the embedded redis: {error}")))?;
         let address = outcome.recv().unwrap_or_else(|_| Err("its OS thread has ended".to_owned()));
