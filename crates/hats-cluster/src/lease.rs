@@ -173,7 +173,7 @@ impl Lease {
     /// Notes that a script runs under this lease until the guard is dropped. The watchdog names those left after the
     /// soft stop and ends the process at the hard stop while there are any.
     pub fn enter(&self, name: &TaskName) -> RunGuard {
-        let mut running = self.running();
+        let mut running = self.scripts_running();
         let number = running.next;
         running.next += 1;
         running.scripts.insert(number, name.clone());
@@ -183,12 +183,17 @@ impl Lease {
 
     /// The scripts that run under this lease.
     pub(crate) fn scripts(&self) -> Vec<TaskName> {
-        self.running().scripts.values().cloned().collect()
+        self.scripts_running().scripts.values().cloned().collect()
+    }
+
+    /// How many scripts run under this lease.
+    pub(crate) fn running(&self) -> usize {
+        self.scripts_running().scripts.len()
     }
 
     /// Whether nothing runs under this lease.
     pub(crate) fn is_idle(&self) -> bool {
-        self.running().scripts.is_empty()
+        self.running() == 0
     }
 
     /// A renewal that was sent at `t0` has succeeded. False if it came too late: the lease is lost and stays so.
@@ -227,7 +232,7 @@ impl Lease {
         self.inner.lost.cancel();
     }
 
-    fn running(&self) -> MutexGuard<'_, Running> {
+    fn scripts_running(&self) -> MutexGuard<'_, Running> {
         self.inner.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -271,7 +276,7 @@ impl RunGuard {
 
 impl Drop for RunGuard {
     fn drop(&mut self) {
-        self.lease.running().scripts.remove(&self.number);
+        self.lease.scripts_running().scripts.remove(&self.number);
     }
 }
 

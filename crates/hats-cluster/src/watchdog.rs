@@ -10,9 +10,11 @@
 //!   something else is waited for, not for a runtime.
 //! * The hard stop comes at H, but not before 250 ms after a freeze of the process was noticed: whoever was stopped
 //!   with the process gets that long to see that the lease is gone and end by itself. While they do so one after the
-//!   other they get up to a second.
-//! * A freeze makes nobody look stalled: silence counts from the moment the process was running again.
+//!   other they get up to a second. Freezes that go on happening, as on a host that is overloaded or where the share of
+//!   the processor is limited, put it off no further.
+//! * A freeze makes nobody look stalled: silence is counted in time during which the process ran.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,8 +32,12 @@ use crate::name::TaskName;
 
 /// The watchdog looks round at least this often.
 const ROUND_MAX: Duration = Duration::from_millis(50);
+/// … and no more often than this.
+const ROUND_LEAST: Duration = Duration::from_millis(1);
 /// A round that comes this much too late means that the process was frozen.
 const FREEZE_LEAST: Duration = Duration::from_millis(150);
+/// A freeze this long is told.
+const FREEZE_TOLD: Duration = Duration::from_secs(1);
 /// After a freeze was noticed nobody is stopped hard for this long.
 const GRACE_AFTER_FREEZE: Duration = Duration::from_millis(250);
 /// Scripts that keep ending after a freeze get longer: as long as one ends within this after the other …
@@ -40,10 +46,11 @@ const ENDING_PAUSE_MAX: Duration = Duration::from_millis(100);
 const ENDING_MAX: Duration = Duration::from_secs(1);
 /// A lane that is silent for this long while scripts of a lost lease still run is what they are stuck in.
 const SUSPICIOUS_SILENCE: Duration = Duration::from_millis(300);
-/// How long the last words before a hard stop may take.
-const LAST_WORDS_MAX: Duration = Duration::from_millis(100);
+/// How long the last words before a hard stop may take. With the shortest lease a peer may own what we run 0.2 s after
+/// H: these two must end well before.
+const LAST_WORDS_MAX: Duration = Duration::from_millis(20);
 /// How long an orderly exit may take.
-const EXIT_MAX: Duration = Duration::from_millis(200);
+const EXIT_MAX: Duration = Duration::from_millis(60);
 /// The exit code of a hard stop.
 const EXIT_HARD_STOP: i32 = 70;
 
@@ -147,6 +154,19 @@ impl Report {
     }
 }
 
+/// A stamp, and what was last seen of it.
+struct Watched {
+    stamp: Weak<StampInner>,
+    seen: Option<Seen>,
+}
+
+/// The value of a stamp, and how long the process had run when it was first seen.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    value: u64,
+    awake: Duration,
+}
+
 /// Threads that the watchdog found a session stuck in.
 #[derive(Debug)]
 pub(crate) struct Suspects {
@@ -161,7 +181,7 @@ pub(crate) struct Watchdog {
 
 struct Shared {
     stall_after: Duration,
-    stamps: Mutex<Vec<Weak<StampInner>>>,
+    stamps: Mutex<Vec<Watched>>,
     leases: Mutex<Vec<Lease>>,
     /// Whether renewal is withheld because something does not come round.
     withheld: AtomicBool,
@@ -201,7 +221,7 @@ impl Watchdog {
     /// A stamp that must be touched at least every `stall_after`.
     pub(crate) fn stamp(&self, who: &str, namer: Option<StuckNamer>) -> Stamp {
         let stamp = Stamp::new(who, namer);
-        lock(&self.shared.stamps).push(Arc::downgrade(&stamp.inner));
+        lock(&self.shared.stamps).push(Watched { stamp: Arc::downgrade(&stamp.inner), seen: None });
         stamp
     }
 
@@ -235,7 +255,7 @@ impl Outlets {
 
 impl Shared {
     fn run(&self, on_hard_stop: &OnHardStop, outlets: &Outlets) {
-        let mut rounds = Rounds::new(BootInstant::now(), self.stall_after);
+        let mut rounds = Rounds::new(BootInstant::now());
         let mut sleep = ROUND_MAX;
         // After the end it stays until nothing is left to stop: what runs under a lost lease ends with the process.
         while !self.ended.load(Ordering::Acquire) || !lock(&self.leases).is_empty() {
@@ -244,14 +264,14 @@ impl Shared {
             if let Some(passed) = rounds.begin(now, sleep) {
                 outlets.say(Report::StoodStill { passed });
             }
-            let stalled = self.look_at_stamps(now, &rounds);
+            let stalled = self.silent_for(&rounds, self.stall_after);
             let leases = lock(&self.leases).clone();
             self.withhold(&stalled, &leases, outlets);
             for lease in &leases {
                 match rounds.look_at_lease(now, lease) {
                     Duty::Nothing => {}
                     Duty::Forget => lock(&self.leases).retain(|other| other.session() != lease.session()),
-                    Duty::Name => self.name_left(now, lease, outlets),
+                    Duty::Name => self.name_left(&rounds, lease, outlets),
                     Duty::HardStop => {
                         let stop = HardStop { session: lease.session().clone(), stuck: lease.scripts() };
                         on_hard_stop(&stop);
@@ -262,17 +282,17 @@ impl Shared {
         }
     }
 
-    /// Names whoever has not come round for too long.
-    fn look_at_stamps(&self, now: BootInstant, rounds: &Rounds) -> Vec<Arc<StampInner>> {
-        let mut stamps = lock(&self.stamps);
-        stamps.retain(|stamp| stamp.strong_count() > 0);
-        stamps
-            .iter()
-            .filter_map(Weak::upgrade)
-            .filter(|stamp| {
-                rounds.is_stalled(now, BootInstant::from_nanos(stamp.last.load(Ordering::Relaxed)))
-            })
-            .collect()
+    /// Whoever has not come round for so long.
+    fn silent_for(&self, rounds: &Rounds, least: Duration) -> Vec<Arc<StampInner>> {
+        let mut silent = Vec::new();
+        lock(&self.stamps).retain_mut(|watched| {
+            let Some(stamp) = watched.stamp.upgrade() else { return false };
+            if rounds.silence(&mut watched.seen, stamp.last.load(Ordering::Relaxed)) >= least {
+                silent.push(stamp);
+            }
+            true
+        });
+        silent
     }
 
     fn withhold(&self, stalled: &[Arc<StampInner>], leases: &[Lease], outlets: &Outlets) {
@@ -293,15 +313,11 @@ impl Shared {
     }
 
     /// Names the scripts that still run although their lease is lost.
-    fn name_left(&self, now: BootInstant, lease: &Lease, outlets: &Outlets) {
+    fn name_left(&self, rounds: &Rounds, lease: &Lease, outlets: &Outlets) {
         let left = lease.scripts();
-        let mut names: Vec<_> = lock(&self.stamps)
+        let mut names: Vec<_> = self
+            .silent_for(rounds, SUSPICIOUS_SILENCE)
             .iter()
-            .filter_map(Weak::upgrade)
-            .filter(|stamp| {
-                let last = BootInstant::from_nanos(stamp.last.load(Ordering::Relaxed));
-                now.saturating_duration_since(last) >= SUSPICIOUS_SILENCE
-            })
             .filter_map(|stamp| stamp.namer.as_ref().and_then(|name| name()))
             .filter(|name| left.contains(name))
             .collect();
@@ -330,19 +346,40 @@ enum Duty {
 
 /// The watchdog's memory from round to round: pure, given `now`.
 struct Rounds {
-    stall_after: Duration,
     last_round: BootInstant,
+    /// How long the process has run, as far as can be told: a freeze counts as no more than it takes to notice one.
+    awake: Duration,
     /// When the last freeze was noticed.
     thawed: Option<BootInstant>,
-    named: Option<SessionId>,
-    stopped: Option<SessionId>,
-    /// How many scripts of which lost session were left at the last look, and when one was last seen to have ended.
-    left: Option<(SessionId, usize, BootInstant)>,
+    /// The last freeze was long enough to be told.
+    thawed_from_long: bool,
+    lost: HashMap<SessionId, LostLease>,
+}
+
+/// What the watchdog remembers of a lost lease under which something still runs.
+struct LostLease {
+    /// The freeze after which its scripts get a while to end by themselves. Invariant: set when the lease is first seen
+    /// to be lost, and moved at most once by a freeze of each kind, so that no sequence of freezes puts off the hard stop
+    /// for ever.
+    thawed: Option<BootInstant>,
+    moved_by_short: bool,
+    moved_by_long: bool,
+    /// How many scripts were left at the last look, and when one was last seen to have ended.
+    left: usize,
+    last_end: BootInstant,
+    named: bool,
+    stopped: bool,
 }
 
 impl Rounds {
-    fn new(now: BootInstant, stall_after: Duration) -> Self {
-        Self { stall_after, last_round: now, thawed: None, named: None, stopped: None, left: None }
+    fn new(now: BootInstant) -> Self {
+        Self {
+            last_round: now,
+            awake: Duration::ZERO,
+            thawed: None,
+            thawed_from_long: false,
+            lost: HashMap::new(),
+        }
     }
 
     /// A round begins; it was planned for `slept` after the last one. Tells how long a freeze was that is worth
@@ -350,16 +387,22 @@ impl Rounds {
     fn begin(&mut self, now: BootInstant, slept: Duration) -> Option<Duration> {
         let passed = now.saturating_duration_since(self.last_round);
         self.last_round = now;
+        self.awake += passed.min(slept + FREEZE_LEAST);
         if passed < slept + FREEZE_LEAST {
             return None;
         }
         self.thawed = Some(now);
-        (passed >= Duration::from_secs(1)).then_some(passed)
+        self.thawed_from_long = passed >= FREEZE_TOLD;
+        self.thawed_from_long.then_some(passed)
     }
 
-    fn is_stalled(&self, now: BootInstant, last: BootInstant) -> bool {
-        let since = self.thawed.map_or(last, |thawed| last.max(thawed));
-        now.saturating_duration_since(since) >= self.stall_after
+    /// How long a stamp has not changed, in time during which the process ran.
+    fn silence(&self, seen: &mut Option<Seen>, value: u64) -> Duration {
+        let seen = seen.get_or_insert(Seen { value, awake: self.awake });
+        if seen.value != value {
+            *seen = Seen { value, awake: self.awake };
+        }
+        self.awake - seen.awake
     }
 
     fn look_at_lease(&mut self, now: BootInstant, lease: &Lease) -> Duty {
@@ -367,33 +410,67 @@ impl Rounds {
         if lease.is_trusted() {
             return Duty::Nothing;
         }
-        let left = lease.scripts().len();
+        let left = lease.running();
         if left == 0 {
+            self.lost.remove(lease.session());
             return Duty::Forget;
         }
-        let is_ending = self.is_ending(now, lease.session(), left);
-        if now >= self.hard_stop_at(lease) && !is_ending {
-            if self.stopped.as_ref() == Some(lease.session()) {
+        let lost = self.lost.entry(lease.session().clone()).or_insert_with(|| LostLease {
+            thawed: self.thawed,
+            moved_by_short: false,
+            moved_by_long: false,
+            left,
+            last_end: now,
+            named: false,
+            stopped: false,
+        });
+        if self.thawed != lost.thawed {
+            lost.freeze_noticed(self.thawed, self.thawed_from_long);
+        }
+        if left < lost.left {
+            lost.left = left;
+            lost.last_end = now;
+        }
+        if now >= lost.hard_stop_at(lease) && !lost.is_ending(now) {
+            if lost.stopped {
                 return Duty::Nothing;
             }
-            self.stopped = Some(lease.session().clone());
+            lost.stopped = true;
             return Duty::HardStop;
         }
-        if now >= lease.name_at() && self.named.as_ref() != Some(lease.session()) {
-            self.named = Some(lease.session().clone());
+        if now >= lease.name_at() && !lost.named {
+            lost.named = true;
             return Duty::Name;
         }
         Duty::Nothing
     }
 
-    /// Whether the process was frozen a moment ago and the scripts of the lost session are ending one after the other.
-    fn is_ending(&mut self, now: BootInstant, session: &SessionId, left: usize) -> bool {
-        let last_end = match &self.left {
-            Some((before, count, last_end)) if before == session && left >= *count => *last_end,
-            _ => now,
-        };
-        self.left = Some((session.clone(), left, last_end));
-        self.thawed.is_some_and(|thawed| now < thawed + ENDING_MAX) && now < last_end + ENDING_PAUSE_MAX
+    /// How long until something may be due.
+    fn sleep(&self, now: BootInstant, leases: &[Lease]) -> Duration {
+        let due = leases
+            .iter()
+            .filter_map(|lease| {
+                let until = lease.trusted_until();
+                match self.lost.get(lease.session()) {
+                    Some(lost) if lost.stopped => None,
+                    Some(lost) => Some(lost.hard_stop_at(lease)),
+                    None => Some(until.max(now)),
+                }
+            })
+            .map(|due| due.saturating_duration_since(now))
+            .min()
+            .unwrap_or(ROUND_MAX);
+        due.clamp(ROUND_LEAST, ROUND_MAX)
+    }
+}
+
+impl LostLease {
+    fn freeze_noticed(&mut self, thawed: Option<BootInstant>, long: bool) {
+        let moved = if long { &mut self.moved_by_long } else { &mut self.moved_by_short };
+        if !*moved {
+            *moved = true;
+            self.thawed = thawed;
+        }
     }
 
     fn hard_stop_at(&self, lease: &Lease) -> BootInstant {
@@ -401,18 +478,9 @@ impl Rounds {
         lease.hard_stop_at().max(grace)
     }
 
-    /// How long until something may be due.
-    fn sleep(&self, now: BootInstant, leases: &[Lease]) -> Duration {
-        let due = leases
-            .iter()
-            .map(|lease| {
-                let until = lease.trusted_until();
-                if until > now { until } else { self.hard_stop_at(lease) }
-            })
-            .map(|due| due.saturating_duration_since(now))
-            .min()
-            .unwrap_or(ROUND_MAX);
-        due.clamp(Duration::from_millis(1), ROUND_MAX)
+    /// Whether the process was frozen a moment ago and the scripts are ending one after the other.
+    fn is_ending(&self, now: BootInstant) -> bool {
+        self.thawed.is_some_and(|thawed| now < thawed + ENDING_MAX) && now < self.last_end + ENDING_PAUSE_MAX
     }
 }
 
@@ -454,7 +522,7 @@ mod tests {
     #[test]
     fn names_then_stops_what_outlives_its_lease() {
         let now = BootInstant::now();
-        let mut rounds = Rounds::new(now, STALL);
+        let mut rounds = Rounds::new(now);
         let lease = lease_of(Duration::from_secs(8));
         assert_eq!(rounds.look_at_lease(now, &lease), Duty::Forget, "nothing runs");
         let _guard = lease.enter(&TaskName::try_from("a").unwrap());
@@ -468,7 +536,7 @@ mod tests {
     #[test]
     fn a_freeze_defers_the_hard_stop_by_its_grace() {
         let now = BootInstant::now();
-        let mut rounds = Rounds::new(now - Duration::from_secs(30), STALL);
+        let mut rounds = Rounds::new(now - Duration::from_secs(30));
         rounds.begin(now, ROUND_MAX);
         let lease = lease_of(Duration::from_secs(30));
         let _guard = lease.enter(&TaskName::try_from("a").unwrap());
@@ -480,7 +548,7 @@ mod tests {
     #[test]
     fn after_a_freeze_scripts_that_keep_ending_get_longer() {
         let now = BootInstant::now();
-        let mut rounds = Rounds::new(now - Duration::from_secs(30), STALL);
+        let mut rounds = Rounds::new(now - Duration::from_secs(30));
         rounds.begin(now, ROUND_MAX);
         let lease = lease_of(Duration::from_secs(30));
         let name = TaskName::try_from("a").unwrap();
@@ -496,20 +564,72 @@ mod tests {
     }
 
     #[test]
+    fn late_rounds_do_not_put_off_the_hard_stop_for_ever() {
+        let start = BootInstant::now() - Duration::from_secs(12);
+        let mut rounds = Rounds::new(start);
+        let lease = lease_of(Duration::from_secs(8));
+        let name = TaskName::try_from("a").unwrap();
+        let mut guards: Vec<_> = (0..100).map(|_| lease.enter(&name)).collect();
+        let mut now = BootInstant::now();
+        let stopped_after = (0..100).find(|_| {
+            // Every round is late, and in each of them a script has ended.
+            now = now + Duration::from_millis(210);
+            rounds.begin(now, ROUND_MAX);
+            guards.pop();
+            rounds.look_at_lease(now, &lease) == Duty::HardStop
+        });
+        assert!(stopped_after.is_some_and(|round| round < 12), "{stopped_after:?}");
+        assert!(now < lease.hard_stop_at() + ENDING_MAX);
+    }
+
+    #[test]
+    fn a_long_freeze_gives_its_grace_even_after_a_short_one() {
+        let now = BootInstant::now();
+        let mut rounds = Rounds::new(now);
+        let lease = lease_of(Duration::from_secs(8));
+        let _guard = lease.enter(&TaskName::try_from("a").unwrap());
+        assert_eq!(rounds.look_at_lease(now, &lease), Duty::Name);
+        let short = now + Duration::from_millis(300);
+        rounds.begin(short, ROUND_MAX);
+        assert_eq!(rounds.look_at_lease(short, &lease), Duty::Nothing);
+        let long = short + Duration::from_secs(30);
+        assert_eq!(rounds.begin(long, ROUND_MAX), Some(Duration::from_secs(30)));
+        assert_eq!(rounds.look_at_lease(long, &lease), Duty::Nothing);
+        assert_eq!(rounds.look_at_lease(long + GRACE_AFTER_FREEZE, &lease), Duty::HardStop);
+    }
+
+    #[test]
     fn a_freeze_makes_nobody_look_stalled() {
         let start = BootInstant::now();
-        let mut rounds = Rounds::new(start, STALL);
+        let mut rounds = Rounds::new(start);
+        let mut seen = None;
+        assert_eq!(rounds.silence(&mut seen, 7), Duration::ZERO);
         let now = start + Duration::from_secs(30);
-        assert!(rounds.is_stalled(now, start));
         rounds.begin(now, ROUND_MAX);
-        assert!(!rounds.is_stalled(now, start));
-        assert!(rounds.is_stalled(now + STALL, start));
+        assert!(rounds.silence(&mut seen, 7) <= ROUND_MAX + FREEZE_LEAST);
+        rounds.begin(now + ROUND_MAX, ROUND_MAX);
+        assert_eq!(rounds.silence(&mut seen, 8), Duration::ZERO);
+    }
+
+    #[test]
+    fn late_rounds_hide_nobody_who_is_stalled() {
+        let mut now = BootInstant::now();
+        let mut rounds = Rounds::new(now);
+        let mut seen = None;
+        rounds.silence(&mut seen, 7);
+        // Nine seconds of each ten are good, one round of each is late.
+        for round in 1..=300 {
+            let late = if round % 100 == 0 { Duration::from_millis(200) } else { Duration::ZERO };
+            now = now + Duration::from_millis(50) + late;
+            rounds.begin(now, ROUND_MAX);
+        }
+        assert!(rounds.silence(&mut seen, 7) >= STALL);
     }
 
     #[test]
     fn a_trusted_lease_needs_nothing() {
         let now = BootInstant::now();
-        let mut rounds = Rounds::new(now, STALL);
+        let mut rounds = Rounds::new(now);
         let lease = lease_of(Duration::ZERO);
         let _guard = lease.enter(&TaskName::try_from("a").unwrap());
         assert_eq!(rounds.look_at_lease(now, &lease), Duty::Nothing);
