@@ -76,7 +76,8 @@ pub(crate) struct Vitals {
 }
 
 impl Vitals {
-    fn server_said(&self, server_ms: u64) {
+    /// Redis' clock has shown this just now.
+    pub(crate) fn server_said(&self, server_ms: u64) {
         let boot_ms = BootInstant::now().as_nanos() / 1_000_000;
         let offset = i64::try_from(server_ms).unwrap_or(0) - i64::try_from(boot_ms).unwrap_or(0);
         self.server_offset_ms.store(offset, Ordering::Relaxed);

@@ -53,6 +53,8 @@ const POLL_FEW: usize = 500;
 const SAMPLE_SETTLING: Duration = Duration::from_millis(50);
 /// The worker's row is written this often.
 const ROW_EVERY: Duration = Duration::from_secs(10);
+/// Until it was written for the first time it is tried this often.
+const ROW_RETRY: Duration = Duration::from_secs(1);
 /// A row that is not written any more goes after this.
 const ROW_TTL: Duration = Duration::from_secs(24 * 3600);
 /// How long whoever is preferred at a hand-over goes first.
@@ -65,6 +67,8 @@ const COALESCE: Duration = Duration::from_millis(2);
 const RETRY: Duration = Duration::from_millis(300);
 /// A malformed definition whose error could not be written down is not tried again sooner.
 const MALFORMED_REST: Duration = Duration::from_millis(500);
+/// After a refusal the same is not asked for sooner, whatever the clocks say.
+const REFUSED_REST: Duration = Duration::from_millis(50);
 /// The loop comes round at least this often.
 const TURN_MAX: Duration = Duration::from_millis(500);
 /// A count of all threads is good for this long.
@@ -106,6 +110,7 @@ enum Done {
     Sample(Result<Sample, Error>),
     Bury { session: SessionId, burial: Result<Burial, Error> },
     Sweep(Result<Found, Error>),
+    Row(Result<(), Error>),
     Rows(Result<Vec<(WorkerName, WorkerRow)>, Error>),
     Forgotten(SessionId),
 }
@@ -144,6 +149,9 @@ pub(super) struct Coordinator {
     settling: Settling,
     /// A session was opened before the current one.
     opened_before: bool,
+    /// Sessions of ours that were opened and are not known to have ended, but for the current one. How they end tells
+    /// whether Redis has lost its data: nothing is claimed before.
+    unsettled: HashSet<SessionId>,
     /// How many threads there are to be owned, and when that was counted.
     runnable: (usize, BootInstant),
     /// Nothing is claimed before this: Redis has lost data, or a worker of 2020 was seen.
@@ -182,6 +190,8 @@ pub(super) struct Coordinator {
     rows_of_2020: HashMap<WorkerName, Option<String>>,
     rows_of_ours: HashSet<WorkerName>,
     namesakes: HashMap<SessionId, u64>,
+    /// `Status=enabled` of our row was written: from then on it says what an operator wants.
+    enabled_written: bool,
     disabled_told: bool,
     closing: Vec<oneshot::Sender<()>>,
     close_at: Option<BootInstant>,
@@ -202,6 +212,7 @@ impl Coordinator {
             timing,
             settling: Settling::new(parts.config.settle),
             opened_before: false,
+            unsettled: HashSet::new(),
             config: parts.config,
             store: parts.store,
             session: parts.session,
@@ -251,6 +262,7 @@ impl Coordinator {
             rows_of_2020: HashMap::new(),
             rows_of_ours: HashSet::new(),
             namesakes: HashMap::new(),
+            enabled_written: false,
             disabled_told: false,
             closing: Vec::new(),
             close_at: None,
@@ -347,10 +359,12 @@ impl Coordinator {
             session::Notice::Lost(lease) => self.lost(&lease),
             session::Notice::Ended(dead) => {
                 self.own.remove(&dead.id);
-                if dead.end == SessionEnd::Gone && self.table.is_named(&dead.id) {
+                let was_opened = self.unsettled.remove(&dead.id);
+                if dead.end == SessionEnd::Gone && was_opened {
                     self.data_is_lost();
                 }
                 self.died(dead);
+                self.consider_all();
             }
             session::Notice::Failed(error) => debug!(%error, "no session yet"),
         }
@@ -453,6 +467,7 @@ impl Coordinator {
             Done::Sample(sample) => self.sampled(sample),
             Done::Bury { session, burial } => self.buried(&session, burial),
             Done::Sweep(found) => self.swept(found),
+            Done::Row(written) => self.row_written(written),
             Done::Rows(rows) => self.rows_read(rows),
             Done::Forgotten(session) => {
                 self.index.remove(&session);
@@ -489,6 +504,7 @@ impl Coordinator {
         }
         warn!(session = %lease.session(), "the session is lost: everything under it ends");
         self.lease = None;
+        self.unsettled.insert(lease.session().clone());
         let under_it: Vec<_> = self.table.mine().cloned().collect();
         for name in under_it {
             let thread = self.table.entry(&name);
@@ -688,7 +704,10 @@ impl Coordinator {
     // ---- claiming ----------------------------------------------------------------------------------------------
 
     fn can_claim(&self, now: BootInstant) -> bool {
-        !self.draining && now >= self.blocked_until && self.lease.as_ref().is_some_and(Lease::is_trusted)
+        !self.draining
+            && now >= self.blocked_until
+            && self.unsettled.is_empty()
+            && self.lease.as_ref().is_some_and(Lease::is_trusted)
     }
 
     fn claim_now(&mut self, names: Vec<TaskName>) {
@@ -868,8 +887,16 @@ impl Coordinator {
     }
 
     fn refused(&mut self, name: &TaskName, answer: Answer, read: &DefinitionRead) {
+        if let Answer::BackOff { server_ms, .. }
+        | Answer::Prefer { server_ms, .. }
+        | Answer::Poison { server_ms, .. } = &answer
+        {
+            // Its clock may have been set back since the last renewal.
+            self.vitals.server_said(*server_ms);
+        }
         let thread = self.table.entry(name);
         thread.read(Some(read));
+        thread.not_before = thread.not_before.max(BootInstant::now() + REFUSED_REST);
         let mut claim = thread.claim.clone().unwrap_or_default();
         // A refusal because of the past says that nothing has changed since.
         let same_as_ran = |claim: &mut ClaimRecord| {
@@ -930,6 +957,7 @@ impl Coordinator {
         granted: Granted,
         read: Option<DefinitionRead>,
     ) {
+        self.vitals.server_said(granted.server_ms);
         let thread = self.table.entry(name);
         thread.read(read.as_ref());
         thread.of_2020 = None;
@@ -1269,11 +1297,13 @@ impl Coordinator {
         }
     }
 
-    /// Claims outlive their definitions, so one that is gone is one that Redis has forgotten. Its owner may not know yet.
+    /// Claims outlive their definitions, so one that is gone is one that Redis has forgotten, unless it was told to go.
+    /// Whoever has claimed it since we looked may not know yet.
     fn claim_is_gone(&mut self, name: &TaskName) {
-        let claim = self.table.get(name).and_then(|thread| thread.claim.as_ref());
-        let owner = claim.and_then(|claim| claim.session.as_ref());
-        if owner.is_some_and(|owner| self.observer.dead(owner).is_none()) {
+        let Some(thread) = self.table.get(name).filter(|thread| !thread.retired) else { return };
+        let Some(claim) = &thread.claim else { return };
+        let may_be_owned = claim.session.as_ref().is_some_and(|owner| self.observer.dead(owner).is_none());
+        if claim.epoch > 0 || may_be_owned {
             self.data_is_lost();
         }
     }
@@ -1401,7 +1431,7 @@ impl Coordinator {
         self.bury_due(now);
         if now >= self.row_at {
             self.row_at = now + ROW_EVERY;
-            self.write_row(if self.draining { "draining" } else { "online" });
+            self.write_row();
         }
         if now >= self.sweep_at && !self.sweeping {
             self.sweep(now);
@@ -1443,6 +1473,7 @@ impl Coordinator {
             flush,
             self.observer.next_due(|id| self.table.is_named(id)),
             Some(self.sample_at),
+            Some(self.row_at),
             Some(self.turn_at),
             self.close_at,
         ]
@@ -1576,10 +1607,11 @@ impl Coordinator {
         self.forget_sessions(&found.sessions);
     }
 
-    /// The sweep has found no definition of a thread that we know.
+    /// The sweep has found no definition of a thread that we know. What a reading has shown to be gone is settled here.
     fn without_definition(&mut self, name: &TaskName, claimed: bool) {
         let Some(thread) = self.table.get(name) else { return };
-        if thread.mine.is_some() {
+        // It may have been written behind the back of the SCAN: only a reading says that it is gone.
+        if thread.mine.is_some() || thread.definition != Known::Gone {
             return self.read_definition(name.clone());
         }
         if !claimed {
@@ -1595,7 +1627,6 @@ impl Coordinator {
             return self.read_claim(name.clone());
         }
         let thread = self.table.entry(name);
-        thread.definition = Known::Gone;
         thread.retired = true;
         self.table.schedule(name, None);
         let (store, name) = (self.store.clone(), name.clone());
@@ -1629,7 +1660,7 @@ impl Coordinator {
 
     fn row(&self, state: &str) -> Vec<(&'static str, String)> {
         let session = self.lease.as_ref().map(|lease| lease.session().to_string());
-        vec![
+        let mut row = vec![
             ("State", state.to_owned()),
             ("Heartbeat", unix_nanos().to_string()),
             ("Incarnation", self.incarnation.to_string()),
@@ -1638,27 +1669,42 @@ impl Coordinator {
             ("Host", self.host.clone()),
             ("Pid", std::process::id().to_string()),
             ("Threads", self.vitals.threads.load(Ordering::Relaxed).to_string()),
-        ]
+        ];
+        if !self.enabled_written {
+            // Whatever disabled an earlier run of this worker is over.
+            row.push(("Status", "enabled".to_owned()));
+        }
+        row
     }
 
-    /// Enabled at the start: whatever disabled an earlier run of this worker is over.
     async fn first_row(&mut self) {
-        let mut row = self.row("online");
-        row.push(("Status", "enabled".to_owned()));
-        if let Err(error) = self.store.write_row(&self.config.worker_name, &row, Some(ROW_TTL)).await {
-            warn!(%error, "the worker's row could not be written, written later");
+        let row = self.row("online");
+        match self.store.write_row(&self.config.worker_name, &row, Some(ROW_TTL)).await {
+            Ok(()) => self.enabled_written = true,
+            Err(error) => warn!(%error, "the worker's row could not be written, written later"),
         }
         self.row_at = BootInstant::now() + ROW_EVERY;
         self.rows_of_ours.insert(self.config.worker_name.clone());
     }
 
-    fn write_row(&self, state: &str) {
-        let (store, worker, row) = (self.store.clone(), self.config.worker_name.clone(), self.row(state));
+    fn write_row(&self) {
+        let row = self.row(if self.draining { "draining" } else { "online" });
+        let (store, done, worker) = (self.store.clone(), self.done.clone(), self.config.worker_name.clone());
         tokio::spawn(async move {
-            if let Err(error) = store.write_row(&worker, &row, Some(ROW_TTL)).await {
-                debug!(%error, "the worker's row could not be written");
-            }
+            let _ = done.send(Done::Row(store.write_row(&worker, &row, Some(ROW_TTL)).await));
         });
+    }
+
+    fn row_written(&mut self, written: Result<(), Error>) {
+        match written {
+            Ok(()) => self.enabled_written = true,
+            Err(error) => {
+                debug!(%error, "the worker's row could not be written");
+                if !self.enabled_written {
+                    self.row_at = self.row_at.min(BootInstant::now() + ROW_RETRY);
+                }
+            }
+        }
     }
 
     fn rows_read(&mut self, rows: Result<Vec<(WorkerName, WorkerRow)>, Error>) {
@@ -1667,7 +1713,7 @@ impl Coordinator {
         let now = BootInstant::now();
         for (name, row) in rows {
             if name == self.config.worker_name {
-                if row.disabled && !self.disabled_told {
+                if row.disabled && self.enabled_written && !self.disabled_told {
                     self.disabled_told = true;
                     warn!(worker = %name, "this worker is disabled: it drains and stops");
                     self.tell(Event::WorkerDisabled);

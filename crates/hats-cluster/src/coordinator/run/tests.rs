@@ -109,3 +109,113 @@ async fn a_push_about_what_was_just_granted_is_looked_into() {
     world.it.changed(Key::Claim(owned.clone()));
     assert!(world.it.dirty_claims.contains(&owned));
 }
+
+/// A claim that somebody made and gave up again.
+fn was_claimed() -> ClaimRecord {
+    ClaimRecord { epoch: 5, nonce: Some(Nonce::from("n")), ..ClaimRecord::default() }
+}
+
+#[tokio::test]
+async fn a_session_of_ours_that_is_gone_blocks_claims_even_if_it_owned_nothing() {
+    let mut world = World::new();
+    let old = world.lease();
+    old.lose_for_test();
+    world.it.lost_current();
+    world.it.opened(Lease::trusted_for_test());
+    let now = BootInstant::now();
+    assert!(!world.it.can_claim(now), "how the old one has ended is not known");
+    world.it.session_notice(session::Notice::Ended(DeadSession::gone(old.session().clone())));
+    assert!(!world.it.can_claim(now));
+    assert!(world.it.can_claim(now + Duration::from_secs(6)), "everybody knows by then");
+}
+
+#[tokio::test]
+async fn a_session_that_ends_in_order_lets_claims_go_on() {
+    let mut world = World::new();
+    let old = world.lease();
+    old.lose_for_test();
+    world.it.lost_current();
+    world.it.opened(Lease::trusted_for_test());
+    let dead = DeadSession { end: SessionEnd::Closed, ..DeadSession::gone(old.session().clone()) };
+    world.it.session_notice(session::Notice::Ended(dead));
+    assert!(world.it.can_claim(BootInstant::now()));
+    // One that was only tried owned nothing, and its loss says nothing.
+    let tried = SessionId::random();
+    world.it.session_notice(session::Notice::Trying(tried.clone()));
+    world.it.session_notice(session::Notice::Ended(DeadSession::gone(tried)));
+    assert!(world.it.can_claim(BootInstant::now()));
+}
+
+#[tokio::test]
+async fn a_claim_that_was_free_and_is_gone_is_lost_data() {
+    let mut world = World::new();
+    let free = name("free");
+    world.it.claim_seen(&free, was_claimed());
+    assert!(world.it.can_claim(BootInstant::now()));
+    world.it.claim_seen(&free, ClaimRecord::default());
+    assert!(!world.it.can_claim(BootInstant::now()), "somebody may have claimed it meanwhile");
+}
+
+#[tokio::test]
+async fn a_claim_that_was_told_to_go_is_no_lost_data() {
+    let mut world = World::new();
+    let gone = name("gone");
+    world.it.claim_seen(&gone, was_claimed());
+    world.it.definition_read(&gone, Ok(None));
+    let found = Found { claims: vec![gone.clone()], ..Found::default() };
+    world.it.swept(Ok(found));
+    assert!(world.it.table.get(&gone).is_some_and(|thread| thread.retired));
+    world.it.claim_seen(&gone, ClaimRecord::default());
+    assert!(world.it.can_claim(BootInstant::now()));
+    world.it.swept(Ok(Found::default()));
+    assert!(world.it.table.get(&gone).is_none(), "nothing is left of it");
+}
+
+#[tokio::test]
+async fn what_a_sweep_has_missed_is_read_before_it_is_forgotten() {
+    let mut world = World::new();
+    let new = name("new");
+    // Written while the SCAN was under way, in a slot that it had passed, and pushed.
+    world.it.changed(Key::Thread(new.clone()));
+    world.it.claim_seen(&new, was_claimed());
+    world.it.dirty_definitions.clear();
+    world.it.swept(Ok(Found::default()));
+    assert!(world.it.table.get(&new).is_some());
+    assert!(world.it.dirty_definitions.contains(&new));
+    world.it.swept(Ok(Found { claims: vec![new.clone()], ..Found::default() }));
+    assert!(!world.it.table.get(&new).is_some_and(|thread| thread.retired));
+}
+
+#[tokio::test]
+async fn a_refusal_is_not_met_with_the_same_question_at_once() {
+    let mut world = World::new();
+    let failed = name("failed");
+    // Our idea of Redis' clock is 20 s ahead of what it shows by now.
+    world.it.vitals.server_said(1_000_020_000);
+    let nonce = world.claiming(&failed);
+    let answer = Answer::BackOff { next_start_ms: 1_000_010_000, server_ms: 1_000_000_000 };
+    world.it.claim_answered(&failed, &nonce, Claimed::Refused { answer, read: read("1") });
+    let due = world.it.table.next_due().unwrap();
+    let wait = due.saturating_duration_since(BootInstant::now());
+    assert!(wait > Duration::from_secs(9) && wait <= Duration::from_secs(10), "{wait:?}");
+    // And if the clocks are beyond all reason, it still does not turn into a storm.
+    let nonce = world.claiming(&failed);
+    let answer = Answer::BackOff { next_start_ms: 1, server_ms: 1_000_000_000 };
+    world.it.claim_answered(&failed, &nonce, Claimed::Refused { answer, read: read("1") });
+    let due = world.it.table.next_due().unwrap();
+    assert!(due.saturating_duration_since(BootInstant::now()) > Duration::from_millis(40));
+}
+
+#[tokio::test]
+async fn what_disabled_an_earlier_run_is_over_even_if_redis_was_slow_at_the_start() {
+    let mut world = World::new();
+    let own = world.it.config.worker_name.clone();
+    let disabled = || Ok(vec![(own.clone(), WorkerRow { disabled: true, ..WorkerRow::default() })]);
+    world.it.rows_read(disabled());
+    assert!(world.events.try_recv().is_err(), "it is what an earlier run has left");
+    assert!(world.it.row("online").contains(&("Status", "enabled".to_owned())));
+    world.it.row_written(Ok(()));
+    assert!(!world.it.row("online").iter().any(|(field, _)| *field == "Status"));
+    world.it.rows_read(disabled());
+    assert!(matches!(world.events.try_recv(), Ok(Event::WorkerDisabled)));
+}
