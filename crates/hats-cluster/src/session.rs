@@ -134,14 +134,13 @@ impl SessionThread {
                 timing: config.timing(),
                 config,
                 watchdog,
-                suspects,
                 vitals,
                 notices,
                 client: Slot::default(),
                 loader: None,
                 last_answer: BootInstant::now(),
             };
-            runtime.block_on(keeper.run(closing));
+            runtime.block_on(keeper.run(Orders { closing, suspects }));
         })?;
         Ok(Self { close })
     }
@@ -166,7 +165,6 @@ struct Keeper {
     config: Config,
     timing: Timing,
     watchdog: Arc<Watchdog>,
-    suspects: mpsc::UnboundedReceiver<Suspects>,
     vitals: Arc<Vitals>,
     notices: mpsc::UnboundedSender<Notice>,
     client: Slot,
@@ -176,7 +174,13 @@ struct Keeper {
 
 /// Where the client is that is in use now. None: has to be made.
 type Slot = Arc<Mutex<Option<Store>>>;
-type Closing = mpsc::UnboundedReceiver<Close>;
+
+/// What the OS thread is told from outside, whatever it waits for.
+struct Orders {
+    closing: mpsc::UnboundedReceiver<Close>,
+    /// Most of them come when the lease is lost already.
+    suspects: mpsc::UnboundedReceiver<Suspects>,
+}
 
 /// Why a session is no longer renewed.
 enum End {
@@ -186,16 +190,17 @@ enum End {
 }
 
 impl Keeper {
-    async fn run(mut self, mut closing: Closing) {
+    async fn run(mut self, mut orders: Orders) {
         loop {
-            let lease = match self.open(&mut closing).await {
+            let lease = match self.open(&mut orders).await {
                 Ok(lease) => lease,
                 Err(end) => return end.answer(),
             };
-            info!(session = %lease.session(), "session opened");
+            let id = lease.session().clone();
+            self.say(move || info!(session = %id, "session opened"));
             self.watchdog.watch(lease.clone());
             self.tell(Notice::Opened(lease.clone()));
-            match self.renew_until_end(&lease, &mut closing).await {
+            match self.renew_until_end(&lease, &mut orders).await {
                 End::Lost => {
                     lease.give_up();
                     self.vitals.answered.store(false, Ordering::Release);
@@ -212,32 +217,48 @@ impl Keeper {
     }
 
     /// Opens a session, however long that takes.
-    async fn open(&mut self, closing: &mut Closing) -> Result<Lease, End> {
+    async fn open(&mut self, orders: &mut Orders) -> Result<Lease, End> {
         let mut pause = RETRY;
         let mut tries = 0;
         loop {
-            let opened = tokio::select! {
-                biased;
-                close = closing.recv() => return Err(End::Close(close)),
-                opened = self.open_unless_withheld() => opened,
-            };
-            match opened {
+            match self.open_or_end(pause, orders).await? {
                 Ok(lease) => return Ok(lease),
                 Err(error) => {
                     // One failure is nothing to speak of: an old connection is found dead, say.
                     if tries % SAID_EVERY == 1 {
-                        warn!(%error, "no session can be opened, trying on");
+                        let error = error.clone();
+                        self.say(move || warn!(%error, "no session can be opened, trying on"));
                     }
                     tries += 1;
                     self.tell(Notice::Failed(error));
                 }
             }
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// One try, with a pause after it if it fails. Meanwhile suspects are written and the end is heeded.
+    async fn open_or_end(
+        &mut self,
+        pause: Duration,
+        orders: &mut Orders,
+    ) -> Result<Result<Lease, Error>, End> {
+        let writer = self.suspects_writer();
+        let attempt = async {
+            let opened = self.open_unless_withheld().await;
+            if opened.is_err() {
+                sleep(pause).await;
+            }
+            opened
+        };
+        tokio::pin!(attempt);
+        loop {
             tokio::select! {
                 biased;
-                close = closing.recv() => return Err(End::Close(close)),
-                () = sleep(pause) => {}
+                close = orders.closing.recv() => return Err(End::Close(close)),
+                Some(suspects) = orders.suspects.recv() => writer.write(suspects),
+                opened = &mut attempt => return Ok(opened),
             }
-            pause = (pause * 2).min(RETRY_MAX);
         }
     }
 
@@ -293,17 +314,17 @@ impl Keeper {
         });
     }
 
-    async fn renew_until_end(&mut self, lease: &Lease, closing: &mut Closing) -> End {
+    async fn renew_until_end(&mut self, lease: &Lease, orders: &mut Orders) -> End {
         self.vitals.answered.store(true, Ordering::Release);
         let mut failing_since: Option<BootInstant> = None;
         let mut pause = self.until_next_renewal();
         loop {
             tokio::select! {
                 biased;
-                close = closing.recv() => return End::Close(close),
+                close = orders.closing.recv() => return End::Close(close),
                 () = lease.lost() => return End::Lost,
-                Some(suspects) = self.suspects.recv() => {
-                    self.write_suspects(suspects);
+                Some(suspects) = orders.suspects.recv() => {
+                    self.suspects_writer().write(suspects);
                     continue;
                 }
                 () = sleep(pause) => {}
@@ -317,17 +338,19 @@ impl Keeper {
                     self.vitals.server_said(server_ms);
                     self.vitals.answered.store(true, Ordering::Release);
                     if let Some(since) = failing_since.take() {
-                        info!(after = ?BootInstant::now().saturating_duration_since(since), "the session is renewed again");
+                        let after = BootInstant::now().saturating_duration_since(since);
+                        self.say(move || info!(?after, "the session is renewed again"));
                     }
                     pause = self.until_next_renewal();
                 }
                 Ok(Renewal::Lost) => {
-                    warn!(session = %lease.session(), "the session is dead or gone");
+                    let id = lease.session().clone();
+                    self.say(move || warn!(session = %id, "the session is dead or gone"));
                     return End::Lost;
                 }
                 Err(error) => {
                     if failing_since.is_none() {
-                        warn!(%error, "the session could not be renewed, trying on");
+                        self.say(move || warn!(%error, "the session could not be renewed, trying on"));
                     }
                     failing_since.get_or_insert_with(BootInstant::now);
                     self.vitals.answered.store(false, Ordering::Release);
@@ -360,15 +383,9 @@ impl Keeper {
         self.timing.renew_every().mul_f64(0.9 + 0.2 * f64::from(byte[0]) / 255.0)
     }
 
-    fn write_suspects(&self, suspects: Suspects) {
-        let Some(store) = current(&self.client) else { return };
-        let limit = self.timing.command_timeout();
-        tokio::spawn(async move {
-            let written = timeout(limit, store.suspect(&suspects.session, &suspects.names)).await;
-            if !matches!(written, Ok(Ok(()))) {
-                warn!(session = %suspects.session, "the stuck threads could not be written down");
-            }
-        });
+    fn suspects_writer(&self) -> SuspectsWriter {
+        let timing = self.timing;
+        SuspectsWriter { client: self.client.clone(), timing, watchdog: self.watchdog.clone() }
     }
 
     /// Closes a session in the background once nothing runs under it, until that is answered.
@@ -433,6 +450,43 @@ impl Keeper {
     fn tell(&self, notice: Notice) {
         // Nobody listens any more when the worker stops.
         let _ = self.notices.send(notice);
+    }
+
+    /// Writing a log line may wait for its reader, and a renewal may not.
+    fn say(&self, line: impl FnOnce() + Send + 'static) {
+        self.watchdog.say(line);
+    }
+}
+
+/// Writes down which threads a session was stuck in.
+struct SuspectsWriter {
+    client: Slot,
+    timing: Timing,
+    watchdog: Arc<Watchdog>,
+}
+
+impl SuspectsWriter {
+    /// Tries for as long as the session can matter.
+    fn write(&self, suspects: Suspects) {
+        let (client, limit) = (self.client.clone(), self.timing.command_timeout());
+        let (lease, watchdog) = (self.timing.lease(), self.watchdog.clone());
+        tokio::spawn(async move {
+            let written = async {
+                loop {
+                    if let Some(store) = current(&client)
+                        && let Ok(Ok(())) =
+                            timeout(limit, store.suspect(&suspects.session, &suspects.names)).await
+                    {
+                        return;
+                    }
+                    sleep(RETRY).await;
+                }
+            };
+            if timeout(lease, written).await.is_err() {
+                let id = suspects.session;
+                watchdog.say(move || warn!(session = %id, "the stuck threads could not be written down"));
+            }
+        });
     }
 }
 

@@ -126,17 +126,29 @@ impl fmt::Debug for Stamp {
 }
 
 /// What the watchdog has to say. Said by an OS thread of its own, since writing a log line may wait for its reader.
-#[derive(Debug)]
 enum Report {
-    StoodStill { passed: Duration },
-    Stalled { who: String, task: Option<TaskName>, stall_after: Duration },
+    StoodStill {
+        passed: Duration,
+    },
+    Stalled {
+        who: String,
+        task: Option<TaskName>,
+        stall_after: Duration,
+    },
     RoundAgain,
-    Left { session: SessionId, left: usize, stuck: Vec<TaskName> },
+    Left {
+        session: SessionId,
+        left: usize,
+        stuck: Vec<TaskName>,
+    },
+    /// Somebody else's line, who may not wait either.
+    Line(Box<dyn FnOnce() + Send>),
 }
 
 impl Report {
-    fn log(&self) {
+    fn log(self) {
         match self {
+            Self::Line(line) => line(),
             Self::StoodStill { passed } => warn!(?passed, "the process stood still"),
             Self::Stalled { who, task, stall_after } => error!(
                 %who,
@@ -147,7 +159,7 @@ impl Report {
             Self::Left { session, left, stuck } => error!(
                 %session,
                 left,
-                stuck = %Names(stuck),
+                stuck = %Names(&stuck),
                 "the session is lost and threads have not ended: the process ends at its hard stop if they do not"
             ),
         }
@@ -177,6 +189,7 @@ pub(crate) struct Suspects {
 /// The running watchdog. Its OS thread ends when this is dropped.
 pub(crate) struct Watchdog {
     shared: Arc<Shared>,
+    reports: std::sync::mpsc::Sender<Report>,
 }
 
 struct Shared {
@@ -206,11 +219,12 @@ impl Watchdog {
         let (reports, to_say) = std::sync::mpsc::channel::<Report>();
         std::thread::Builder::new()
             .name("hats-watch-log".to_owned())
-            .spawn(move || to_say.iter().for_each(|report| report.log()))?;
+            .spawn(move || to_say.iter().for_each(Report::log))?;
+        let outlets = Outlets { suspects, reports: reports.clone() };
         std::thread::Builder::new()
             .name("hats-watchdog".to_owned())
-            .spawn(move || of_thread.run(&on_hard_stop, &Outlets { suspects, reports }))?;
-        Ok(Self { shared })
+            .spawn(move || of_thread.run(&on_hard_stop, &outlets))?;
+        Ok(Self { shared, reports })
     }
 
     /// Watches over a lease until it is lost and nothing runs under it.
@@ -223,6 +237,11 @@ impl Watchdog {
         let stamp = Stamp::new(who, namer);
         lock(&self.shared.stamps).push(Watched { stamp: Arc::downgrade(&stamp.inner), seen: None });
         stamp
+    }
+
+    /// Logs a line on the OS thread that may wait for the log's reader.
+    pub(crate) fn say(&self, line: impl FnOnce() + Send + 'static) {
+        let _ = self.reports.send(Report::Line(Box::new(line)));
     }
 
     /// Whether the session may not be renewed now.

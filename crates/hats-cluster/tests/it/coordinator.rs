@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fred::interfaces::{HashesInterface, KeysInterface};
+use hats_cluster::Event;
 use hats_cluster::address::RedisConfig;
 use hats_cluster::admin;
 use hats_cluster::clock::BootInstant;
@@ -476,4 +477,39 @@ async fn workers_that_come_back_after_an_outage_share_evenly() {
         assert!((20..=36).contains(&count), "{:?}", journal.running());
     }
     journal.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_lost_session_was_stuck_in_is_written_down() {
+    let redis = RedisServer::start().await;
+    let store = store(&redis.config()).await;
+    put(&store, 2).await;
+    let mut config = config(&redis.config(), "a");
+    config.stall_after = Duration::from_millis(300);
+    let (stops, mut stopped) = tokio::sync::mpsc::unbounded_channel();
+    config.on_hard_stop = std::sync::Arc::new(move |stop| {
+        let _ = stops.send(stop.clone());
+    });
+    let (handle, mut events) = hats_cluster::start(config).await.unwrap();
+    let mut guards = Vec::new();
+    while guards.len() < 2 {
+        if let Some(Event::Claimed(grant)) = events.recv().await {
+            guards.push(grant.lease.enter(&grant.name));
+        }
+    }
+    // A lane that can tell where it is only when it has been stuck for a while.
+    let lease = guards[0].lease().clone();
+    let of_namer = lease.clone();
+    let namer = move || (!of_namer.is_trusted()).then(|| thread(1));
+    let _stuck = handle.stamp_with("lane", std::sync::Arc::new(namer));
+    assert_eq!(stopped.recv().await.unwrap().stuck.len(), 2);
+    for _ in 0..100 {
+        let sample = store.sample(&[lease.session().clone()]).await.unwrap();
+        let record = sample.sessions[0].1.clone().unwrap();
+        if record.suspects == [thread(1)] {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("nobody is suspected");
 }
