@@ -157,7 +157,7 @@ async fn run<R: 'static>(
     let stack = task.limits.stack;
     if !(Limits::STACK_MIN..=Limits::STACK_MAX).contains(&stack) {
         let (least, most) = (Limits::STACK_MIN, Limits::STACK_MAX);
-        return Err(Error::Vm(format!("its stack limit of {stack} bytes is not from {least} to {most}")));
+        return Err(Error::Vm(format!("its StackLimit of {stack} bytes is not from {least} to {most}")));
     }
     let stack_bytes = (stack + NATIVE_STACK_BYTES).next_multiple_of(64 << 10);
     let inner = handle.clone();

@@ -65,7 +65,7 @@ impl Vm {
         runtime.set_max_stack_size(task.limits.stack);
         runtime.set_gc_threshold(GC_THRESHOLD_BYTES);
         let limit = task.limits.memory;
-        let no_vm = |error: rquickjs::Error| Error::Vm(format!("{error} (its heap limit is {limit} bytes)"));
+        let no_vm = |error: rquickjs::Error| Error::Vm(format!("{error} (its heap limit, MemoryLimit, is {limit} bytes)"));
         let context = Context::full(&runtime).map_err(no_vm)?;
         let host = Rc::new(Host::new(task, lane, fiber));
         let hook = host.clone();
@@ -107,7 +107,7 @@ impl Vm {
     /// True if the script has a function of this name.
     #[must_use]
     pub fn has(&self, function: &str) -> bool {
-        self.context.with(|ctx| self.find(&ctx, function).is_ok_and(|found| found.is_some()))
+        self.enter(|ctx| Ok(self.find(ctx, function)?.is_some())).unwrap_or(false)
     }
 
     /// Calls a function of the script and waits until what it returns is settled. A missing function is no

@@ -93,19 +93,39 @@ async fn limits_that_no_script_can_run_with_are_errors() {
     for (limits, expected) in [
         (
             Limits { stack: usize::MAX, ..Limits::default() },
-            "no interpreter for the script: its stack limit of 18446744073709551615 bytes is not from 16384 to 16777216",
+            "no interpreter for the script: its StackLimit of 18446744073709551615 bytes is not from 16384 to 16777216",
         ),
         (
             Limits { stack: 1, ..Limits::default() },
-            "no interpreter for the script: its stack limit of 1 bytes is not from 16384 to 16777216",
+            "no interpreter for the script: its StackLimit of 1 bytes is not from 16384 to 16777216",
         ),
         (
             Limits { memory: 1000, ..Limits::default() },
-            "no interpreter for the script: Allocation failed while creating object (its heap limit is 1000 bytes)",
+            "no interpreter for the script: Allocation failed while creating object (its heap limit, MemoryLimit, is 1000 bytes)",
         ),
     ] {
         let task = ScriptTask { control: Fake::new(), limits };
         let error = lanes.spawn(task, |_| ()).1.await.unwrap_err();
         assert_eq!(error.to_string(), expected);
     }
+}
+
+/// A look-up is the script's code as well, and begins with a clean slate: what had ended the call before is over.
+#[tokio::test]
+async fn functions_are_found_after_an_interrupt_and_behind_getters() {
+    const SOURCE: &str = "function main() { sleep(60000) } let looked = 0; \
+        Object.defineProperty(globalThis, 'cleanup', { get() { for (let n = 0; n < 100000; n++); looked++; return () => {} } }); \
+        Object.defineProperty(globalThis, 'init', { get() { throw new Error('no') } })";
+    let (loaded, loading) = tokio::sync::oneshot::channel();
+    let lanes = one_lane();
+    let (handle, ended) = spawn(&lanes, &Fake::new(), Limits::default(), move |vm| {
+        vm.load(SOURCE, "test.js")?;
+        loaded.send(()).unwrap();
+        let main = vm.call("main");
+        vm.withdraw_interrupt();
+        Ok::<_, ScriptError>((main, vm.has("cleanup"), vm.has("init"), vm.eval("looked > 0")?))
+    });
+    loading.await.unwrap();
+    handle.interrupt();
+    assert_eq!(ended.await, Ok((Err(ScriptError::Interrupted), true, false, "true".to_owned())));
 }
