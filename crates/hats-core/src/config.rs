@@ -136,7 +136,7 @@ impl Config {
     /// The longest lease: nobody wants to wait longer for a dead worker's threads.
     pub const LEASE_MAX: Duration = Duration::from_secs(3600);
     /// Every running script has address space for its whole stack, so a larger one is taken for a mistake.
-    pub const STACK_MAX: usize = 16 << 20;
+    pub const STACK_MAX: usize = hats_script::Limits::STACK_MAX;
 
     /// Checks what joins several settings, or what a type does not say.
     ///
@@ -161,7 +161,7 @@ impl Config {
                 return refuse("redis-address is missing, and this build has no embedded Redis".to_owned());
             }
         }
-        if self.limits.stack > Self::STACK_MAX || self.limits.stack < 16 << 10 {
+        if self.limits.stack > Self::STACK_MAX || self.limits.stack < hats_script::Limits::STACK_MIN {
             return refuse(format!("stack-limit must be from 16KiB to {}MiB", Self::STACK_MAX >> 20));
         }
         if self.limits.memory < 1 << 20 {
