@@ -11,9 +11,8 @@ use crate::command::Command;
 use crate::exit::EXIT_CODES;
 
 /// What was asked for on the command line.
-#[derive(Debug)]
 pub(crate) struct Asked {
-    /// The flags that were given, without their dashes.
+    /// The flags that were given, without their dashes. A password may be among them, so there is no `Debug`.
     flags: Vec<(String, String)>,
     /// None: run a worker.
     pub(crate) command: Option<Command>,
@@ -76,7 +75,7 @@ fn is_shared(name: &str) -> bool {
 ///
 /// Every flag can also be given as variable HATS_<FLAG> (HATS_CLUSTER_NAME) or as key of the config file
 /// (cluster-name). A flag wins over a variable, a variable over the file.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "hats-worker", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]
@@ -96,7 +95,7 @@ struct Cli {
 }
 
 /// Flags that a worker and the sub-commands both know.
-#[derive(Debug, Args)]
+#[derive(Args)]
 struct Shared {
     /// Settings as JSON, TOML or YAML, by extension (.config is JSON or TOML)
     #[arg(long, global = true, value_name = "FILE")]
@@ -129,7 +128,7 @@ struct Shared {
 }
 
 /// Flags that only a worker knows, as all below.
-#[derive(Debug, Args)]
+#[derive(Args)]
 struct WorkerFlags {
     /// This worker's name, for people [default: random, readable]
     #[arg(long, value_name = "N")]
@@ -156,7 +155,7 @@ struct WorkerFlags {
     call_log: Option<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Args)]
 #[command(next_help_heading = "Time")]
 struct TimeFlags {
     /// After a worker dies its threads move within about this time; at least 2 [default: 5]
@@ -172,7 +171,7 @@ struct TimeFlags {
     stall_after: Option<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Args)]
 #[command(next_help_heading = "Limits of scripts, unless their task has its own")]
 struct LimitFlags {
     /// Heap [default: 64MiB]
@@ -196,7 +195,7 @@ struct LimitFlags {
     log_line_limit: Option<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Args)]
 #[command(next_help_heading = "Health (accepted, not served yet)")]
 struct HealthFlags {
     /// Unhealthy above it: a load average such as 4, CPU use such as 85%, or off [default: off]
@@ -220,7 +219,7 @@ struct HealthFlags {
     health_port: Option<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Args)]
 #[command(next_help_heading = "Endpoints, libraries and egress (accepted, not served yet)")]
 struct EndpointFlags {
     /// Serve endpoints
@@ -298,13 +297,13 @@ mod tests {
 
     #[test]
     fn a_worker_flag_means_nothing_to_a_sub_command() {
-        let error = asked("hats-worker --run-now thread list").unwrap_err();
+        let error = asked("hats-worker --run-now thread list").err().unwrap();
         assert!(error.to_string().contains("--run-now"), "{error}");
     }
 
     #[test]
     fn a_flag_is_given_once() {
-        let error = asked("hats-worker --cluster-name a --cluster-name b").unwrap_err();
+        let error = asked("hats-worker --cluster-name a --cluster-name b").err().unwrap();
         assert!(error.to_string().contains("cannot be used multiple times"), "{error}");
     }
 }
