@@ -168,6 +168,7 @@ enum Command {
     Started { name: TaskName, claim: Nonce },
     Release { name: TaskName, claim: Nonce, how: Release },
     ClaimNow(Vec<TaskName>),
+    Look(Vec<TaskName>),
     Drain,
     Close(oneshot::Sender<()>),
     Abandon,
@@ -230,6 +231,12 @@ impl Handle {
     /// Claims these threads at once, whatever their rank here. Those that run elsewhere are left alone.
     pub fn claim_now(&self, names: Vec<TaskName>) {
         self.send(Command::ClaimNow(names));
+    }
+
+    /// These definitions were written just now: they are looked at without waiting for the watch to tell, or for the next
+    /// poll where nothing is pushed.
+    pub fn look(&self, names: Vec<TaskName>) {
+        self.send(Command::Look(names));
     }
 
     /// A stamp for something that must come round again and again: a lane, a loop. One that is not touched for

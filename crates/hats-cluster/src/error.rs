@@ -39,6 +39,11 @@ impl Error {
         Self::Unreachable(format!("no answer within {limit:?}: {last}"))
     }
 
+    /// Whether somebody has put something else where a record of ours should be.
+    pub(crate) fn is_of_another_type(&self) -> bool {
+        matches!(self, Self::Server(text) if text.starts_with("WRONGTYPE"))
+    }
+
     /// Whether the same request may succeed later without anybody changing the configuration.
     pub fn may_pass(&self) -> bool {
         !matches!(self, Self::Refused(_) | Self::Config(_))

@@ -72,6 +72,10 @@ pub(crate) async fn run(config: Config, notices: mpsc::UnboundedSender<Notice>) 
                 let _ = notices.send(Notice::Lost);
                 RETRY
             }
+            Ended::NotReady(error) => {
+                debug!(%error, "the watch cannot begin yet, trying on");
+                RETRY
+            }
             Ended::NotConnected(error) => {
                 debug!(%error, "the watch cannot connect, trying on");
                 if connect(&config, RespVersion::RESP2).await.is_ok() {
@@ -97,10 +101,21 @@ pub(crate) async fn run(config: Config, notices: mpsc::UnboundedSender<Notice>) 
 enum Ended {
     /// There was none.
     NotConnected(Error),
+    /// The server is there, and busy, loading, or not answering now.
+    NotReady(Error),
     /// It was there and is lost.
     Lost(Error),
     /// The server cannot do it.
     Unavailable(Error),
+}
+
+/// Whether an error says that this server cannot push, and not just that it does not do so now.
+fn cannot_push(error: &Error) -> bool {
+    match error {
+        Error::Server(text) => text.starts_with("ERR"),
+        Error::Refused(_) | Error::Protocol(_) | Error::Config(_) => true,
+        Error::Timeout | Error::Unreachable(_) | Error::NoSession => false,
+    }
 }
 
 async fn watch_once(config: &Config, notices: &mpsc::UnboundedSender<Notice>) -> Ended {
@@ -136,10 +151,7 @@ async fn watch(config: &Config, client: &Client, notices: &mpsc::UnboundedSender
     };
     for node in &nodes {
         if let Err(error) = track(client, node.clone(), keys.watched_prefixes(), limit).await {
-            return match error {
-                Error::Timeout | Error::Unreachable(_) => Ended::NotConnected(error),
-                error => Ended::Unavailable(error),
-            };
+            return if cannot_push(&error) { Ended::Unavailable(error) } else { Ended::NotReady(error) };
         }
     }
     if notices.send(Notice::Established).is_err() {
@@ -207,4 +219,21 @@ async fn ping(client: &Client, node: Option<Server>, limit: Duration) -> Result<
         }
     };
     timeout(limit, answered).await.map_err(|_| Error::Timeout)?.map(drop).map_err(Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_busy_can_still_push() {
+        let server = |text: &str| Error::Server(text.to_owned());
+        for text in ["BUSY Redis is busy running a script", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "MISCONF"]
+        {
+            assert!(!cannot_push(&server(text)), "{text}");
+        }
+        assert!(!cannot_push(&Error::Timeout));
+        assert!(cannot_push(&server("ERR unknown subcommand 'tracking'")));
+        assert!(cannot_push(&Error::Refused("NOPERM".to_owned())));
+    }
 }

@@ -32,6 +32,8 @@ pub(super) enum Claimed {
     Of2020 { heartbeat: String, since: BootInstant },
     /// Not asked for: the definition could not be read.
     Unread(Error),
+    /// There is something else where the claim should be.
+    Unclaimable(Error),
     /// The lease was lost before there was an answer.
     LeaseLost,
 }
@@ -73,15 +75,18 @@ impl Claim {
         };
         let ask = || self.store.claim(&self.name, &request);
         let answer = match until_answered(&self.lease, ask).await {
-            Some(Answer::Granted(granted)) => granted,
-            Some(answer) => return Claimed::Refused { answer, read },
-            None => return Claimed::LeaseLost,
+            Ok(Answer::Granted(granted)) => granted,
+            Ok(answer) => return Claimed::Refused { answer, read },
+            Err(Unanswered::Never(error)) => return Claimed::Unclaimable(error),
+            Err(Unanswered::LeaseLost) => return Claimed::LeaseLost,
         };
         let known = read.definition.as_ref().ok();
         let again = || self.store.read_definition(&self.name, known);
         match until_answered(&self.lease, again).await {
-            Some(read) => Claimed::Granted { granted: answer, read },
-            None => Claimed::LeaseLost,
+            Ok(read) => Claimed::Granted { granted: answer, read },
+            // What cannot be read is not there.
+            Err(Unanswered::Never(_)) => Claimed::Granted { granted: answer, read: None },
+            Err(Unanswered::LeaseLost) => Claimed::LeaseLost,
         }
     }
 
@@ -123,6 +128,8 @@ pub(super) struct Return {
     pub(super) nonce: Nonce,
     pub(super) how: Handover,
     pub(super) mirror: MirrorUpdate,
+    /// Nobody starts it for a while, so that what is said again late overwrites nobody's word.
+    pub(super) rests: bool,
 }
 
 impl Return {
@@ -132,34 +139,60 @@ impl Return {
         let mirror = self.store.mirror(&self.name, &self.mirror);
         let release = until_answered(&self.lease, || self.store.release(&self.name, &self.nonce, &self.how));
         let (mirrored, released) = tokio::join!(mirror, release);
+        let released = match released {
+            Ok(released) => Some(released),
+            // Whatever took the place of the claim has freed the thread.
+            Err(Unanswered::Never(_)) => Some(Released::NotHeld),
+            Err(Unanswered::LeaseLost) => None,
+        };
         if let Err(error) = mirrored {
             tracing::debug!(task = %self.name, %error, "the state is not mirrored");
-            if released == Some(Released::Released) {
-                // Nobody starts it sooner than its release was answered; who does overwrites this.
-                let _ = self.store.mirror(&self.name, &self.mirror).await;
+            if released == Some(Released::Released)
+                && let Some(mirror) = self.said_late()
+            {
+                let _ = self.store.mirror(&self.name, &mirror).await;
             }
         }
         released
     }
+
+    /// What may be said again when somebody else may have the thread already: an error, but not who runs it.
+    fn said_late(&self) -> Option<MirrorUpdate> {
+        if self.rests {
+            return Some(self.mirror.clone());
+        }
+        let error = MirrorUpdate { state: None, owner: None, ..self.mirror.clone() };
+        (error != MirrorUpdate::default()).then_some(error)
+    }
 }
 
-/// Asks until there is an answer. None: the lease was lost first.
-pub(super) async fn until_answered<T, F>(lease: &Lease, ask: impl Fn() -> F) -> Option<T>
+/// Why a request has no answer.
+#[derive(Debug)]
+pub(super) enum Unanswered {
+    /// The lease that it is made under was lost first.
+    LeaseLost,
+    /// It will never have one: the key holds something else.
+    Never(Error),
+}
+
+/// Asks until there is an answer.
+pub(super) async fn until_answered<T, F>(lease: &Lease, ask: impl Fn() -> F) -> Result<T, Unanswered>
 where
     F: Future<Output = Result<T, Error>>,
 {
     let mut pause = RETRY;
     loop {
         if !lease.is_trusted() {
-            return None;
+            return Err(Unanswered::LeaseLost);
         }
         match ask().await {
-            Ok(answer) => return Some(answer),
+            Ok(answer) => return Ok(answer),
+            Err(error) if error.is_of_another_type() => return Err(Unanswered::Never(error)),
             Err(error) => tracing::debug!(%error, "not answered, asked again"),
         }
         tokio::select! {
             () = sleep(pause) => {}
-            () = lease.lost() => return None,
+            () = lease.lost() => return Err(Unanswered::LeaseLost),
         }
         pause = (pause * 2).min(RETRY_MAX);
     }

@@ -25,7 +25,7 @@ use crate::records::{
 };
 use crate::session::{self, SessionThread, Vitals};
 use crate::store::{
-    Answer, Burial, Found, Granted, Handover, MirrorError, MirrorUpdate, Released, Sample, Store,
+    Answer, Burial, Found, Granted, Handover, MirrorError, MirrorUpdate, ReleaseKind, Released, Sample, Store,
 };
 use crate::watch;
 use crate::watchdog::Stamp;
@@ -49,6 +49,8 @@ const POLL_OURS: Duration = Duration::from_secs(1);
 const POLL_REST: Duration = Duration::from_secs(5);
 /// Without a watch and with no more threads than this, everything is polled as often as what is ours.
 const POLL_FEW: usize = 500;
+/// The pause before a sweep is at least so many times as long as the last sweep.
+const SWEEP_PAUSE: u32 = 10;
 /// Sessions are sampled this often before all may be claimed.
 const SAMPLE_SETTLING: Duration = Duration::from_millis(50);
 /// The worker's row is written this often.
@@ -69,6 +71,8 @@ const RETRY: Duration = Duration::from_millis(300);
 const MALFORMED_REST: Duration = Duration::from_millis(500);
 /// After a refusal the same is not asked for sooner, whatever the clocks say.
 const REFUSED_REST: Duration = Duration::from_millis(50);
+/// The same where the key of the claim holds something else.
+const UNCLAIMABLE_REST: Duration = Duration::from_secs(5);
 /// The loop comes round at least this often.
 const TURN_MAX: Duration = Duration::from_millis(500);
 /// A count of all threads is good for this long.
@@ -82,6 +86,8 @@ const POISON: &str = "poison: the workers that ran this thread died three times 
 const NEXT_START_MAX: Duration = Duration::from_secs(60);
 const POISON_MAX: Duration = Duration::from_secs(600);
 const PREFER_MAX: Duration = Duration::from_secs(10);
+/// A request that was given up may still arrive for so long.
+const GIVEN_UP_KEPT: Duration = Duration::from_secs(600);
 /// A dead session is remembered in Redis for this long.
 const DEAD_KEPT_MS: u64 = 3_600_000;
 
@@ -152,6 +158,8 @@ pub(super) struct Coordinator {
     /// Sessions of ours that were opened and are not known to have ended, but for the current one. How they end tells
     /// whether Redis has lost its data: nothing is claimed before.
     unsettled: HashSet<SessionId>,
+    /// Sessions of ours that were never answered and were not there when they were closed, and since when.
+    given_up: HashMap<SessionId, BootInstant>,
     /// How many threads there are to be owned, and when that was counted.
     runnable: (usize, BootInstant),
     /// Nothing is claimed before this: Redis has lost data, or a worker of 2020 was seen.
@@ -179,6 +187,9 @@ pub(super) struct Coordinator {
     sample_at: BootInstant,
     sample_failures: u32,
     sweeping: bool,
+    sweep_began: BootInstant,
+    /// How long the last sweep took. A shared Redis may hold many keys of others, and a sweep passes them all.
+    sweep_took: Duration,
     sweep_at: BootInstant,
     poll_at: BootInstant,
     row_at: BootInstant,
@@ -213,6 +224,7 @@ impl Coordinator {
             settling: Settling::new(parts.config.settle),
             opened_before: false,
             unsettled: HashSet::new(),
+            given_up: HashMap::new(),
             config: parts.config,
             store: parts.store,
             session: parts.session,
@@ -251,6 +263,8 @@ impl Coordinator {
             sample_at: now,
             sample_failures: 0,
             sweeping: false,
+            sweep_began: now,
+            sweep_took: Duration::ZERO,
             sweep_at: now,
             poll_at: now + POLL_OURS,
             row_at: now,
@@ -274,8 +288,9 @@ impl Coordinator {
         lease: Lease,
         mut commands: mpsc::UnboundedReceiver<Command>,
         mut notices: mpsc::UnboundedReceiver<session::Notice>,
-        mut watched: mpsc::UnboundedReceiver<watch::Notice>,
+        watched: mpsc::UnboundedReceiver<watch::Notice>,
     ) {
+        let mut watched = Some(watched);
         let Some(mut answers) = self.answers.take() else { return };
         self.first_row().await;
         self.opened(lease);
@@ -288,6 +303,12 @@ impl Coordinator {
             }
             let sleep = self.until_next(now);
             let lease = self.lease.clone();
+            let pushed = async {
+                match &mut watched {
+                    Some(watched) => watched.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
             let lost = async {
                 match &lease {
                     Some(lease) => lease.lost().await,
@@ -300,10 +321,7 @@ impl Coordinator {
                     self.lost_current();
                     Flow::On
                 }
-                Some(notice) = notices.recv() => {
-                    self.session_notice(notice);
-                    Flow::On
-                }
+                notice = notices.recv() => self.session_notice(notice),
                 command = commands.recv() => self.command(command),
                 Some(done) = answers.recv() => {
                     self.answered(done);
@@ -316,8 +334,12 @@ impl Coordinator {
                     }
                     Flow::On
                 }
-                Some(notice) = watched.recv() => {
-                    self.watch_notice(notice);
+                notice = pushed => {
+                    if notice.is_none() {
+                        watched = None;
+                    }
+                    // Nobody pushes any more once the watch has ended.
+                    self.watch_notice(notice.unwrap_or(watch::Notice::Lost));
                     Flow::On
                 }
                 () = tokio::time::sleep(sleep) => Flow::On,
@@ -337,6 +359,7 @@ impl Coordinator {
             Some(Command::Started { name, claim }) => self.started(&name, &claim),
             Some(Command::Release { name, claim, how }) => self.release(&name, &claim, how),
             Some(Command::ClaimNow(names)) => self.claim_now(names),
+            Some(Command::Look(names)) => names.into_iter().for_each(|name| self.changed(Key::Thread(name))),
             Some(Command::Drain) => self.drain(),
             Some(Command::Close(closed)) => {
                 self.drain();
@@ -350,7 +373,11 @@ impl Coordinator {
         Flow::On
     }
 
-    fn session_notice(&mut self, notice: session::Notice) {
+    fn session_notice(&mut self, notice: Option<session::Notice>) -> Flow {
+        let Some(notice) = notice else {
+            error!("the OS thread of the session has ended: so does the worker");
+            return Flow::Close;
+        };
         match notice {
             session::Notice::Trying(id) => {
                 self.own.insert(id);
@@ -360,14 +387,19 @@ impl Coordinator {
             session::Notice::Ended(dead) => {
                 self.own.remove(&dead.id);
                 let was_opened = self.unsettled.remove(&dead.id);
-                if dead.end == SessionEnd::Gone && was_opened {
-                    self.data_is_lost();
+                match dead.end {
+                    SessionEnd::Gone if was_opened => self.data_is_lost(),
+                    SessionEnd::Gone => {
+                        self.given_up.insert(dead.id.clone(), BootInstant::now());
+                    }
+                    SessionEnd::Closed | SessionEnd::Buried => {}
                 }
                 self.died(dead);
                 self.consider_all();
             }
             session::Notice::Failed(error) => debug!(%error, "no session yet"),
         }
+        Flow::On
     }
 
     fn watch_notice(&mut self, notice: watch::Notice) {
@@ -623,6 +655,8 @@ impl Coordinator {
     }
 
     fn look_for_namesakes(&mut self, sessions: &[(SessionId, Option<SessionRecord>)]) {
+        let there: HashSet<&SessionId> = sessions.iter().map(|(id, _)| id).collect();
+        self.namesakes.retain(|id, _| there.contains(id));
         for (id, record) in sessions {
             let Some(record) = record else { continue };
             if !record.alive || record.name != self.config.worker_name.as_str() {
@@ -874,6 +908,12 @@ impl Coordinator {
                 debug!(task = %name, %error, "the definition could not be read");
                 thread.not_before = BootInstant::now() + RETRY;
             }
+            Claimed::Unclaimable(error) => {
+                if !std::mem::replace(&mut thread.unclaimable, true) {
+                    warn!(task = %name, %error, "its claim cannot be used, nobody can run it");
+                }
+                thread.not_before = BootInstant::now() + UNCLAIMABLE_REST;
+            }
             Claimed::LeaseLost => {}
         }
         if std::mem::take(&mut self.table.entry(name).stale_definition) {
@@ -959,6 +999,7 @@ impl Coordinator {
     ) {
         self.vitals.server_said(granted.server_ms);
         let thread = self.table.entry(name);
+        thread.unclaimable = false;
         thread.read(read.as_ref());
         thread.of_2020 = None;
         let stale_definition = std::mem::take(&mut thread.stale_definition);
@@ -1010,15 +1051,21 @@ impl Coordinator {
         if stale_definition {
             self.read_definition(name.clone());
         }
-        self.tell(Event::Claimed(Grant {
+        let grant = Grant {
             key: self.store.keys().thread(name),
             name: name.clone(),
             claim: nonce.clone(),
             epoch: granted.epoch,
             restarts: granted.restarts,
-            lease,
+            lease: lease.clone(),
             definition,
-        }));
+        };
+        if self.events.send(Event::Claimed(grant)).is_err() {
+            // Nobody is left who would run it, or give it back.
+            let how = Handover { prefer: self.successor(name), ..Handover::free() };
+            self.give_back(name, nonce, lease, how, MirrorUpdate::default());
+            self.count_threads();
+        }
     }
 
     /// Our session is named with a nonce that we do not know: nobody runs it, so it is given up at once.
@@ -1032,7 +1079,7 @@ impl Coordinator {
         let (name, nonce) = (name.clone(), nonce.clone());
         tokio::spawn(async move {
             let how = Handover::free();
-            until_answered(&lease, || store.release(&name, &nonce, &how)).await;
+            let _ = until_answered(&lease, || store.release(&name, &nonce, &how)).await;
             let _ = done.send(Done::Ghost { name, nonce });
         });
     }
@@ -1040,9 +1087,10 @@ impl Coordinator {
     // ---- what we own -------------------------------------------------------------------------------------------
 
     fn started(&mut self, name: &TaskName, claim: &Nonce) {
-        if self.table.get(name).and_then(|thread| thread.owned()).is_none_or(|owned| owned.nonce != *claim) {
-            return;
-        }
+        let owned = self.table.get_mut(name).and_then(|thread| thread.owned_mut());
+        let Some(owned) = owned.filter(|owned| owned.nonce == *claim) else { return };
+        // A source that was told but has not begun is not what fails.
+        owned.ran = (owned.definition.digest.clone(), owned.definition.restart_at.clone());
         let update = MirrorUpdate {
             state: Some(State::Running),
             owner: Some(self.config.worker_name.to_string()),
@@ -1102,6 +1150,7 @@ impl Coordinator {
             lease,
             name: name.clone(),
             nonce: nonce.clone(),
+            rests: self.rests(name, &how),
             how,
             mirror,
         };
@@ -1116,6 +1165,15 @@ impl Coordinator {
             let released = request.run().await;
             let _ = done.send(Done::Return { name, nonce, released });
         });
+    }
+
+    /// Whether nobody can have started a thread for some time after it is given back.
+    fn rests(&self, name: &TaskName, how: &Handover) -> bool {
+        match how.kind {
+            // Two requests fit into it.
+            ReleaseKind::Crashed { back_off, .. } if back_off > self.timing.command_timeout() * 3 => true,
+            _ => self.table.get(name).is_some_and(Thread::is_off),
+        }
     }
 
     fn returned(&mut self, name: &TaskName, nonce: &Nonce, released: Option<Released>) {
@@ -1245,6 +1303,10 @@ impl Coordinator {
         let thread = self.table.get(name)?;
         if let Some(owned) = thread.owned() {
             return Some(owned.definition.clone());
+        }
+        if thread.malformed {
+            // Of one that has no source, "you know it" would say that it has.
+            return None;
         }
         let digest = thread.seen.as_ref().map(|(digest, _)| digest.clone());
         let digest = digest.or_else(|| thread.claim.as_ref()?.source.clone())?;
@@ -1383,7 +1445,6 @@ impl Coordinator {
             }
             Ok(definition) => {
                 owned.definition = definition.clone();
-                owned.ran = (definition.digest.clone(), definition.restart_at.clone());
                 let claim = owned.nonce.clone();
                 self.tell(Event::Changed { name: name.clone(), claim, definition });
             }
@@ -1509,7 +1570,7 @@ impl Coordinator {
         self.flush_soon();
         let few = self.table.runnable() <= POLL_FEW;
         let rest_every = if few { POLL_OURS } else { POLL_REST };
-        self.sweep_at = self.sweep_at.min(now + rest_every);
+        self.sweep_at = self.sweep_at.min(now + rest_every.max(self.sweep_took * SWEEP_PAUSE));
     }
 
     /// After a gap anything may have changed.
@@ -1547,6 +1608,7 @@ impl Coordinator {
 
     fn sweep(&mut self, now: BootInstant) {
         self.sweeping = true;
+        self.sweep_began = now;
         self.sweep_at = now + SWEEP_EVERY;
         let (store, done) = (self.store.clone(), self.done.clone());
         let index = self.index.clone();
@@ -1562,6 +1624,7 @@ impl Coordinator {
     fn swept(&mut self, found: Result<Found, Error>) {
         self.sweeping = false;
         let now = BootInstant::now();
+        self.sweep_took = now.saturating_duration_since(self.sweep_began);
         let found = match found {
             Ok(found) => found,
             Err(error) => {
@@ -1601,9 +1664,13 @@ impl Coordinator {
         for name in gone {
             self.without_definition(&name, claimed.contains(&name));
         }
+        let rows: HashSet<&WorkerName> = found.workers.iter().collect();
+        self.rows_of_ours.retain(|name| *name == self.config.worker_name || rows.contains(name));
+        self.rows_of_2020.retain(|name, _| rows.contains(name));
         let workers = found.workers.iter().filter(|name| !self.rows_of_ours.contains(*name));
         self.dirty_rows.extend(workers.cloned());
         self.flush_soon();
+        self.close_late(now, &found.sessions);
         self.forget_sessions(&found.sessions);
     }
 
@@ -1637,13 +1704,27 @@ impl Coordinator {
         });
     }
 
+    /// A session of ours that was given up before it was there may have come after its close. Peers would bury it; alone
+    /// we have to close it again.
+    fn close_late(&mut self, now: BootInstant, found: &[SessionId]) {
+        self.given_up.retain(|_, since| now.saturating_duration_since(*since) < GIVEN_UP_KEPT);
+        for id in found.iter().filter(|id| self.given_up.contains_key(*id)) {
+            let (store, id) = (self.store.clone(), id.clone());
+            tokio::spawn(async move {
+                if let Err(error) = store.close(&id).await {
+                    debug!(session = %id, %error, "closed by the next sweep");
+                }
+            });
+        }
+    }
+
     /// Removes sessions that have been dead for an hour and that nothing names.
     fn forget_sessions(&self, found: &[SessionId]) {
         let server_now = self.vitals.server_ms(BootInstant::now());
         let long_dead = self
             .observer
             .all_dead()
-            .filter(|dead| dead.ended_ms + DEAD_KEPT_MS <= server_now)
+            .filter(|dead| dead.ended_ms.saturating_add(DEAD_KEPT_MS) <= server_now)
             .map(|dead| &dead.id);
         let without_key = self.observer.absent().filter(|id| !found.contains(id));
         for id in long_dead.chain(without_key).filter(|id| !self.table.is_named(id)) {

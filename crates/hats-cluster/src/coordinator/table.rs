@@ -51,6 +51,8 @@ pub(super) struct Thread {
     /// It says running and nobody claims it, so a worker of 2020 may run it: its heartbeat, and since when it stands
     /// still.
     pub(super) of_2020: Option<(String, BootInstant)>,
+    /// Its claim's key holds something else, and that was said.
+    pub(super) unclaimable: bool,
     /// It has no definition, and its claim was told to go in time.
     pub(super) retired: bool,
     pub(super) mine: Option<Mine>,

@@ -513,3 +513,36 @@ async fn what_a_lost_session_was_stuck_in_is_written_down() {
     }
     panic!("nobody is suspected");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_another_type_among_the_claims_stop_nobody_else() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    // More than there may be claims under way at once.
+    put(&store, 400).await;
+    for number in 0..300 {
+        let key = store.keys().claim(&thread(number));
+        let () = store.client().set(key, "stray", None, None, false).await.unwrap();
+    }
+    let _a = Worker::start(&redis.config(), "a", &journal).await;
+    journal.until_running(100).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_registered_here_is_claimed_without_a_poll() {
+    let (_server, redis) = embedded().await;
+    let (store, journal) = (store(&redis).await, Journal::new());
+    let mut config = config(&redis, "a");
+    config.settle = Duration::ZERO;
+    let a = Worker::start_with(config, &journal).await;
+    put(&store, 1).await;
+    journal.until_running(1).await;
+    // Between two polls, somewhere.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    store.put(&thread(1), "1").await.unwrap();
+    let registered = BootInstant::now();
+    a.handle.look(vec![thread(1)]);
+    journal.until_running(2).await;
+    let after = BootInstant::now().saturating_duration_since(registered);
+    assert!(after < Duration::from_millis(150), "{after:?}");
+}

@@ -124,7 +124,7 @@ async fn a_session_of_ours_that_is_gone_blocks_claims_even_if_it_owned_nothing()
     world.it.opened(Lease::trusted_for_test());
     let now = BootInstant::now();
     assert!(!world.it.can_claim(now), "how the old one has ended is not known");
-    world.it.session_notice(session::Notice::Ended(DeadSession::gone(old.session().clone())));
+    world.it.session_notice(Some(session::Notice::Ended(DeadSession::gone(old.session().clone()))));
     assert!(!world.it.can_claim(now));
     assert!(world.it.can_claim(now + Duration::from_secs(6)), "everybody knows by then");
 }
@@ -137,12 +137,12 @@ async fn a_session_that_ends_in_order_lets_claims_go_on() {
     world.it.lost_current();
     world.it.opened(Lease::trusted_for_test());
     let dead = DeadSession { end: SessionEnd::Closed, ..DeadSession::gone(old.session().clone()) };
-    world.it.session_notice(session::Notice::Ended(dead));
+    world.it.session_notice(Some(session::Notice::Ended(dead)));
     assert!(world.it.can_claim(BootInstant::now()));
     // One that was only tried owned nothing, and its loss says nothing.
     let tried = SessionId::random();
-    world.it.session_notice(session::Notice::Trying(tried.clone()));
-    world.it.session_notice(session::Notice::Ended(DeadSession::gone(tried)));
+    world.it.session_notice(Some(session::Notice::Trying(tried.clone())));
+    world.it.session_notice(Some(session::Notice::Ended(DeadSession::gone(tried))));
     assert!(world.it.can_claim(BootInstant::now()));
 }
 
@@ -218,4 +218,93 @@ async fn what_disabled_an_earlier_run_is_over_even_if_redis_was_slow_at_the_star
     assert!(!world.it.row("online").iter().any(|(field, _)| *field == "Status"));
     world.it.rows_read(disabled());
     assert!(matches!(world.events.try_recv(), Ok(Event::WorkerDisabled)));
+}
+
+#[tokio::test]
+async fn a_crash_before_the_new_source_has_begun_is_that_of_the_old_one() {
+    let mut world = World::new();
+    let thread = name("thread");
+    let claim = world.own(&thread);
+    world.it.definition_read(&thread, Ok(Some(read("2"))));
+    assert!(matches!(world.events.try_recv(), Ok(Event::Changed { .. })));
+    let ran = |world: &World| world.it.table.get(&thread).unwrap().owned().unwrap().ran.0.clone();
+    assert_eq!(ran(&world), SourceDigest::of("1"));
+    world.it.started(&thread, &claim);
+    assert_eq!(ran(&world), SourceDigest::of("2"));
+}
+
+#[tokio::test]
+async fn a_source_that_is_missing_is_not_known() {
+    let mut world = World::new();
+    let thread = name("thread");
+    world.it.definition_read(&thread, Ok(Some(read("1"))));
+    assert!(world.it.known_definition(&thread).is_some());
+    let error = crate::records::FieldError { field: "Source", value: String::new(), expected: "a script" };
+    let mut malformed = read("");
+    malformed.mirror.state = Some("crashed".to_owned());
+    malformed.mirror.error = Some(error.to_string());
+    malformed.definition = Err(error);
+    world.it.definition_read(&thread, Ok(Some(malformed)));
+    assert!(world.it.known_definition(&thread).is_none());
+}
+
+#[tokio::test]
+async fn what_is_said_again_late_overwrites_no_new_owner() {
+    let mut world = World::new();
+    let thread = name("thread");
+    world.own(&thread);
+    assert!(!world.it.rests(&thread, &Handover::free()), "somebody starts it at once");
+    assert!(!world.it.rests(&thread, &Handover::crashed(Duration::from_secs(1), 1)));
+    assert!(world.it.rests(&thread, &Handover::crashed(Duration::from_secs(8), 4)));
+    world.it.definition_read(&thread, Ok(Some(DefinitionRead { enabled: false, ..read("1") })));
+    assert!(world.it.rests(&thread, &Handover::free()), "disabled");
+}
+
+#[tokio::test]
+async fn what_nobody_is_left_to_run_is_given_back() {
+    let mut world = World::new();
+    let thread = name("thread");
+    let nonce = world.claiming(&thread);
+    world.events.close();
+    world.granted(&thread, &nonce);
+    let mine = &world.it.table.get(&thread).unwrap().mine;
+    assert!(matches!(mine, Some(Mine::Releasing { .. })));
+}
+
+#[tokio::test]
+async fn without_an_os_thread_for_the_session_the_worker_ends() {
+    let mut world = World::new();
+    assert!(matches!(world.it.session_notice(None), Flow::Close));
+}
+
+#[tokio::test]
+async fn what_is_known_of_rows_and_namesakes_does_not_only_grow() {
+    let mut world = World::new();
+    let row = WorkerRow { incarnation: Some("i".to_owned()), ..WorkerRow::default() };
+    let rows = (0..100).map(|pod| (format!("pod-{pod}").parse().unwrap(), row.clone())).collect();
+    world.it.rows_read(Ok(rows));
+    assert!(world.it.rows_of_ours.len() >= 100);
+    world.it.swept(Ok(Found { workers: vec!["pod-7".parse().unwrap()], ..Found::default() }));
+    assert!(world.it.rows_of_ours.len() <= 2);
+}
+
+#[tokio::test]
+async fn a_sweep_that_takes_long_is_not_repeated_soon() {
+    let mut world = World::new();
+    let now = BootInstant::now();
+    world.it.sweep_at = now + SWEEP_EVERY;
+    world.it.sweep_took = Duration::from_secs(2);
+    world.it.poll(now);
+    assert_eq!(world.it.sweep_at, now + Duration::from_secs(20));
+    world.it.sweep_took = Duration::ZERO;
+    world.it.poll(now);
+    assert_eq!(world.it.sweep_at, now + POLL_OURS);
+}
+
+#[tokio::test]
+async fn a_hand_written_end_of_a_session_harms_nobody() {
+    let mut world = World::new();
+    let dead = DeadSession { ended_ms: u64::MAX, ..DeadSession::gone(SessionId::random()) };
+    world.it.died(dead);
+    world.it.swept(Ok(Found::default()));
 }
