@@ -79,6 +79,7 @@ impl Registrar {
             return Ok(());
         }
         let outcome = admin::put_thread(&self.store, name, &script.source).await?;
+        self.cluster.look(vec![name.clone()]);
         let what = match outcome.put {
             Put::Created => "registered",
             Put::Updated => "registered with a new source",
