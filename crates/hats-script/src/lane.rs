@@ -86,6 +86,7 @@ pub(crate) struct LaneContext {
     #[cfg(feature = "redis")]
     pub(crate) redis: Option<redis::LaneConnection>,
     /// The runtime for I/O that a lane does not drive itself.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "no other module does such I/O yet"))]
     pub(crate) io: tokio::runtime::Handle,
 }
 

@@ -65,7 +65,9 @@ impl Vm {
         runtime.set_max_stack_size(task.limits.stack);
         runtime.set_gc_threshold(GC_THRESHOLD_BYTES);
         let limit = task.limits.memory;
-        let no_vm = |error: rquickjs::Error| Error::Vm(format!("{error} (its heap limit, MemoryLimit, is {limit} bytes)"));
+        let no_vm = |error: rquickjs::Error| {
+            Error::Vm(format!("{error} (its heap limit, MemoryLimit, is {limit} bytes)"))
+        };
         let context = Context::full(&runtime).map_err(no_vm)?;
         let host = Rc::new(Host::new(task, lane, fiber));
         let hook = host.clone();

@@ -66,7 +66,9 @@ impl EnvOverlay {
         let before = overlay.variables.get(key).map_or(0, |known| entry_bytes(key, known.as_deref()));
         let bytes = overlay.bytes - before + entry_bytes(key, value.as_deref());
         if bytes > BYTES_MAX && bytes > overlay.bytes {
-            return Err(format!("{key}: the variables set by scripts would take more than {BYTES_MAX} bytes"));
+            return Err(format!(
+                "{key}: the variables set by scripts would take more than {BYTES_MAX} bytes"
+            ));
         }
         overlay.bytes = bytes;
         overlay.variables.insert(key.to_owned(), value);

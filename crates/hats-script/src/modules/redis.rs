@@ -10,6 +10,7 @@ mod command;
 mod connections;
 mod value;
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -141,7 +142,9 @@ fn send_over(
         return Ok(Err("ERR there is no connection to Redis".to_owned()));
     }
     host.gate(ctx)?;
-    host.wait_through(ctx, connection.send(name, arguments, host.time_for_io(COMMAND_TIMEOUT_MAX)))
+    // Pinned where it is made: it is large, and would be copied at each step down otherwise.
+    let sent = pin!(connection.send(name, arguments, host.time_for_io(COMMAND_TIMEOUT_MAX)));
+    host.wait_through(ctx, sent)
 }
 
 fn send_blocking(

@@ -150,6 +150,7 @@ impl Host {
     }
 
     /// True once the task has been asked to stop.
+    #[cfg(feature = "redis")]
     pub(crate) fn stop_asked(&self) -> bool {
         self.fiber.asked() >= Ask::EndWaits
     }
@@ -177,6 +178,7 @@ impl Host {
 
     /// Waits for I/O that must not be dropped half-way, to its own end, for which [`Self::time_for_io`] has to see. If
     /// the call is to end by then, what came of the I/O is not for the script.
+    #[cfg(feature = "redis")]
     pub(crate) fn wait_through<F: Future>(&self, ctx: &Ctx<'_>, future: F) -> rquickjs::Result<F::Output> {
         match (wait_through(future), self.end_now()) {
             (Ok(output), None) => Ok(output),
@@ -188,6 +190,7 @@ impl Host {
     }
 
     /// As [`Self::wait_through`], but not beyond the loss of the lease.
+    #[cfg(feature = "redis")]
     pub(crate) fn wait_unless_killed<F: Future>(
         &self,
         ctx: &Ctx<'_>,
@@ -198,6 +201,7 @@ impl Host {
     }
 
     /// How long I/O that begins now may take: not beyond the lease, nor the time limit of the call in hand.
+    #[cfg(feature = "redis")]
     pub(crate) fn time_for_io(&self, most: Duration) -> Duration {
         let call =
             self.deadline.get().map_or(most, |deadline| deadline.saturating_duration_since(Instant::now()));

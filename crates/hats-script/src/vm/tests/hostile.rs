@@ -32,7 +32,8 @@ async fn what_a_script_catches_does_not_hide_that_its_time_was_over() {
 
 #[tokio::test]
 async fn timers_that_take_longer_than_their_interval_leave_time_for_the_rest() {
-    const SOURCE: &str = "setInterval(() => { const begun = Date.now(); while (Date.now() - begun < 5); }, 1)";
+    const SOURCE: &str =
+        "setInterval(() => { const begun = Date.now(); while (Date.now() - begun < 5); }, 1)";
     let lanes = one_lane();
     let (handle, ended) = spawn(&lanes, &Fake::new(), Limits::default(), |vm| {
         vm.load(SOURCE, "test.js")?;

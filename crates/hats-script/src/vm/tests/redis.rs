@@ -76,7 +76,10 @@ async fn replies_have_the_shapes_of_resp2() {
             "redis.Do('ECHO', ...Array(1000).fill('x'.repeat(1 << 20)))",
             "RangeError: redis.Do: the arguments are longer than the script's heap limit of 67108864 bytes",
         ),
-        ("redis.Do('SET', 'long', new Uint8Array(100000).fill(200)) && redis.Do('STRLEN', 'long')", "[100000]"),
+        (
+            "redis.Do('SET', 'long', new Uint8Array(100000).fill(200)) && redis.Do('STRLEN', 'long')",
+            "[100000]",
+        ),
         ("redis.HsetFenced('fenced', {a: 1, b: 'two'})", "[2]"),
         ("redis.Call('HMGET', 'fenced', 'a', 'b', '__epoch')", "[\"1\", \"two\", \"1700000000123\"]"),
         (
