@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending, wait_through, wait_unless_killed};
+use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending};
+#[cfg(feature = "redis")]
+use hats_fiber::{wait_through, wait_unless_killed};
 use rquickjs::promise::PromiseState;
 use rquickjs::{Ctx, Exception, Promise, Value};
 #[cfg(feature = "redis")]
