@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::{
-    Ask, DEFAULT_STACK_BYTES, Ended, Fiber, Handle, current_ask, running_for, wait, wait_ending, wait_through,
-    wait_unless_killed,
+    Ask, DEFAULT_STACK_BYTES, Ended, Fiber, Handle, current_ask, running_for, wait, wait_ending,
+    wait_through, wait_unless_killed,
 };
 use tokio::time::sleep;
 
@@ -206,7 +206,10 @@ async fn what_only_a_kill_ends_outlasts_an_interrupt() {
     let handle = Handle::new();
     handle.ask(Ask::Interrupt);
     let body = Fiber::new(handle.clone(), DEFAULT_STACK_BYTES, || {
-        (wait_unless_killed(sleep(Duration::from_millis(5))), wait_unless_killed(std::future::pending::<()>()))
+        (
+            wait_unless_killed(sleep(Duration::from_millis(5))),
+            wait_unless_killed(std::future::pending::<()>()),
+        )
     })
     .unwrap();
     let kill = async {
