@@ -172,22 +172,41 @@ fn pair<'js>(host: &Host, call: &Call<'_, 'js>, reply: Reply) -> rquickjs::Resul
             pair.set(1, message)?;
         }
     }
-    pair.as_object().prop(Symbol::to_primitive(ctx.clone()), Property::from(reply_conversion(host, ctx)?))?;
+    convert_to_reply(host, pair.as_object())?;
     Ok(pair.into_value())
 }
 
-/// What makes a pair pass for its reply: its `Symbol.toPrimitive`. Made once for each scope. It is JavaScript because it
-/// may come to call itself, if the script puts a pair into itself, and the engine guards the stack in JavaScript only.
-fn reply_conversion<'js>(host: &Host, ctx: &Ctx<'js>) -> rquickjs::Result<Function<'js>> {
-    if let Some(known) = &*host.reply_conversion.borrow() {
-        return known.clone().restore(ctx);
+/// What replies are made with, once for each scope.
+pub(crate) struct ReplyParts {
+    conversion: Persistent<Function<'static>>,
+    /// A pair that is kept for its shape: the engine forgets a shape with the last object that has it, and to make it
+    /// again for each reply costs more than the reply.
+    _sample: Persistent<Object<'static>>,
+}
+
+/// Makes a pair pass for its reply: gives it a `Symbol.toPrimitive`. That is JavaScript because it may come to call
+/// itself, if the script puts a pair into itself, and the engine guards the stack in JavaScript only.
+fn convert_to_reply<'js>(host: &Host, pair: &Object<'js>) -> rquickjs::Result<()> {
+    let ctx = pair.ctx();
+    let known = host.reply_parts.borrow().as_ref().map(|parts| parts.conversion.clone());
+    let conversion: Function<'js> = match &known {
+        Some(known) => known.clone().restore(ctx)?,
+        // A conversion has to give a primitive; an array reply is joined, as arrays are.
+        None => ctx.eval(
+            "(function () { const reply = this[0]; \
+             return typeof reply === 'object' && reply !== null ? `${reply}` : reply })",
+        )?,
+    };
+    pair.prop(Symbol::to_primitive(ctx.clone()), Property::from(conversion.clone()))?;
+    if known.is_none() {
+        let sample = Array::new(ctx.clone())?.into_object();
+        sample.prop(Symbol::to_primitive(ctx.clone()), Property::from(conversion.clone()))?;
+        *host.reply_parts.borrow_mut() = Some(ReplyParts {
+            conversion: Persistent::save(ctx, conversion),
+            _sample: Persistent::save(ctx, sample),
+        });
     }
-    // A conversion has to give a primitive; an array reply is joined, as arrays are.
-    let convert: Function<'js> = ctx.eval(
-        "(function () { const reply = this[0]; return typeof reply === 'object' && reply !== null ? `${reply}` : reply })",
-    )?;
-    *host.reply_conversion.borrow_mut() = Some(Persistent::save(ctx, convert.clone()));
-    Ok(convert)
+    Ok(())
 }
 
 fn redis_error(ctx: &Ctx<'_>, message: &str) -> rquickjs::Error {

@@ -11,8 +11,6 @@ use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending};
 use hats_fiber::{wait_through, wait_unless_killed};
 use rquickjs::promise::PromiseState;
 use rquickjs::{Ctx, Exception, Promise, Value};
-#[cfg(feature = "redis")]
-use rquickjs::{Function, Persistent};
 
 use super::TIME_SLICE;
 use super::events::Events;
@@ -21,6 +19,8 @@ use crate::error::ScriptError;
 use crate::host::TaskControl;
 use crate::lane::{LaneContext, ScriptTask};
 use crate::limits::Limits;
+#[cfg(feature = "redis")]
+use crate::modules::redis::ReplyParts;
 
 /// Host functions that may be inside one another. Native code that calls native code has no stack limit but this.
 const NATIVE_DEPTH_MAX: u32 = 64;
@@ -43,7 +43,7 @@ pub(crate) struct Host {
     native_depth: Cell<u32>,
     /// Made by the `redis` module at its first reply, for all of them.
     #[cfg(feature = "redis")]
-    pub(crate) reply_conversion: RefCell<Option<Persistent<Function<'static>>>>,
+    pub(crate) reply_parts: RefCell<Option<ReplyParts>>,
 }
 
 impl Host {
@@ -59,7 +59,7 @@ impl Host {
             ended: RefCell::new(None),
             native_depth: Cell::new(0),
             #[cfg(feature = "redis")]
-            reply_conversion: RefCell::new(None),
+            reply_parts: RefCell::new(None),
         }
     }
 
@@ -67,7 +67,7 @@ impl Host {
     pub(super) fn clear(&self) {
         self.events.clear();
         #[cfg(feature = "redis")]
-        drop(self.reply_conversion.take());
+        drop(self.reply_parts.take());
     }
 
     /// Starts the clock of a call.
