@@ -54,6 +54,16 @@ fn cases() -> Vec<(&'static str, String, &'static [&'static str])> {
             &["later"],
         ),
         ("arguments", source("function main() { redis.Do({}); }"), &["TypeError", "redis.Do"]),
+        (
+            "conversion",
+            source("function main() { const pair = redis.Do('GET', 'k'); pair[0] = pair; String(pair); }"),
+            &["stack"],
+        ),
+        (
+            "too_many_bytes",
+            source("function main() { redis.Do('ECHO', ...Array(100).fill('x'.repeat(10 << 20))); }"),
+            &["redis.Do", "heap limit"],
+        ),
     ]
 }
 
