@@ -77,6 +77,8 @@ const UNCLAIMABLE_REST: Duration = Duration::from_secs(5);
 const TURN_MAX: Duration = Duration::from_millis(500);
 /// A count of all threads is good for this long.
 const RUNNABLE_AGE_MAX: Duration = Duration::from_millis(100);
+/// Who waits for its rank looks again after this.
+const PLAN_AGE_MAX: Duration = Duration::from_millis(100);
 /// So many failed samples in a row and the connection is made anew.
 const FAILURES_MAX: u32 = 3;
 /// What a mark of poison says.
@@ -128,6 +130,14 @@ enum Watching {
     Polled,
 }
 
+/// How many threads there are to be owned, of how many that are known, and when that was counted.
+#[derive(Debug, Clone, Copy, Default)]
+struct Runnable {
+    count: usize,
+    of: usize,
+    at: BootInstant,
+}
+
 pub(super) struct Coordinator {
     config: Config,
     timing: Timing,
@@ -160,8 +170,7 @@ pub(super) struct Coordinator {
     unsettled: HashSet<SessionId>,
     /// Sessions of ours that were never answered and were not there when they were closed, and since when.
     given_up: HashMap<SessionId, BootInstant>,
-    /// How many threads there are to be owned, and when that was counted.
-    runnable: (usize, BootInstant),
+    runnable: Runnable,
     /// Nothing is claimed before this: Redis has lost data, or a worker of 2020 was seen.
     blocked_until: BootInstant,
     /// Redis was seen to have lost data: an owner may trust its lease until then without knowing.
@@ -243,7 +252,7 @@ impl Coordinator {
             index: HashSet::new(),
             watching: Watching::Polled,
             draining: false,
-            runnable: (0, BootInstant::default()),
+            runnable: Runnable::default(),
             blocked_until: BootInstant::default(),
             data_lost_until: BootInstant::default(),
             seen_2020_until: BootInstant::default(),
@@ -716,9 +725,11 @@ impl Coordinator {
     }
 
     fn members(&mut self, now: BootInstant) -> Members {
-        // Counting all threads at every look would cost more than a count that is a moment old.
-        if now.saturating_duration_since(self.runnable.1) >= RUNNABLE_AGE_MAX {
-            self.runnable = (self.table.runnable(), now);
+        // Counting all threads at every look would cost more than a count that is a moment old. But where new ones are
+        // heard of the shares grow with each.
+        let is_old = now.saturating_duration_since(self.runnable.at) >= RUNNABLE_AGE_MAX;
+        if is_old || self.runnable.of != self.table.len() {
+            self.runnable = Runnable { count: self.table.runnable(), of: self.table.len(), at: now };
         }
         let mut members: Vec<Member> = self
             .observer
@@ -732,7 +743,7 @@ impl Coordinator {
             let threads = self.table.mine_len();
             members.push(Member { session: lease.session().clone(), weight: 1.0, threads });
         }
-        Members::new(members, self.runnable.0.max(self.table.mine_len()))
+        Members::new(members, self.runnable.count.max(self.table.mine_len()))
     }
 
     // ---- claiming ----------------------------------------------------------------------------------------------
@@ -841,7 +852,8 @@ impl Coordinator {
                 since + members.delay(&name, lease.session(), self.table.mine_len())
             };
             if at > now {
-                self.table.schedule(&name, Some(at));
+                // Shares and members may change meanwhile.
+                self.table.schedule(&name, Some(at.min(now + PLAN_AGE_MAX)));
             } else {
                 self.claim(name, lease.clone());
             }

@@ -177,6 +177,11 @@ impl Table {
         self.threads.iter()
     }
 
+    /// How many threads are known.
+    pub(super) fn len(&self) -> usize {
+        self.threads.len()
+    }
+
     /// Names of all threads for which `f` holds.
     pub(super) fn names(&self, f: impl Fn(&Thread) -> bool) -> Vec<TaskName> {
         self.threads.iter().filter(|(_, thread)| f(thread)).map(|(name, _)| name.clone()).collect()
