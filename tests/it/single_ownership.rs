@@ -168,6 +168,15 @@ fn link(cluster: &Cluster, seat: usize, leases: f64, link: Link) -> Result<()> {
     Ok(())
 }
 
+/// The seat with the most threads.
+fn busiest(cluster: &mut Cluster) -> Result<usize> {
+    let mut shares = Vec::new();
+    for seat in 0..cluster.seats.len() {
+        shares.push((cluster.threads_of(seat)?.len(), seat));
+    }
+    Ok(shares.into_iter().max().context("no seat")?.1)
+}
+
 /// Sets a rule for one Lua script, brings about that it is sent, and waits until the rule has acted.
 fn rule(cluster: &mut Cluster, seat: usize, lua: &'static str, action: Action) -> Result<()> {
     let rule = |count| Rule { of: Match::Lua(lua), skip: 0, count, action };
@@ -413,6 +422,11 @@ fn through_a_random_walk() -> Result<()> {
                 RedisClock(_) if forgets => Loss(0.5),
                 Loss(leases) if !forgets => Restart(leases),
                 fault => fault,
+            };
+            let seat = match fault {
+                // Only a worker that has threads gives some to claim or to release.
+                Lost(_) | Silent(_) | LateReply(_) | LateRequest(_) => busiest(&mut cluster)?,
+                _ => seat,
             };
             // Beside it, another worker's link suffers for the same time.
             let other = (seat + 1 + random.below(cluster.seats.len() - 1)) % cluster.seats.len();
