@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::RedisConfig;
+use crate::error::Error;
 use crate::lease::Timing;
 use crate::name::{ClusterName, TaskName, WorkerName};
 use crate::watchdog::HardStop;
@@ -58,6 +59,17 @@ impl Config {
     /// The durations that follow from the lease.
     pub fn timing(&self) -> Timing {
         Timing::new(self.lease.max(Timing::LEAST))
+    }
+
+    /// Makes clients whose connections are given up in time: one that was begun while the link was down may never be
+    /// answered, and others that are begun later are.
+    pub(crate) fn builder(&self, command_timeout: Duration) -> Result<fred::types::Builder, Error> {
+        let mut builder = self.redis.builder(command_timeout)?;
+        builder.with_connection_config(|connection| {
+            connection.connection_timeout = self.connect_timeout();
+            connection.internal_command_timeout = self.connect_timeout();
+        });
+        Ok(builder)
     }
 
     /// How long a connection may take to be made: less than a session lasts without one.

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use fred::clients::Client;
 use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::config::ReconnectPolicy;
 use tokio::sync::broadcast::error::RecvError;
@@ -539,14 +540,24 @@ fn lock(slot: &Slot) -> MutexGuard<'_, Option<Store>> {
 
 /// Makes a client, connects it and loads our scripts. The client stops loading them when the loader is dropped.
 pub(crate) async fn connect(config: &Config, command_timeout: Duration) -> Result<(Store, Loader), Error> {
-    let mut builder = config.redis.builder(command_timeout)?;
-    builder.with_connection_config(|connection| connection.connection_timeout = config.connect_timeout());
+    let mut builder = config.builder(command_timeout)?;
     builder.set_policy(ReconnectPolicy::new_constant(0, RECONNECT_MS));
-    let client = builder.build()?;
-    client.init().await?;
+    let client = init(builder.build()?, config.connect_timeout()).await?;
     let store = Store::new(client, Keys::new(config.cluster.clone()));
     let loader = Loader::start(&store);
     Ok((store, loader))
+}
+
+/// Connects a client, within `limit`.
+pub(crate) async fn init(client: Client, limit: Duration) -> Result<Client, Error> {
+    let error = match timeout(limit, client.init()).await {
+        Ok(Ok(_)) => return Ok(client),
+        Ok(Err(error)) => error.into(),
+        Err(_) => Error::Timeout,
+    };
+    // One that is just dropped tries on for ever.
+    let _ = timeout(QUIT_MAX, client.quit()).await;
+    Err(error)
 }
 
 /// Loads our scripts now and after every reconnect, until it is dropped. What is missing in spite of that is sent whole.

@@ -28,6 +28,7 @@ use tracing::{debug, info, warn};
 use crate::config::Config;
 use crate::error::Error;
 use crate::keys::Keys;
+use crate::session;
 
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// Between tries to get the watch back.
@@ -36,6 +37,8 @@ const RETRY: Duration = Duration::from_millis(250);
 const RETRY_UNAVAILABLE: Duration = Duration::from_secs(60);
 /// The same where the server did not refuse it but broke off.
 const RETRY_BROKEN_OFF: Duration = Duration::from_secs(10);
+/// One that breaks off so often in a row is not just a link that comes and goes.
+const BREAKS_OFF_LEAST: u32 = 3;
 /// So many pushes may wait in this process. Redis puts all keys of one turn of its loop into one.
 const PUSHES_MAX: usize = 4096;
 
@@ -55,8 +58,14 @@ pub(crate) enum Notice {
 /// Watches until nobody listens any more.
 pub(crate) async fn run(config: Config, notices: mpsc::UnboundedSender<Notice>) {
     let mut refused_before = false;
+    let mut broken_off = 0;
     while !notices.is_closed() {
-        let pause = match watch_once(&config, &notices).await {
+        let ended = watch_once(&config, &notices).await;
+        broken_off = match &ended {
+            Ended::NotConnected(error) if breaks_off(error) => broken_off + 1,
+            _ => 0,
+        };
+        let pause = match ended {
             Ended::Unavailable(error) => {
                 if !refused_before {
                     info!(%error, "this redis pushes no changes: polling");
@@ -78,8 +87,9 @@ pub(crate) async fn run(config: Config, notices: mpsc::UnboundedSender<Notice>) 
             }
             Ended::NotConnected(error) => {
                 debug!(%error, "the watch cannot connect, trying on");
-                if connect(&config, RespVersion::RESP2).await.is_ok() {
-                    // It is there, and breaks off at the protocol or at the command: that is a refusal too.
+                let may_be_refusal = broken_off >= BREAKS_OFF_LEAST;
+                if may_be_refusal && connect(&config, RespVersion::RESP2).await.is_ok() {
+                    // It is there, and breaks off at the protocol, again and again: that is a refusal too.
                     if !refused_before {
                         info!(%error, "this redis pushes no changes: polling");
                     }
@@ -109,6 +119,11 @@ enum Ended {
     Unavailable(Error),
 }
 
+/// Whether a connection came to an end in a way that may be meant. Silence is not.
+fn breaks_off(error: &Error) -> bool {
+    !matches!(error, Error::Timeout)
+}
+
 /// Whether an error says that this server cannot push, and not just that it does not do so now.
 fn cannot_push(error: &Error) -> bool {
     match error {
@@ -130,13 +145,10 @@ async fn watch_once(config: &Config, notices: &mpsc::UnboundedSender<Notice>) ->
 
 async fn connect(config: &Config, version: RespVersion) -> Result<Client, Error> {
     let limit = config.timing().command_timeout();
-    let mut builder = config.redis.builder(limit)?;
+    let mut builder = config.builder(limit)?;
     builder.with_config(|client| client.version = version);
     builder.with_performance_config(|performance| performance.broadcast_channel_capacity = PUSHES_MAX);
-    builder.with_connection_config(|connection| connection.connection_timeout = config.connect_timeout());
-    let client = builder.build()?;
-    client.init().await?;
-    Ok(client)
+    session::init(builder.build()?, config.connect_timeout()).await
 }
 
 async fn watch(config: &Config, client: &Client, notices: &mpsc::UnboundedSender<Notice>) -> Ended {

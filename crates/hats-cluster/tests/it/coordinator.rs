@@ -10,7 +10,7 @@ use hats_cluster::clock::BootInstant;
 use hats_cluster::name::{ClusterName, TaskName};
 use hats_cluster::store::Store;
 
-use crate::server::{RedisServer, embedded};
+use crate::server::{Link, RedisServer, embedded};
 use crate::worker::{Journal, Worker, config};
 
 pub(crate) async fn store(redis: &RedisConfig) -> Store {
@@ -545,4 +545,35 @@ async fn what_was_registered_here_is_claimed_without_a_poll() {
     journal.until_running(2).await;
     let after = BootInstant::now().saturating_duration_since(registered);
     assert!(after < Duration::from_millis(150), "{after:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_were_begun_in_an_outage_hold_up_nothing_after_it() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    put(&store, 20).await;
+    let link = Link::to(&redis).await;
+    let a = Worker::start(&link.config(), "a", &journal).await;
+    journal.until_running(20).await;
+    link.be_silent(true);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    link.be_silent(false);
+    let healed = BootInstant::now();
+    journal.until_running(20).await;
+    let after = latest_start(&journal, healed);
+    println!("all run again {after:?} after the outage");
+    assert!(after < Duration::from_millis(3500), "{after:?}");
+    for _ in 0..300 {
+        if a.handle.redis_ready() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Pushed again, not polled.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    store.put(&thread(20), "1").await.unwrap();
+    let put = BootInstant::now();
+    journal.until_running(21).await;
+    assert!(BootInstant::now().saturating_duration_since(put) < Duration::from_millis(400));
+    journal.check();
 }

@@ -102,3 +102,44 @@ pub(crate) async fn embedded() -> (Miniredis, RedisConfig) {
     let config = RedisConfig::new(format!("redis://{}", server.addr()).parse().unwrap());
     (server, config)
 }
+
+/// A way to a server that can be made to swallow everything.
+pub(crate) struct Link {
+    port: u16,
+    silent: std::sync::Arc<tokio::sync::watch::Sender<bool>>,
+}
+
+impl Link {
+    pub(crate) async fn to(server: &RedisServer) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let silent = std::sync::Arc::new(tokio::sync::watch::Sender::new(false));
+        let (to, silence) = (server.port, silent.clone());
+        tokio::spawn(async move {
+            while let Ok((mut from, _)) = listener.accept().await {
+                let mut silence = silence.subscribe();
+                tokio::spawn(async move {
+                    if *silence.borrow() {
+                        // Accepted and never answered, even when the link is well again.
+                        return std::future::pending().await;
+                    }
+                    let mut server = tokio::net::TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                    let silence = async { silence.wait_for(|silent| *silent).await.map(drop) };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut from, &mut server) => {}
+                        _ = silence => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { port, silent }
+    }
+
+    pub(crate) fn config(&self) -> RedisConfig {
+        RedisConfig::new(format!("127.0.0.1:{}", self.port).parse().unwrap())
+    }
+
+    pub(crate) fn be_silent(&self, silent: bool) {
+        self.silent.send_replace(silent);
+    }
+}
