@@ -71,7 +71,9 @@ impl Worker {
     /// Runs until `shutdown` is cancelled or the worker is disabled in Redis; then drains: takes nothing new, lets the
     /// scripts finish the call in hand, releases everything and closes the session.
     ///
-    /// Needs a multi-thread tokio runtime. Scripts run on OS threads of their own.
+    /// Needs a multi-thread tokio runtime. Scripts run on OS threads of their own. Give the runtime's OS threads stacks
+    /// of 16 MiB (`thread_stack_size`) if scripts are not to be trusted: the client reads a reply that is nested
+    /// thousands deep by calling itself, and what does not fit the stack ends the process.
     ///
     /// # Errors
     /// [`Error::Config`] and [`Error::Refused`] when it cannot be started as configured, [`Error::Unreachable`] when

@@ -118,6 +118,9 @@ async fn supervise(
             Next::DisableAndRelease(release) => {
                 // Boxed: what is seldom needed would otherwise take its place in every supervisor.
                 Box::pin(disable(&shared.cluster, &grant, &mut wanted)).await;
+                if !grant.lease.is_trusted() {
+                    return;
+                }
                 break release;
             }
             Next::Forget => return,
