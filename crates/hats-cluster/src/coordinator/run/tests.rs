@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::reading::unfetched;
 use super::*;
 use crate::address::RedisConfig;
 use crate::keys::Keys;
 use crate::name::ClusterName;
+use crate::records::{Definition, SourceDigest};
 use crate::session::SessionThread;
-use crate::store::Store;
+use crate::store::{Answer, Granted, Handover, Store};
 use crate::watchdog::Stamp;
 
 /// A coordinator with a session, whose requests go nowhere.
