@@ -9,6 +9,7 @@
 //! - The server gives up waiting before the lease could end, so nothing is popped for a worker that has lost it: a
 //!   slice is never longer than the time left until the soft stop.
 //! - While others wait for a connection a slice is at most a second, so that each gets its turn.
+//! - A connection that breaks ends a slice, not the wait.
 //! - An element that was popped reaches the script: a slice that has begun is waited for to its end. When the
 //!   task is asked to stop the server is told to unblock, and what it then answers counts.
 //! - Where the server cannot be told (no CLIENT UNBLOCK), slices are so short that nobody needs to.
@@ -22,7 +23,7 @@ use tokio::sync::oneshot;
 
 use super::Reply;
 use super::command::{self, Timeout};
-use super::connections::{Connections, LaneConnection, Turn};
+use super::connections::{Broken, Connections, LaneConnection, Turn};
 use crate::vm::Host;
 
 /// A slice while others wait.
@@ -33,6 +34,8 @@ const SLICE_UNSTOPPABLE: Duration = Duration::from_millis(100);
 const MARGIN: Duration = Duration::from_millis(150);
 /// Less than this is not worth a slice: the next renewal is waited for.
 const SLICE_MIN: Duration = Duration::from_millis(20);
+/// After a connection broke, until the next one is tried.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// The answer to a slice comes at its end; this much later the connection counts as dead.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
@@ -81,8 +84,13 @@ pub(super) fn run(
         let reply = one_slice(host, ctx, connections, turn, name, &arguments, timeout, slice)?;
         let over = until.is_some_and(|until| Instant::now() >= until) || host.stop_asked();
         match reply {
-            Ok(RedisValue::Null) if !over => {}
-            reply => return Ok(reply),
+            Ok(Ok(RedisValue::Null)) if !over => {}
+            Ok(reply) => return Ok(reply),
+            Err(Broken(message)) if over => return Ok(Err(message)),
+            // The script waits for an element, not for a connection.
+            Err(Broken(_)) => {
+                host.wait_ending(ctx, tokio::time::sleep(RECONNECT_PAUSE))?;
+            }
         }
     }
 }
@@ -98,7 +106,7 @@ fn one_slice(
     arguments: &[RedisValue],
     timeout: Timeout,
     slice: Duration,
-) -> rquickjs::Result<Reply> {
+) -> rquickjs::Result<Result<Reply, Broken>> {
     let (stop, mut stopped) = oneshot::channel::<()>();
     let (answer, mut answered) = oneshot::channel();
     let (name, arguments, connections) = (name.to_owned(), arguments.to_vec(), connections.clone());
@@ -107,27 +115,27 @@ fn one_slice(
         let ready = async {
             let connection = connections.blocking(turn).await?;
             let id = connection.id().await;
-            Ok::<_, String>((connection, id))
+            Ok::<_, Broken>((connection, id))
         };
         let ready = tokio::select! {
             ready = ready => ready,
             // Nothing has been sent yet, and a server that cannot be reached would keep the script past its lease.
             _ = &mut stopped => {
-                let _ = answer.send(Ok(RedisValue::Null));
+                let _ = answer.send(Ok(Ok(RedisValue::Null)));
                 return;
             }
         };
         let (mut connection, id) = match ready {
             Ok(ready) => ready,
-            Err(message) => {
-                let _ = answer.send(Err(message));
+            Err(broken) => {
+                let _ = answer.send(Err(broken));
                 return;
             }
         };
         // Connecting has taken time, and the lease may have been lost meanwhile.
         let slice = slice.saturating_sub(begun.elapsed()).min(control.trusted_for().saturating_sub(MARGIN));
         if slice.is_zero() {
-            let _ = answer.send(Ok(RedisValue::Null));
+            let _ = answer.send(Ok(Ok(RedisValue::Null)));
             return;
         }
         let slice = if id.is_some() { slice } else { slice.min(SLICE_UNSTOPPABLE) };
@@ -160,7 +168,7 @@ fn one_slice(
             reply
         }
     };
-    Ok(reply.unwrap_or_else(|_| Err("ERR the connection to Redis broke".to_owned())))
+    Ok(reply.unwrap_or_else(|_| Err(Broken("ERR the connection to Redis broke".to_owned()))))
 }
 
 /// `$` means "newer than what is there now". Between two slices it would mean another now, so it is replaced by the

@@ -55,6 +55,15 @@ pub(crate) struct LaneConnection {
     pub(super) connections: Connections,
 }
 
+/// A connection failed, not the command: the server has said nothing.
+pub(super) struct Broken(pub(super) String);
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Self {
+        Self(format!("ERR {error}"))
+    }
+}
+
 /// Leave to use one blocking connection.
 pub(super) struct Turn {
     #[expect(dead_code, reason = "held, not looked at")]
@@ -122,13 +131,13 @@ impl Connections {
     }
 
     /// A connection for the one whose turn it is. Called on the I/O runtime, which drives it.
-    pub(super) async fn blocking(&self, turn: Turn) -> Result<BlockingConnection, String> {
+    pub(super) async fn blocking(&self, turn: Turn) -> Result<BlockingConnection, Broken> {
         let idle = self.shared.idle().pop();
         let driven = match idle {
             Some(driven) => driven,
             None => {
-                let driven = Driven::start(&self.shared.builder).map_err(|error| format!("ERR {error}"))?;
-                driven.connected().await.map_err(|error| format!("ERR {error}"))?;
+                let driven = Driven::start(&self.shared.builder)?;
+                driven.connected().await?;
                 driven
             }
         };
@@ -237,21 +246,25 @@ impl BlockingConnection {
     }
 
     /// Sends a command that may block for `time`.
-    pub(super) async fn send(&mut self, name: &str, arguments: Vec<RedisValue>, time: Duration) -> Reply {
-        let Some(driven) = self.driven.take() else { return Err("ERR the connection is closed".to_owned()) };
+    pub(super) async fn send(
+        &mut self,
+        name: &str,
+        arguments: Vec<RedisValue>,
+        time: Duration,
+    ) -> Result<Reply, Broken> {
+        let Some(driven) = self.driven.take() else {
+            return Err(Broken("ERR the connection is closed".to_owned()));
+        };
         let hash = command::hash_of(name, &arguments);
         // A command that waited here for the connection to come back would be sent when its script is long gone, and
         // what it pops would be lost.
         let options = Options { timeout: Some(time), fail_fast: true, ..Options::default() };
         let client = driven.client.with_options(&options);
-        let reply =
-            client.custom_raw(custom(name, hash, true), arguments).await.map_err(|error| message_of(&error));
-        let reply = reply.and_then(value::of_frame);
-        if reply.is_ok() {
-            // Otherwise it ends here: whatever it still waits for must not be read by the next one who uses it.
-            self.driven = Some(driven);
-        }
-        reply
+        let frame = client.custom_raw(custom(name, hash, true), arguments).await;
+        // After an error it ends here: whatever it still waits for must not be read by the next one who uses it.
+        let frame = frame.map_err(|error| Broken(message_of(&error)))?;
+        self.driven = Some(driven);
+        Ok(value::of_frame(frame))
     }
 }
 

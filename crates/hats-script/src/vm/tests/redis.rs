@@ -11,12 +11,17 @@ use crate::redis::Connections;
 
 async fn connected(blocking: usize) -> (Miniredis, Lanes) {
     let server = Miniredis::run().await.unwrap();
-    let mut builder = Builder::from_config(Config::from_url(&server.redis_url()).unwrap());
+    let lanes = connected_to(&server.redis_url(), blocking).await;
+    (server, lanes)
+}
+
+async fn connected_to(url: &str, blocking: usize) -> Lanes {
+    let mut builder = Builder::from_config(Config::from_url(url).unwrap());
     builder.with_performance_config(|config| config.default_command_timeout = Duration::from_secs(10));
     builder.with_connection_config(|config| config.max_command_attempts = 1);
     builder.set_policy(ReconnectPolicy::new_constant(0, 50));
     let connections = Connections::connect(&builder, NonZeroUsize::new(blocking).unwrap()).await.unwrap();
-    (server, lanes(2, Some(connections)))
+    lanes(2, Some(connections))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,4 +167,39 @@ async fn no_command_is_sent_once_the_lease_is_lost() {
     assert_eq!(ended.await, Err(ScriptError::Lost));
     assert!(server.exists("before"));
     assert_eq!(fake.effects.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_connection_does_not_end_a_wait_for_an_element() {
+    let server = Miniredis::run().await.unwrap();
+    let door = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", door.local_addr().unwrap());
+    let (back, connections) = (server.addr(), std::sync::Arc::new(std::sync::Mutex::new(Vec::new())));
+    let open = connections.clone();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = door.accept().await {
+            let link = tokio::spawn(async move {
+                let mut far = tokio::net::TcpStream::connect(back).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+            open.lock().unwrap().push(link);
+        }
+    });
+    let lanes = connected_to(&url, 2).await;
+    let fake = Fake::new();
+    let (_, ended) = spawn(&lanes, &fake, Limits::default(), |vm| vm.eval("redis.Blpop(0, 'queue')"));
+    // The control connection, those of the lanes, and then the one that blocks.
+    while connections.lock().unwrap().len() < 4 || fake.effects.load(Ordering::Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for link in connections.lock().unwrap().drain(..) {
+        link.abort();
+    }
+    // What the server pops for a connection that it does not know to be gone is lost; so wait until it knows.
+    let all = |open: &Vec<_>| open.len() >= 4 && server.current_connection_count() == open.len() as u64;
+    while !all(&connections.lock().unwrap()) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    server.push("queue", &["late"]);
+    assert_eq!(ended.await, Ok("late".to_owned()));
 }
