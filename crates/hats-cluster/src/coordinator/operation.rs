@@ -39,10 +39,7 @@ pub(super) enum Claimed {
 }
 
 /// A claim to be made.
-pub(super) struct Claim {
-    pub(super) store: Store,
-    pub(super) lease: Lease,
-    pub(super) timing: Timing,
+pub(super) struct Wanted {
     pub(super) name: TaskName,
     pub(super) nonce: Nonce,
     pub(super) dead: Option<DeadSession>,
@@ -51,58 +48,120 @@ pub(super) struct Claim {
     pub(super) of_2020: Option<(String, BootInstant)>,
 }
 
-impl Claim {
-    pub(super) async fn run(self) -> Claimed {
-        let read = match self.store.read_definition(&self.name, None).await {
-            Ok(read) => read,
-            Err(error) => return Claimed::Unread(error),
-        };
-        let read = match read {
-            Some(read) if is_runnable(&read) => read,
-            read => return Claimed::NothingToRun { read },
-        };
-        match self.may_be_of_2020(&read).await {
-            Ok(None) => {}
-            Ok(Some(of_2020)) => return of_2020,
-            Err(error) => return Claimed::Unread(error),
+/// Claims that are made together, each step of all of them in one write.
+pub(super) struct Claims {
+    pub(super) store: Store,
+    pub(super) lease: Lease,
+    pub(super) timing: Timing,
+}
+
+impl Claims {
+    /// Reads what is wanted, claims what can be run, and reads that again. `tell` is called once for each, as soon as it
+    /// is known how it went: nobody waits for one that is not answered.
+    pub(super) async fn run<F>(self, wanted: Vec<Wanted>, tell: F)
+    where
+        F: Fn(TaskName, Nonce, Claimed) + Clone + Send + 'static,
+    {
+        let mut asked = Vec::new();
+        for (wanted, read) in self.read(wanted).await {
+            match self.before_the_claim(&wanted, read).await {
+                Ok(read) => asked.push((self.request(&wanted, &read), wanted, read)),
+                Err(claimed) => tell(wanted.name, wanted.nonce, claimed),
+            }
         }
-        let request = ClaimRequest {
-            session: self.lease.session().clone(),
-            nonce: self.nonce.clone(),
-            dead: self.dead.clone(),
-            digest: read.digest.clone(),
-            restart_at: read.restart_at.clone(),
+        let requests: Vec<_> =
+            asked.iter().map(|(request, wanted, _)| (wanted.name.clone(), request.clone())).collect();
+        let answers = match self.lease.is_trusted() {
+            true => self.store.claim_many(&requests).await,
+            false => requests.iter().map(|_| Err(Error::NoSession)).collect(),
         };
-        let ask = || self.store.claim(&self.name, &request);
-        let answer = match until_answered(&self.lease, ask).await {
-            Ok(Answer::Granted(granted)) => granted,
-            Ok(answer) => return Claimed::Refused { answer, read },
-            Err(Unanswered::Never(error)) => return Claimed::Unclaimable(error),
-            Err(Unanswered::LeaseLost) => return Claimed::LeaseLost,
-        };
-        let known = read.definition.as_ref().ok();
-        let again = || self.store.read_definition(&self.name, known);
-        match until_answered(&self.lease, again).await {
-            Ok(read) => Claimed::Granted { granted: answer, read },
-            // What cannot be read is not there.
-            Err(Unanswered::Never(_)) => Claimed::Granted { granted: answer, read: None },
-            Err(Unanswered::LeaseLost) => Claimed::LeaseLost,
+        let mut granted = Vec::new();
+        for ((request, wanted, read), answer) in asked.into_iter().zip(answers) {
+            match answer {
+                Ok(Answer::Granted(answer)) => granted.push((request, wanted, read, answer)),
+                Ok(answer) => tell(wanted.name, wanted.nonce, Claimed::Refused { answer, read }),
+                Err(_) => self.alone(request, wanted.name, read, tell.clone()),
+            }
+        }
+        let known: Vec<_> = granted
+            .iter()
+            .map(|(_, wanted, read, _)| (wanted.name.clone(), read.definition.as_ref().ok().cloned()))
+            .collect();
+        let again = self.store.read_definitions(&known).await;
+        for ((request, wanted, read, granted), again) in granted.into_iter().zip(again) {
+            match again {
+                Ok(read) => tell(wanted.name, wanted.nonce, Claimed::Granted { granted, read }),
+                // Asked for once more, the same nonce gets the same grant.
+                Err(_) => self.alone(request, wanted.name, read, tell.clone()),
+            }
         }
     }
 
+    async fn read(
+        &self,
+        wanted: Vec<Wanted>,
+    ) -> impl Iterator<Item = (Wanted, Result<Option<DefinitionRead>, Error>)> + use<> {
+        let names: Vec<_> = wanted.iter().map(|wanted| (wanted.name.clone(), None)).collect();
+        let reads = self.store.read_definitions(&names).await;
+        wanted.into_iter().zip(reads)
+    }
+
+    /// The definition, if there is something to claim it for.
+    async fn before_the_claim(
+        &self,
+        wanted: &Wanted,
+        read: Result<Option<DefinitionRead>, Error>,
+    ) -> Result<DefinitionRead, Claimed> {
+        let read = match read.map_err(Claimed::Unread)? {
+            Some(read) if is_runnable(&read) => read,
+            read => return Err(Claimed::NothingToRun { read }),
+        };
+        match self.may_be_of_2020(wanted, &read).await {
+            Ok(None) => Ok(read),
+            Ok(Some(of_2020)) => Err(of_2020),
+            Err(error) => Err(Claimed::Unread(error)),
+        }
+    }
+
+    fn request(&self, wanted: &Wanted, read: &DefinitionRead) -> ClaimRequest {
+        ClaimRequest {
+            session: self.lease.session().clone(),
+            nonce: wanted.nonce.clone(),
+            dead: wanted.dead.clone(),
+            digest: read.digest.clone(),
+            restart_at: read.restart_at.clone(),
+        }
+    }
+
+    /// Goes on with a claim that was not answered until it is.
+    fn alone<F>(&self, request: ClaimRequest, name: TaskName, read: DefinitionRead, tell: F)
+    where
+        F: Fn(TaskName, Nonce, Claimed) + Send + 'static,
+    {
+        let (store, lease) = (self.store.clone(), self.lease.clone());
+        tokio::spawn(async move {
+            let claimed = match until_claimed(&store, &lease, &name, &request, read).await {
+                Ok(claimed) => claimed,
+                Err(Unanswered::Never(error)) => Claimed::Unclaimable(error),
+                Err(Unanswered::LeaseLost) => Claimed::LeaseLost,
+            };
+            tell(name, request.nonce, claimed);
+        });
+    }
+
     /// Whether a worker of 2020 may be running it: then its heartbeat is watched first.
-    async fn may_be_of_2020(&self, read: &DefinitionRead) -> Result<Option<Claimed>, Error> {
-        if !self.unclaimed || read.mirror.state.as_deref() != Some("running") {
+    async fn may_be_of_2020(&self, wanted: &Wanted, read: &DefinitionRead) -> Result<Option<Claimed>, Error> {
+        if !wanted.unclaimed || read.mirror.state.as_deref() != Some("running") {
             return Ok(None);
         }
         // A peer may have claimed it since we looked, and it is its mirror that says running.
-        let claims = self.store.check(std::slice::from_ref(&self.name)).await?;
+        let claims = self.store.check(std::slice::from_ref(&wanted.name)).await?;
         if claims.iter().any(|claim| claim.epoch > 0) {
             return Ok(None);
         }
         let heartbeat = read.mirror.heartbeat.clone().unwrap_or_default();
         let now = BootInstant::now();
-        let since = match &self.of_2020 {
+        let since = match &wanted.of_2020 {
             Some((before, since)) if *before == heartbeat => *since,
             _ => now,
         };
@@ -110,6 +169,22 @@ impl Claim {
         let waits = watched < Timing::observe(self.timing.lease());
         Ok(waits.then_some(Claimed::Of2020 { heartbeat, since }))
     }
+}
+
+async fn until_claimed(
+    store: &Store,
+    lease: &Lease,
+    name: &TaskName,
+    request: &ClaimRequest,
+    read: DefinitionRead,
+) -> Result<Claimed, Unanswered> {
+    let granted = match until_answered(lease, || store.claim(name, request)).await? {
+        Answer::Granted(granted) => granted,
+        answer => return Ok(Claimed::Refused { answer, read }),
+    };
+    let known = read.definition.as_ref().ok();
+    let read = until_answered(lease, || store.read_definition(name, known)).await?;
+    Ok(Claimed::Granted { granted, read })
 }
 
 /// Whether there is something to run, or an error to be written down first.

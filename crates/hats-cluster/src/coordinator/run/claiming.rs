@@ -6,7 +6,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{CLAIMS_MAX, Coordinator, Done, MALFORMED_REST, RETRY, crashed_mirror};
 use crate::clock::BootInstant;
-use crate::coordinator::operation::{Claim, Claimed, until_answered};
+use crate::coordinator::operation::{Claimed, Claims, Wanted, until_answered};
 use crate::coordinator::settle::{FEW, Room};
 use crate::coordinator::table::{Mine, Owned, Thread};
 use crate::coordinator::{Event, Grant};
@@ -16,6 +16,8 @@ use crate::name::TaskName;
 use crate::records::{ClaimRecord, DefinitionRead, State};
 use crate::store::{Answer, Granted, Handover, MirrorError, MirrorUpdate};
 
+/// So many of them are made together: as many sources as go into one pipeline.
+const CLAIMS_TOGETHER: usize = 32;
 /// After a refusal the same is not asked for sooner, whatever the clocks say.
 const REFUSED_REST: Duration = Duration::from_millis(50);
 /// The same where the key of the claim holds something else.
@@ -120,8 +122,9 @@ impl Coordinator {
         let Some(lease) = self.lease.clone() else { return };
         let members = self.members(now);
         let room = self.settling.room(now);
+        let mut wanted = Vec::new();
         while self.claims_under_way < CLAIMS_MAX {
-            let Some(name) = self.table.pop_due(now) else { return };
+            let Some(name) = self.table.pop_due(now) else { break };
             let Some(at) = self.claimable_at(&name, now) else { continue };
             let Some(thread) = self.table.get(&name) else { continue };
             let preferred =
@@ -138,15 +141,19 @@ impl Coordinator {
                 // Shares and members may change meanwhile.
                 self.table.schedule(&name, Some(at.min(now + PLAN_AGE_MAX)));
             } else {
-                self.claim(name, lease.clone());
+                wanted.push(self.want(name, lease.clone()));
             }
+        }
+        while !wanted.is_empty() {
+            let rest = wanted.split_off(wanted.len().min(CLAIMS_TOGETHER));
+            self.claim(wanted, lease.clone());
+            wanted = rest;
         }
     }
 
-    fn claim(&mut self, name: TaskName, lease: Lease) {
+    fn want(&mut self, name: TaskName, lease: Lease) -> Wanted {
         let nonce = Nonce::random();
-        let mine = Mine::Claiming { nonce: nonce.clone(), lease: lease.clone() };
-        self.table.set_mine(&name, Some(mine));
+        self.table.set_mine(&name, Some(Mine::Claiming { nonce: nonce.clone(), lease }));
         self.claims_under_way += 1;
         let thread = self.table.entry(&name);
         thread.stale_claim = false;
@@ -154,21 +161,16 @@ impl Coordinator {
         let of_2020 = thread.of_2020.clone();
         let claim = thread.claim.clone().unwrap_or_default();
         let dead = claim.session.as_ref().and_then(|session| self.observer.dead(session)).cloned();
-        let request = Claim {
-            store: self.store.clone(),
-            lease,
-            timing: self.timing,
-            name: name.clone(),
-            nonce: nonce.clone(),
-            dead,
-            unclaimed: claim.epoch == 0 && claim.session.is_none(),
-            of_2020,
-        };
+        let unclaimed = claim.epoch == 0 && claim.session.is_none();
+        Wanted { name, nonce, dead, unclaimed, of_2020 }
+    }
+
+    fn claim(&self, wanted: Vec<Wanted>, lease: Lease) {
+        let claims = Claims { store: self.store.clone(), lease, timing: self.timing };
         let done = self.done.clone();
-        tokio::spawn(async move {
-            let claimed = Box::new(request.run().await);
-            let _ = done.send(Done::Claim { name, nonce, claimed });
-        });
+        tokio::spawn(claims.run(wanted, move |name, nonce, claimed| {
+            let _ = done.send(Done::Claim { name, nonce, claimed: Box::new(claimed) });
+        }));
     }
 
     pub(super) fn claim_answered(&mut self, name: &TaskName, nonce: &Nonce, claimed: Claimed) {
