@@ -190,12 +190,12 @@ fn calls(
     violations: &mut Vec<String>,
 ) -> Vec<Call> {
     let mut calls = Vec::new();
-    let mut pids: Vec<u32> = entries.iter().map(|entry| entry.pid).collect();
-    pids.sort_unstable();
-    pids.dedup();
-    for pid in pids {
+    let mut by_pid: BTreeMap<u32, Vec<&Entry>> = BTreeMap::new();
+    for entry in entries {
+        by_pid.entry(entry.pid).or_default().push(entry);
+    }
+    for (pid, own) in by_pid {
         let fates: Vec<&Fate> = fates.iter().filter(|fate| fate.pid == pid).collect();
-        let own: Vec<&Entry> = entries.iter().copied().filter(|entry| entry.pid == pid).collect();
         let mut open: Option<(&Entry, u64)> = None;
         let mut close = |open: Option<(&Entry, u64)>, end: Option<&Entry>| {
             if let Some((start, last_effect)) = open {
