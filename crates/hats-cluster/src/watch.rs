@@ -61,6 +61,9 @@ pub(crate) async fn run(config: Config, notices: mpsc::UnboundedSender<Notice>) 
     let mut broken_off = 0;
     while !notices.is_closed() {
         let ended = watch_once(&config, &notices).await;
+        if notices.is_closed() {
+            return;
+        }
         broken_off = match &ended {
             Ended::NotConnected(error) if breaks_off(error) => broken_off + 1,
             _ => 0,
@@ -75,9 +78,8 @@ pub(crate) async fn run(config: Config, notices: mpsc::UnboundedSender<Notice>) 
                 RETRY_UNAVAILABLE
             }
             Ended::Lost(error) => {
-                if !refused_before {
-                    warn!(%error, "the watch is lost, trying on");
-                }
+                refused_before = false;
+                warn!(%error, "the watch is lost, trying on");
                 let _ = notices.send(Notice::Lost);
                 RETRY
             }
