@@ -120,6 +120,12 @@ pub fn parse(buffer: &[u8]) -> Result<Option<(Value, usize)>> {
             let value = if kind == b'>' { Value::Push(items) } else { Value::List(items) };
             Ok(Some((value, at)))
         }
+        // A command as one types it. fred greets with one: HELLO 3.
+        b'A'..=b'Z' | b'a'..=b'z' => {
+            let line = std::str::from_utf8(buffer.get(..end).unwrap_or_default())?;
+            let words = line.split_ascii_whitespace().map(|word| Value::Text(word.as_bytes().to_vec()));
+            Ok(Some((Value::List(words.collect()), after)))
+        }
         other => bail!("no RESP: starts with byte {other}"),
     }
 }
@@ -218,5 +224,12 @@ mod tests {
         check("$-1\r\n", "Null");
         check("_\r\n", "Null");
         check("-ERR no\r\n", "Error(\"ERR no\")");
+    }
+
+    #[test]
+    fn a_command_may_be_typed() {
+        let (value, taken) = parse(b"HELLO 3\r\n*1\r\n").unwrap().unwrap();
+        assert_eq!((value.texts(), taken), (vec!["HELLO".to_owned(), "3".to_owned()], 9));
+        assert_eq!(parse(b"HELLO").unwrap(), None);
     }
 }
