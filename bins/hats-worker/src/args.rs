@@ -73,7 +73,7 @@ fn is_shared(name: &str) -> bool {
 
 /// A worker of a HATS cluster: finds work in Redis and runs it as JavaScript. Without a sub-command it runs.
 ///
-/// Every flag can also be given as variable HATS_<FLAG> (HATS_CLUSTER_NAME) or as key of the config file
+/// Every flag can also be given as variable `HATS_<FLAG>` (`HATS_CLUSTER_NAME`) or as key of the config file
 /// (cluster-name). A flag wins over a variable, a variable over the file.
 #[derive(Parser)]
 #[command(name = "hats-worker", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
