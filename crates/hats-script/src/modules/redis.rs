@@ -1,7 +1,7 @@
 //! `redis`: commands to the cluster's Redis, as synchronous calls.
 //!
 //! The scripts of a lane share one connection, which pipelines what they send; commands that block the server's side of
-//! a connection go over a bounded set of others (see [`blocking`]). Every command passes the lease gate right before it
+//! a connection go over a bounded set of others (see `blocking`). Every command passes the lease gate right before it
 //! is handed to the connection, and is forgotten there by the time the lease would end, sent or not: a command that
 //! had to wait does not leave after that.
 
