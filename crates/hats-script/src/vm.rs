@@ -52,8 +52,9 @@ pub enum Wake {
 
 /// Where a script's entry points are looked up, anew at each call: a script may replace them.
 struct Entries {
-    /// For each of [`source::ENTRY_POINTS`] a function that looks it up in the script's global scope.
-    lookups: Vec<Persistent<Function<'static>>>,
+    /// For each of [`source::ENTRY_POINTS`] a function that looks it up in the script's global scope; none where it is a
+    /// property of the global object, which is sooner asked itself.
+    lookups: Vec<Option<Persistent<Function<'static>>>>,
     /// What a module exports.
     exports: Option<Persistent<Object<'static>>>,
 }
@@ -217,10 +218,11 @@ impl Vm {
                 return Ok(Some(function));
             }
         }
-        let Some(place) = source::ENTRY_POINTS.iter().position(|entry| *entry == name) else {
-            return Ok(ctx.globals().get::<_, Value<'_>>(name)?.into_function());
+        let place = source::ENTRY_POINTS.iter().position(|entry| *entry == name);
+        let found: Value<'_> = match place.and_then(|place| entries.lookups[place].as_ref()) {
+            Some(lookup) => lookup.clone().restore(ctx)?.call(())?,
+            None => ctx.globals().get(name)?,
         };
-        let found: Value<'_> = entries.lookups[place].clone().restore(ctx)?.call(())?;
         Ok(found.into_function())
     }
 }

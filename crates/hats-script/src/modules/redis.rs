@@ -15,8 +15,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fred::types::Value as RedisValue;
+use rquickjs::atom::PredefinedAtom;
 use rquickjs::object::Property;
-use rquickjs::{Array, Ctx, Exception, Function, IntoJs, Object, Persistent, Symbol, Value};
+use rquickjs::{Array, Ctx, Exception, Function, IntoJs, Object, Persistent, Value};
 
 use self::command::Kind;
 pub(crate) use self::connections::LaneConnection;
@@ -197,10 +198,10 @@ fn convert_to_reply<'js>(host: &Host, pair: &Object<'js>) -> rquickjs::Result<()
              return typeof reply === 'object' && reply !== null ? `${reply}` : reply })",
         )?,
     };
-    pair.prop(Symbol::to_primitive(ctx.clone()), Property::from(conversion.clone()))?;
+    pair.prop(PredefinedAtom::SymbolToPrimitive, Property::from(conversion.clone()))?;
     if known.is_none() {
         let sample = Array::new(ctx.clone())?.into_object();
-        sample.prop(Symbol::to_primitive(ctx.clone()), Property::from(conversion.clone()))?;
+        sample.prop(PredefinedAtom::SymbolToPrimitive, Property::from(conversion.clone()))?;
         *host.reply_parts.borrow_mut() = Some(ReplyParts {
             conversion: Persistent::save(ctx, conversion),
             _sample: Persistent::save(ctx, sample),

@@ -41,11 +41,23 @@ pub(super) fn evaluate<'js>(
     Err(failed.throw(ctx).into())
 }
 
-/// A function that finds a global function by name, `const` and `let` included, each time it is called.
-pub(super) fn lookup<'js>(ctx: &Ctx<'js>, name: &str) -> rquickjs::Result<Persistent<Function<'static>>> {
+/// A function that finds a global function by name, `const` and `let` included, each time it is called. None if the
+/// global object has that function.
+pub(super) fn lookup<'js>(
+    ctx: &Ctx<'js>,
+    name: &str,
+) -> rquickjs::Result<Option<Persistent<Function<'static>>>> {
     let function: Function<'js> =
         ctx.eval(format!("(() => typeof {name} === 'function' ? {name} : undefined)"))?;
-    Ok(Persistent::save(ctx, function))
+    let is_global = function
+        .call::<_, Value<'js>>(())
+        .and_then(|found| Ok(found.is_function() && found == ctx.globals().get::<_, Value<'js>>(name)?))
+        .unwrap_or_else(|_| {
+            // It is behind a getter that throws, which is for whoever wants to call it.
+            ctx.catch();
+            false
+        });
+    Ok(if is_global { None } else { Some(Persistent::save(ctx, function)) })
 }
 
 fn may_be_module(source: &str) -> bool {
