@@ -221,6 +221,10 @@ impl Host {
             None => wait_ending(future).map(Some),
             Some(deadline) => wait_ending(tokio::time::timeout_at(deadline.into(), future)).map(Result::ok),
         };
+        // Whoever stood still while the lease ran out has to hear of that first, and not of a stop.
+        if let Some(end) = self.end_now() {
+            return Err(Exception::throw_internal(ctx, &end.to_string()));
+        }
         match result {
             Ok(Some(value)) => Ok(Some(value)),
             Err(Ended::Early) => Ok(None),

@@ -62,8 +62,17 @@ pub(super) fn run(
     let connections = &connection.connections;
     let until = (!asked.is_zero()).then(|| Instant::now() + asked);
     loop {
+        host.look_up(ctx)?;
         if host.stop_asked() {
             return Ok(Ok(RedisValue::Null));
+        }
+        // Nothing is popped for a script that could do nothing with it yet.
+        if !connection.is_ready() {
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Ok(Err("ERR there is no connection to Redis".to_owned()));
+            }
+            host.wait_ending(ctx, connection.ready(RECONNECT_PAUSE))?;
+            continue;
         }
         let turn = match host.wait_ending(ctx, connections.turn())? {
             None => return Ok(Ok(RedisValue::Null)),
