@@ -18,6 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Reply, command, value};
 
+/// An attempt to connect that was begun in an outage may hang until then, with the server long back; so it is short.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a script that waits for the connection looks again.
 const READY_POLL: Duration = Duration::from_millis(20);
 
@@ -86,11 +88,16 @@ impl Connections {
     /// # Errors
     /// When the first connection cannot be made.
     pub async fn connect(builder: &Builder, blocking: NonZeroUsize) -> Result<Self, Error> {
-        let control = Driven::start(builder)?;
+        let mut builder = builder.clone();
+        builder.with_connection_config(|connection| {
+            connection.connection_timeout = connection.connection_timeout.min(CONNECT_TIMEOUT);
+            connection.internal_command_timeout = connection.internal_command_timeout.min(CONNECT_TIMEOUT);
+        });
+        let control = Driven::start(&builder)?;
         control.connected().await?;
         Ok(Self {
             shared: Arc::new(Shared {
-                builder: builder.clone(),
+                builder,
                 control,
                 permits: Arc::new(Semaphore::new(blocking.get())),
                 waiting: AtomicUsize::new(0),
