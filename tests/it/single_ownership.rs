@@ -232,14 +232,15 @@ fn nobody_moves(cluster: &mut Cluster) -> Result<()> {
 }
 
 fn endless(cluster: &mut Cluster) -> Result<()> {
-    let lost = cluster.check()?.lost;
+    let (lost, since) = (cluster.check()?.lost, clock::now());
     cluster.redis.ask(&[
         "HSET",
         &Cluster::key("endless"),
         "Source",
         "function main() { while (true) {} }",
     ])?;
-    cluster.run(&["endless".to_owned()], 0, cluster.lease() * 3)?;
+    // It may have run elsewhere in an earlier round.
+    cluster.run(&["endless".to_owned()], since, cluster.lease() * 3)?;
     nobody_moves(cluster)?;
     ensure!(cluster.check()?.lost == lost, "a session was lost to a script that computes");
     cluster.redis.ask(&["DEL", &Cluster::key("endless")])?;
@@ -296,14 +297,24 @@ fn by_hand(cluster: &mut Cluster) -> Result<()> {
     Kill.strike(cluster, 0)
 }
 
+/// Where a fault strikes: only a worker that has threads gives some to claim or to release.
+fn seat_for(cluster: &mut Cluster, fault: Fault, seat: usize) -> Result<usize> {
+    match fault {
+        Lost(_) | Silent(_) | LateReply(_) | LateRequest(_) => busiest(cluster),
+        _ => Ok(seat),
+    }
+}
+
 /// Runs a scenario and checks its history.
 fn scenario(name: &str, shape: Shape, faults: &[(Fault, usize)]) -> Result<()> {
     let (shape, rounds) =
         if is_soak() { (Shape { threads: 4 * shape.threads, ..shape }, 3) } else { (shape, 1) };
     Lab::run(name, |lab| {
         let mut cluster = Cluster::start(lab, shape)?;
-        for _ in 0..rounds {
+        for round in 0..rounds {
             for &(fault, seat) in faults {
+                // At first all seats have threads alike.
+                let seat = if round == 0 { seat } else { seat_for(&mut cluster, fault, seat)? };
                 let what = format!("{fault:?} of seat {seat}");
                 eprintln!("{name}: {what}");
                 fault.strike(&mut cluster, seat).with_context(|| format!("during {what}"))?;
@@ -423,11 +434,7 @@ fn through_a_random_walk() -> Result<()> {
                 Loss(leases) if !forgets => Restart(leases),
                 fault => fault,
             };
-            let seat = match fault {
-                // Only a worker that has threads gives some to claim or to release.
-                Lost(_) | Silent(_) | LateReply(_) | LateRequest(_) => busiest(&mut cluster)?,
-                _ => seat,
-            };
+            let seat = seat_for(&mut cluster, fault, seat)?;
             // Beside it, another worker's link suffers for the same time.
             let other = (seat + 1 + random.below(cluster.seats.len() - 1)) % cluster.seats.len();
             let beside = match fault {
