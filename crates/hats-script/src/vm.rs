@@ -207,7 +207,9 @@ impl Vm {
         f: impl for<'js> FnOnce(&Ctx<'js>) -> Result<R, failure::Failure>,
     ) -> Result<R, ScriptError> {
         self.host.begin_call()?;
-        self.context.with(|ctx| f(&ctx).map_err(|failure| self.host.explain(&ctx, failure)))
+        let result = self.context.with(|ctx| f(&ctx).map_err(|failure| self.host.explain(&ctx, failure)));
+        // A call that stood still while its lease ran out, and then found nothing more to do, has not gone well.
+        if self.host.is_lost() { Err(ScriptError::Lost) } else { result }
     }
 
     fn find<'js>(&self, ctx: &Ctx<'js>, name: &str) -> rquickjs::Result<Option<Function<'js>>> {

@@ -127,6 +127,11 @@ impl Host {
         self.end_now().unwrap_or(ScriptError::Interrupted)
     }
 
+    /// True if the task is no longer ours.
+    pub(super) fn is_lost(&self) -> bool {
+        self.fiber.asked() == Ask::Kill || self.control.trusted_for().is_zero()
+    }
+
     /// Looks for a reason to end the call in hand, and remembers it.
     fn end_now(&self) -> Option<ScriptError> {
         let mut ended = self.ended.borrow_mut();
@@ -221,15 +226,14 @@ impl Host {
             None => wait_ending(future).map(Some),
             Some(deadline) => wait_ending(tokio::time::timeout_at(deadline.into(), future)).map(Result::ok),
         };
-        // Whoever stood still while the lease ran out has to hear of that first, and not of a stop.
-        if let Some(end) = self.end_now() {
-            return Err(Exception::throw_internal(ctx, &end.to_string()));
-        }
-        match result {
-            Ok(Some(value)) => Ok(Some(value)),
-            Err(Ended::Early) => Ok(None),
-            Ok(None) | Err(Ended::Interrupted) => {
-                Err(Exception::throw_internal(ctx, &self.why_ended().to_string()))
+        match (result, self.end_now()) {
+            // Handed on whatever has happened: a future that is done must not be asked again.
+            (Ok(Some(value)), _) => Ok(Some(value)),
+            // Whoever stood still while the lease ran out hears of that, and not of a stop.
+            (Err(Ended::Early), None) => Ok(None),
+            (_, end) => {
+                let end = end.unwrap_or_else(|| self.why_ended());
+                Err(Exception::throw_internal(ctx, &end.to_string()))
             }
         }
     }

@@ -91,6 +91,7 @@ pub(super) fn run(
         let slice = left.max(Duration::from_millis(1)).min(trusted).min(shared);
         host.gate(ctx)?;
         let reply = one_slice(host, ctx, connections, turn, name, &arguments, timeout, slice)?;
+        host.look_up(ctx)?;
         let over = until.is_some_and(|until| Instant::now() >= until) || host.stop_asked();
         match reply {
             Ok(Ok(RedisValue::Null)) if !over => {}

@@ -20,6 +20,8 @@ use super::{Reply, command, value};
 
 /// An attempt to connect that was begun in an outage may hang until then, with the server long back; so it is short.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Saying goodbye takes no longer than this, for all connections.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a script that waits for the connection looks again.
 const READY_POLL: Duration = Duration::from_millis(20);
 
@@ -115,10 +117,14 @@ impl Connections {
     /// Closes every connection but those of the lanes, which end with their lanes.
     pub async fn close(&self) {
         let idle = std::mem::take(&mut *self.shared.idle());
-        for driven in idle.iter().chain([&self.shared.control]) {
-            // An error means that the connection was gone already.
-            let _ = driven.client.quit().await;
-        }
+        let quit = async {
+            for driven in idle.iter().chain([&self.shared.control]) {
+                // An error means that the connection was gone already.
+                let _ = driven.client.quit().await;
+            }
+        };
+        // One that is being made again does not hear of it; what is left ends with its driver.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, quit).await;
     }
 
     /// A lane's own connection. Called on the lane, whose executor drives it from then on, through every loss.

@@ -236,3 +236,19 @@ async fn an_effect_behind_a_lost_lease_does_not_happen() {
     assert_eq!(run.1.await, Err(ScriptError::Lost));
     assert_eq!(fake.disables.load(Ordering::Relaxed), 0);
 }
+
+#[tokio::test]
+async fn a_call_that_outlasts_its_lease_is_lost_even_if_it_has_no_effect() {
+    let fake = Fake::new();
+    let inner = fake.clone();
+    let lanes = one_lane();
+    let (loaded, loading) = tokio::sync::oneshot::channel();
+    let run = spawn(&lanes, &fake, Limits::default(), move |vm| {
+        vm.load("function main() { sleep(50) }", "test.js")?;
+        loaded.send(()).unwrap();
+        vm.call("main")
+    });
+    loading.await.unwrap();
+    inner.trusted_ms.store(0, Ordering::Relaxed);
+    assert_eq!(run.1.await, Err(ScriptError::Lost));
+}
