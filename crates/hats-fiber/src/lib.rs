@@ -17,8 +17,11 @@
 
 mod ask;
 mod fiber;
+mod stack;
 mod wait;
 
 pub use crate::ask::{Ask, Handle};
 pub use crate::fiber::{DEFAULT_STACK_BYTES, Fiber, Panicked, StackError};
-pub use crate::wait::{Ended, current_ask, running_for, wait, wait_ending, wait_through, wait_unless_killed};
+pub use crate::wait::{
+    Ended, current_ask, running_for, trim_stack, wait, wait_ending, wait_through, wait_unless_killed,
+};

@@ -15,8 +15,8 @@ mod source;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending};
-use rquickjs::{Context, Ctx, Function, Object, Persistent, Runtime, Value};
+use hats_fiber::{Ask, Ended, Handle, running_for, trim_stack, wait, wait_ending};
+use rquickjs::{Atom, Context, Ctx, Function, Object, Persistent, Runtime, Value};
 
 use crate::error::{Error, ScriptError};
 use crate::lane::{LaneContext, ScriptTask};
@@ -52,6 +52,8 @@ pub enum Wake {
 
 /// Where a script's entry points are looked up, anew at each call: a script may replace them.
 struct Entries {
+    /// The names of [`source::ENTRY_POINTS`] as the engine keeps them: to look one up by its text costs as much as a call.
+    names: Vec<Persistent<Value<'static>>>,
     /// For each of [`source::ENTRY_POINTS`] a function that looks it up in the script's global scope; none where it is a
     /// property of the global object, which is sooner asked itself.
     lookups: Vec<Option<Persistent<Function<'static>>>>,
@@ -98,12 +100,18 @@ impl Vm {
                 module.map_or((None, None), |(promise, exports)| (Some(promise), Some(exports)));
             host.settle(ctx, evaluated)?;
             let lookups = source::ENTRY_POINTS.iter().map(|name| source::lookup(ctx, name));
+            let names = source::ENTRY_POINTS.iter().map(|name| {
+                Atom::from_str(ctx.clone(), name)?.to_value().map(|name| Persistent::save(ctx, name))
+            });
             Ok(Entries {
+                names: names.collect::<rquickjs::Result<_>>()?,
                 lookups: lookups.collect::<rquickjs::Result<_>>()?,
                 exports: exports.map(|exports| Persistent::save(ctx, exports)),
             })
         })?;
         self.entries = Some(entries);
+        // The parser and the making of a scope went much deeper than the calls to come.
+        trim_stack();
         Ok(())
     }
 
@@ -214,13 +222,17 @@ impl Vm {
 
     fn find<'js>(&self, ctx: &Ctx<'js>, name: &str) -> rquickjs::Result<Option<Function<'js>>> {
         let Some(entries) = &self.entries else { return Ok(None) };
+        let place = source::ENTRY_POINTS.iter().position(|entry| *entry == name);
+        let name = match place {
+            Some(place) => entries.names[place].clone().restore(ctx)?,
+            None => Atom::from_str(ctx.clone(), name)?.to_value()?,
+        };
         if let Some(exports) = &entries.exports {
-            let exported: Value<'_> = exports.clone().restore(ctx)?.get(name)?;
+            let exported: Value<'_> = exports.clone().restore(ctx)?.get(name.clone())?;
             if let Some(function) = exported.into_function() {
                 return Ok(Some(function));
             }
         }
-        let place = source::ENTRY_POINTS.iter().position(|entry| *entry == name);
         let found: Value<'_> = match place.and_then(|place| entries.lookups[place].as_ref()) {
             Some(lookup) => lookup.clone().restore(ctx)?.call(())?,
             None => ctx.globals().get(name)?,

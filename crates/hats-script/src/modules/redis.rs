@@ -1,13 +1,14 @@
 //! `redis`: commands to the cluster's Redis, as synchronous calls.
 //!
 //! The scripts of a lane share one connection, which pipelines what they send; commands that block the server's side of
-//! a connection go over a bounded set of others (see `blocking`). Every command passes the lease gate right before it
-//! is handed to the connection, and is forgotten there by the time the lease would end, sent or not: a command that
-//! had to wait does not leave after that.
+//! a connection go over a bounded set of others (see `blocking`), and commands that scripts send all the time leave
+//! together (see `frequent`). Every command passes the lease gate right before it is handed to the connection, and is
+//! forgotten there by the time the lease would end, sent or not: a command that had to wait does not leave after that.
 
 mod blocking;
 mod command;
 mod connections;
+mod frequent;
 mod value;
 
 use std::pin::pin;
@@ -22,6 +23,7 @@ use rquickjs::{Array, Ctx, Exception, Function, IntoJs, Object, Persistent, Valu
 use self::command::Kind;
 pub(crate) use self::connections::LaneConnection;
 pub use self::connections::{Connections, Error};
+use self::frequent::Frequent;
 use self::value::Arguments;
 use super::{Call, define, lazy};
 use crate::vm::Host;
@@ -137,10 +139,19 @@ fn send_over(
     ctx: &Ctx<'_>,
     connection: &LaneConnection,
     name: &str,
-    arguments: Vec<RedisValue>,
+    mut arguments: Vec<RedisValue>,
 ) -> rquickjs::Result<Reply> {
     if !connection.is_ready() && !host.wait(ctx, connection.ready(host.time_for_io(COMMAND_TIMEOUT_MAX)))? {
         return Ok(Err("ERR there is no connection to Redis".to_owned()));
+    }
+    // A round ends with the lease; a call that has to end before that goes alone.
+    if host.call_outlasts_lease(COMMAND_TIMEOUT_MAX)
+        && let Some(command) = Frequent::new(name, &mut arguments)
+    {
+        // It passes the gate when its round leaves.
+        let answer = connection.send_frequent(command, host.control.clone());
+        let answer = host.wait_through(ctx, answer)?;
+        return Ok(answer.unwrap_or_else(|_| Err("ERR the connection to Redis is being closed".to_owned())));
     }
     host.gate(ctx)?;
     // Pinned where it is made: it is large, and would be copied at each step down otherwise.

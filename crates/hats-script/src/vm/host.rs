@@ -216,6 +216,14 @@ impl Host {
         self.control.trusted_for().min(call).min(most).max(Duration::from_millis(1))
     }
 
+    /// True if the call in hand has at least as long as the lease, or `most`.
+    #[cfg(feature = "redis")]
+    pub(crate) fn call_outlasts_lease(&self, most: Duration) -> bool {
+        self.deadline.get().is_none_or(|deadline| {
+            deadline.saturating_duration_since(Instant::now()) >= self.control.trusted_for().min(most)
+        })
+    }
+
     /// As [`Self::wait`], but None as soon as the task is asked to stop.
     pub(crate) fn wait_ending<F: Future>(
         &self,

@@ -4,19 +4,23 @@
 //! of the lane leaves in one write, and no other OS thread has to be woken. The connections for blocking commands, and
 //! the one that unblocks them, are driven by the I/O runtime.
 
+use std::cell::RefCell;
 use std::num::NonZeroUsize;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fred::clients::Client;
 use fred::error::{Error as FredError, ErrorKind};
-use fred::interfaces::{ClientLike, HashesInterface, KeysInterface, ListInterface};
+use fred::interfaces::ClientLike;
 use fred::types::config::Options;
-use fred::types::{Builder, ClusterHash, ConnectHandle, CustomCommand, Key, Value as RedisValue};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use fred::types::{Builder, ClusterHash, ConnectHandle, CustomCommand, Value as RedisValue};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{Reply, command, value};
+use super::frequent::{self, Asked, Frequent, Overdue};
+use super::{COMMAND_TIMEOUT_MAX, Reply, command, value};
+use crate::host::TaskControl;
 
 /// An attempt to connect that was begun in an outage may hang until then, with the server long back; so it is short.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -55,8 +59,15 @@ struct Driven {
 
 /// The connection that the scripts of one lane share, and the way to all others.
 pub(crate) struct LaneConnection {
-    driven: Driven,
+    shared: Rc<LaneShared>,
     pub(super) connections: Connections,
+}
+
+struct LaneShared {
+    builder: Builder,
+    driven: RefCell<Driven>,
+    /// What leaves with the next round, which is under way if there is any.
+    asked: RefCell<Vec<Asked>>,
 }
 
 /// A connection failed, not the command: the server has said nothing.
@@ -132,7 +143,11 @@ impl Connections {
         let mut builder = self.shared.builder.clone();
         // Tried again also when the first attempt fails: nobody else would.
         builder.with_config(|config| config.fail_fast = false);
-        Ok(LaneConnection { driven: Driven::start(&builder)?, connections: self.clone() })
+        // Each command and each round has a time of its own; here it would be a timer for each command of a round.
+        builder.with_performance_config(|performance| performance.default_command_timeout = Duration::ZERO);
+        let driven = RefCell::new(Driven::start(&builder)?);
+        let shared = LaneShared { builder, driven, asked: RefCell::default() };
+        Ok(LaneConnection { shared: Rc::new(shared), connections: self.clone() })
     }
 
     /// Waits, in turn, for leave to use a blocking connection.
@@ -173,13 +188,13 @@ impl Connections {
 impl LaneConnection {
     /// True if the connection stands, as far as is known.
     pub(super) fn is_ready(&self) -> bool {
-        self.driven.client.is_connected()
+        self.shared.driven.borrow().client.is_connected()
     }
 
     /// Waits until the connection stands, at most for `time`. Tells whether it does.
     pub(super) async fn ready(&self, time: Duration) -> bool {
         let connected = async {
-            while !self.driven.client.is_connected() {
+            while !self.is_ready() {
                 tokio::time::sleep(READY_POLL).await;
             }
         };
@@ -189,40 +204,53 @@ impl LaneConnection {
     /// Sends a command. If it has not left by the end of `time`, it never will, provided that the future is not
     /// dropped before that.
     pub(super) async fn send(&self, name: &str, arguments: Vec<RedisValue>, time: Duration) -> Reply {
-        let options = Options { timeout: Some(time), ..Options::default() };
-        let client = self.driven.client.with_options(&options);
-        // The client flushes after each command that it does not know by name. These are the ones that scripts
-        // send all the time, and they may share a write.
-        let mut arguments = arguments;
-        let reply: Result<RedisValue, FredError> = match (name, arguments.as_mut_slice()) {
-            ("GET", [key]) => client.get(take_key(key)).await,
-            ("INCR", [key]) => client.incr(take_key(key)).await,
-            ("DECR", [key]) => client.decr(take_key(key)).await,
-            ("DEL", [key]) => client.del(take_key(key)).await,
-            ("EXISTS", [key]) => client.exists(take_key(key)).await,
-            ("SET", [key, value]) => client.set(take_key(key), value.take(), None, None, false).await,
-            ("HGET", [key, field]) => client.hget(take_key(key), take_key(field)).await,
-            ("LPOP", [key]) => client.lpop(take_key(key), None).await,
-            ("RPOP", [key]) => client.rpop(take_key(key), None).await,
-            ("LPUSH", [key, value]) => client.lpush(take_key(key), value.take()).await,
-            ("RPUSH", [key, value]) => client.rpush(take_key(key), value.take()).await,
-            ("LLEN", [key]) => client.llen(take_key(key)).await,
-            _ => {
-                let hash = command::hash_of(name, &arguments);
-                let reply = client.custom_raw(custom(name, hash, false), arguments).await;
-                return reply.map_err(|error| message_of(&error)).and_then(value::of_frame);
-            }
-        };
-        reply.map_err(|error| message_of(&error))
+        let client = self.shared.client();
+        let command = custom(name, command::hash_of(name, &arguments), false);
+        request(&client, command, arguments, time).await
+    }
+
+    /// Sends a command together with all others of the lane's round. Its reply, or the error that it never left or is
+    /// not answered, comes by the end of the lease of `control`; until then it may leave.
+    pub(super) fn send_frequent(
+        &self,
+        command: Frequent,
+        control: Arc<dyn TaskControl>,
+    ) -> oneshot::Receiver<Reply> {
+        let (reply, answer) = oneshot::channel();
+        let mut asked = self.shared.asked.borrow_mut();
+        asked.push(Asked { command, control, reply });
+        if asked.len() == 1 {
+            // It has its turn behind all scripts that are ready now, and takes what they have asked for until then.
+            tokio::task::spawn_local(self.shared.clone().send_round());
+        }
+        answer
     }
 }
 
-/// A key as the client wants it. Every argument is text, bytes or a number, and each can be a key.
-fn take_key(value: &mut RedisValue) -> Key {
-    match value.take() {
-        RedisValue::String(text) => Key::from(text),
-        RedisValue::Bytes(bytes) => Key::from(bytes),
-        other => Key::from(command::text(&other)),
+impl LaneShared {
+    fn client(&self) -> Client {
+        self.driven.borrow().client.clone()
+    }
+
+    async fn send_round(self: Rc<Self>) {
+        let round = self.asked.take();
+        let client = self.client();
+        if let Err(Overdue) = frequent::send_round(&client, round, COMMAND_TIMEOUT_MAX).await {
+            self.replace(&client);
+        }
+    }
+
+    /// Replaces the connection by a new one: what it has not sent yet never leaves.
+    fn replace(&self, client: &Client) {
+        let mut driven = self.driven.borrow_mut();
+        if driven.client.id() != client.id() {
+            return;
+        }
+        driven.driver.abort();
+        match Driven::start(&self.builder) {
+            Ok(new) => *driven = new,
+            Err(error) => tracing::error!(%error, "the connection of a lane cannot be made again"),
+        }
     }
 }
 
@@ -327,7 +355,7 @@ async fn request(
 }
 
 /// An error of the server as it said it; one of the connection in the same form.
-fn message_of(error: &FredError) -> String {
+pub(super) fn message_of(error: &FredError) -> String {
     match error.kind() {
         ErrorKind::Timeout => "ERR no answer from Redis in time".to_owned(),
         ErrorKind::IO | ErrorKind::Canceled => {
