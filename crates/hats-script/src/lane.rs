@@ -7,6 +7,7 @@
 //! On cancel and failure: dropping the last [`Lanes`] closes the lanes; scripts still on them are killed
 //! ([`hats_fiber::Ask::Kill`]) and run to their end. A panic in a script's fiber ends that script alone.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -75,8 +76,13 @@ pub struct ScriptHandle {
 /// What a lane is doing, for whoever watches it from outside.
 #[derive(Default)]
 pub struct LaneStatus {
+    /// Scripts that live on the lane, from the moment that they are put there.
     scripts: AtomicUsize,
-    current: Mutex<Option<Arc<dyn TaskControl>>>,
+    /// The number of the script that the lane is in the middle of; 0 for none.
+    current: AtomicUsize,
+    /// Those that have begun, by a number of their own.
+    begun: Mutex<HashMap<usize, Arc<dyn TaskControl>>>,
+    numbers: AtomicUsize,
 }
 
 /// What every lane hands to the scripts on it.
@@ -167,7 +173,8 @@ async fn run<R: 'static>(
         Ok(f(&mut vm))
     })
     .map_err(|error| Error::Vm(error.to_string()))?;
-    match (OnLane { fiber, control, counted }).await {
+    let number = counted.0.begin(control);
+    match (OnLane { fiber, number, counted }).await {
         Ok(result) => result,
         Err(panicked) => Err(Error::Panicked(panicked.to_string())),
     }
@@ -199,7 +206,8 @@ impl LaneStatus {
     /// The name of the script that the lane is in the middle of right now.
     #[must_use]
     pub fn script(&self) -> Option<String> {
-        self.current().as_ref().map(|control| control.name().to_owned())
+        let current = self.current.load(Ordering::Relaxed);
+        self.begun().get(&current).map(|control| control.name().to_owned())
     }
 
     /// How many scripts live on the lane.
@@ -208,9 +216,16 @@ impl LaneStatus {
         self.scripts.load(Ordering::Relaxed)
     }
 
-    fn current(&self) -> std::sync::MutexGuard<'_, Option<Arc<dyn TaskControl>>> {
+    /// Remembers a script whose code will run on the lane.
+    fn begin(&self, control: Arc<dyn TaskControl>) -> usize {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
+        self.begun().insert(number, control);
+        number
+    }
+
+    fn begun(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Arc<dyn TaskControl>>> {
         // Nothing that holds this lock can panic half-way through a change.
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -288,7 +303,7 @@ fn lane_main(
 /// A script's fiber while it is polled on its lane.
 struct OnLane<R: 'static> {
     fiber: Fiber<Result<R, Error>>,
-    control: Arc<dyn TaskControl>,
+    number: usize,
     counted: Counted,
 }
 
@@ -296,10 +311,16 @@ impl<R: 'static> Future for OnLane<R> {
     type Output = Result<Result<R, Error>, hats_fiber::Panicked>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        *self.counted.0.current() = Some(self.control.clone());
+        self.counted.0.current.store(self.number, Ordering::Relaxed);
         let poll = Pin::new(&mut self.fiber).poll(context);
-        *self.counted.0.current() = None;
+        self.counted.0.current.store(0, Ordering::Relaxed);
         poll
+    }
+}
+
+impl<R: 'static> Drop for OnLane<R> {
+    fn drop(&mut self) {
+        self.counted.0.begun().remove(&self.number);
     }
 }
 
