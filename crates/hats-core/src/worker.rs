@@ -248,6 +248,7 @@ fn scheduler_config(config: &Config, call_log: Option<Arc<CallLog>>) -> hats_sch
         source: limits.source,
         log_line: limits.log_line,
         call_timeout: limits.call_timeout,
+        ..hats_script::Limits::default()
     };
     hats_scheduler::Config { drain_timeout: config.drain_timeout, limits, call_log, ..Default::default() }
 }
@@ -284,6 +285,7 @@ async fn start_lanes(
         count: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
         worker: Arc::new(info),
         env: EnvOverlay::default(),
+        http: None,
         redis: Some(script_redis.clone()),
         on_turn: Arc::new(on_turn),
     })

@@ -26,6 +26,8 @@ pub use crate::host::{BoxFuture, TaskControl, WorkerInfo};
 pub use crate::lane::{LaneStatus, Lanes, LanesConfig, ScriptHandle, ScriptTask};
 pub use crate::limits::Limits;
 pub use crate::modules::env::EnvOverlay;
+#[cfg(feature = "http")]
+pub use crate::modules::http;
 #[cfg(feature = "redis")]
 pub use crate::modules::redis;
 pub use crate::vm::{Vm, Wake};
