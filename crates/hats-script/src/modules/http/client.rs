@@ -34,7 +34,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How scripts may use HTTP.
 #[derive(Clone, Debug, Default)]
-#[non_exhaustive]
 pub struct Settings {
     /// What they may reach.
     pub egress: Egress,
