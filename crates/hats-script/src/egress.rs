@@ -19,6 +19,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use self::address::Views;
 use crate::host::BoxFuture;
 
@@ -106,16 +108,36 @@ pub trait Resolve: Send + Sync + 'static {
     fn resolve(&self, host: &str) -> BoxFuture<io::Result<Vec<IpAddr>>>;
 }
 
-/// The resolver of the operating system.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemResolver;
+/// The resolver of the operating system, for some look-ups at a time: each takes an OS thread of those that the whole
+/// process has for such things, until the system gives up, whether anybody still waits for it or not.
+#[derive(Clone, Debug)]
+pub struct SystemResolver {
+    turns: Arc<Semaphore>,
+}
+
+impl SystemResolver {
+    /// How many look-ups go on at a time.
+    pub const LOOKUPS_MAX: usize = 64;
+}
+
+impl Default for SystemResolver {
+    fn default() -> Self {
+        Self { turns: Arc::new(Semaphore::new(Self::LOOKUPS_MAX)) }
+    }
+}
 
 impl Resolve for SystemResolver {
     fn resolve(&self, host: &str) -> BoxFuture<io::Result<Vec<IpAddr>>> {
-        let host = host.to_owned();
+        let (host, turns) = (host.to_owned(), self.turns.clone());
         Box::pin(async move {
-            let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
-            Ok(found.map(|address| address.ip()).collect())
+            let turn = turns.acquire_owned().await.map_err(io::Error::other)?;
+            // A task of its own, so that the turn lasts as long as the look-up does.
+            let lookup = tokio::spawn(async move {
+                let found = tokio::net::lookup_host((host.as_str(), 0)).await;
+                drop(turn);
+                found.map(|found| found.map(|address| address.ip()).collect())
+            });
+            lookup.await.map_err(io::Error::other)?
         })
     }
 }
@@ -124,7 +146,7 @@ impl Egress {
     /// A policy of these lists.
     #[must_use]
     pub fn new(allow: impl Into<Arc<[Rule]>>, deny: impl Into<Arc<[Rule]>>) -> Self {
-        Self { allow: allow.into(), deny: deny.into(), resolver: Arc::new(SystemResolver) }
+        Self { allow: allow.into(), deny: deny.into(), resolver: Arc::new(SystemResolver::default()) }
     }
 
     /// Reads both lists, whose items are separated by commas; an empty text is an empty list.

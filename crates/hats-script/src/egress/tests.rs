@@ -485,3 +485,13 @@ proptest! {
         prop_assert_eq!(rule.ranges_over(Ipv6Addr::from(other).into()), inside);
     }
 }
+
+#[tokio::test]
+async fn the_system_is_asked_for_what_is_no_address() {
+    let found = Egress::default().resolve("localhost", 80).await.unwrap();
+    assert!(
+        !found.is_empty() && found.iter().all(|address| address.ip().is_loopback() && address.port() == 80)
+    );
+    let closed = egress("", "private").resolve("localhost", 80).await.unwrap_err();
+    assert!(matches!(closed, Error::Denied(_)), "{closed}");
+}
