@@ -2,8 +2,8 @@
 //!
 //! A [`Lanes`] is a set of OS threads, one per core. [`Lanes::spawn`] puts a closure on a fiber of one of them
 //! and hands it a [`Vm`]: a QuickJS interpreter with the host modules (`console`, `env`, `worker`, `thread`,
-//! `redis`, timers, `sleep`). Code in the closure, and the script it calls, is written as if it blocked; where it
-//! waits, the lane goes on with another script.
+//! `redis`, `http`, `fetch`, timers, `sleep`). Code in the closure, and the script it calls, is written as if it
+//! blocked; where it waits, the lane goes on with another script.
 //!
 //! What must hold:
 //! - A `Vm` is made, used and dropped on one fiber.

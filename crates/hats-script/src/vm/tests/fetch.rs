@@ -266,3 +266,21 @@ async fn bodies_under_way_have_a_limit_together() {
     assert!(shown == "true" || shown == "4" || shown.starts_with("MemoryError"), "{shown}");
     assert_eq!(eval(&lanes, &server, "fetch('§/text').then(r => r.status)").await, "200");
 }
+
+/// Prints what the modules take of a script's heap: what is made at the first use costs others nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_used_takes_little() {
+    let (_, lanes) = open().await;
+    let (_, ended) = spawn(&lanes, &Fake::new(), Limits::default(), |vm| {
+        let empty = vm.memory_used();
+        vm.eval("typeof http.Get")?;
+        let http = vm.memory_used();
+        vm.eval("typeof fetch")?;
+        Ok::<_, ScriptError>((empty, http - empty, vm.memory_used() - http))
+    });
+    let (empty, http, fetch) = ended.await.unwrap();
+    println!(
+        "heap of a script that does nothing: {empty} bytes; a look at http adds {http}, at fetch {fetch}"
+    );
+    assert!(fetch > http, "fetch is made at its first use");
+}
