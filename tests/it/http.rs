@@ -4,9 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::Result;
-use hats_tests::Lab;
 use hats_tests::web::WebServer;
 use hats_tests::worker::{Options, Worker};
+use hats_tests::{Lab, clock};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -83,6 +83,26 @@ fn the_fence_is_sent_if_asked_for() -> Result<()> {
         let (task, epoch) = fence.and_then(|fence| fence.split_once(";epoch=")).expect("a fence");
         assert!(task.ends_with("/fenced.js"), "{task}");
         assert!(epoch.parse::<u64>().is_ok_and(|epoch| epoch > 0), "{epoch}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_drain_ends_a_request_that_is_not_answered() -> Result<()> {
+    Lab::run("drain", |lab| {
+        let server = WebServer::start()?;
+        let script = lab.path().join("held.js");
+        let source = format!(
+            "function main() {{ console.log(http.Get('{}/held').error) }} function cleanup() {{ console.log('clean') }}",
+            server.url()
+        );
+        fs::write(&script, source)?;
+        let options = Options::bare("held").argument("--drain-timeout", "1s");
+        let worker = Worker::start(lab, options.argument("--scripts", &script.to_string_lossy()))?;
+        clock::wait_for("the request", PATIENCE, || Ok((!server.requests().is_empty()).then_some(())))?;
+        worker.drain(PATIENCE)?;
+        let log = fs::read_to_string(worker.log())?;
+        assert!(log.contains("clean") && !log.contains("timed out"), "{log}");
         Ok(())
     })
 }

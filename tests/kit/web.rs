@@ -1,5 +1,5 @@
-//! A small HTTP server for scripts to talk to. It answers `GET /greeting`, sends everything else back as it came, and
-//! passes for a proxy as well: it does not look at the host that is asked for.
+//! A small HTTP server for scripts to talk to. It answers `GET /greeting`, never answers `/held`, sends everything else
+//! back as it came, and passes for a proxy as well: it does not look at the host that is asked for.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -70,8 +70,14 @@ impl WebServer {
             }
             let mut body = vec![0; length];
             reader.read_exact(&mut body).ok()?;
-            let is_greeting = head.split(' ').nth(1).is_some_and(|target| target.ends_with("/greeting"));
+            let asks_for = |path: &str| head.split(' ').nth(1).is_some_and(|target| target.ends_with(path));
+            let (is_greeting, is_held) = (asks_for("/greeting"), asks_for("/held"));
             self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(head);
+            if is_held {
+                // Ends when the client goes.
+                reader.read_line(&mut String::new()).ok()?;
+                return None;
+            }
             let (kind, body) = match is_greeting {
                 true => ("application/json", br#"{"greeting": "good morning"}"#.to_vec()),
                 false => ("text/plain", body),

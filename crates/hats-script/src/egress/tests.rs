@@ -448,8 +448,6 @@ fn wide(digit: char) -> char {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
-
     #[test]
     fn a_closed_address_is_closed_however_it_is_spelled(
         (ip, spelling) in prop_oneof![

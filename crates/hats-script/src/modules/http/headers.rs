@@ -134,8 +134,6 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(1000))]
-
         #[test]
         fn a_header_of_a_script_is_sent_as_it_is_or_refused(name in odd_name(), value in any::<String>()) {
             if let Ok(Some((header, sent))) = checked(&name, &value) {
