@@ -1,6 +1,6 @@
-// fetch and what belongs to it, to the extent that common code uses. Evaluated at the first use of any of its names, with
-// the host's part as argument. Left out: streams (`body`), Blob, FormData, caches, credentials and modes. The promise of
-// fetch is resolved when the whole body is there.
+// fetch and what belongs to it, to the extent that common code uses. Evaluated at the first use of any of its names,
+// with the host's part as argument. Left out: streams (`body`), Blob, FormData, caches, credentials and modes. The
+// promise of fetch is resolved when the whole body is there.
 (native) => {
   const token = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
   const nullStatuses = [101, 103, 204, 205, 304];
@@ -139,6 +139,12 @@
     return typeof body === "object" && body !== null ? new Uint8Array(body) : body;
   }
 
+  // Whoever made it: what matters is that it tells.
+  function isSignal(signal) {
+    if (typeof signal !== "object" || typeof signal.aborted !== "boolean") return false;
+    return typeof signal.addEventListener === "function";
+  }
+
   class Request extends Body {
     constructor(input, init) {
       super();
@@ -155,9 +161,7 @@
         throw new TypeError(`Request: redirect must be "follow", "manual" or "error", not ${JSON.stringify(redirect)}`);
       }
       const signal = options.signal === undefined ? from?.signal ?? null : options.signal;
-      if (signal !== null && !(signal instanceof AbortSignal)) {
-        throw new TypeError("Request: signal must be an AbortSignal");
-      }
+      if (signal !== null && !isSignal(signal)) throw new TypeError("Request: signal must be an AbortSignal");
       const headers = new Headers(options.headers ?? from?.headers);
       let [body, type] = bodyOf(options.body);
       if (body === null && from && options.body === undefined && from[inner].body !== null) {
@@ -180,7 +184,7 @@
     get method() { return this[inner].method; }
     get headers() { return this[inner].headers; }
     get redirect() { return this[inner].redirect; }
-    get signal() { return this[inner].signal ?? (this[inner].signal = makeSignal()); }
+    get signal() { return this[inner].signal ??= new AbortController().signal; }
     clone() {
       const body = copyOf(this, "Request.clone");
       const copy = new Request(this.url, {
@@ -251,103 +255,6 @@
     }
   }
 
-  function exception(message, name) {
-    if (typeof DOMException === "function") return new DOMException(message, name);
-    const error = new Error(message);
-    Object.defineProperty(error, "name", { value: name, writable: true, configurable: true });
-    return error;
-  }
-
-  let mayConstruct = false;
-
-  function makeSignal() {
-    mayConstruct = true;
-    try {
-      return new AbortSignal();
-    } finally {
-      mayConstruct = false;
-    }
-  }
-
-  function abort(signal, reason) {
-    const state = signal[inner];
-    if (state.aborted) return;
-    state.aborted = true;
-    state.reason = reason === undefined ? exception("the operation was aborted", "AbortError") : reason;
-    const event = { type: "abort", target: signal, currentTarget: signal };
-    const listeners = [...state.listeners];
-    state.listeners.length = 0;
-    const all = typeof state.onabort === "function" ? [state.onabort, ...listeners] : listeners;
-    for (const listener of all) {
-      // One that throws keeps no other from hearing of it; its error is that of the script all the same.
-      try {
-        if (typeof listener === "function") listener.call(signal, event);
-        else listener.handleEvent(event);
-      } catch (error) {
-        Promise.reject(error);
-      }
-    }
-  }
-
-  class AbortSignal {
-    constructor() {
-      if (!mayConstruct) throw new TypeError("AbortSignal: use AbortController, or AbortSignal.timeout");
-      hidden(this, inner, { aborted: false, reason: undefined, onabort: null, listeners: [] });
-    }
-    static abort(reason) {
-      const signal = makeSignal();
-      abort(signal, reason);
-      return signal;
-    }
-    static timeout(ms) {
-      if (!(typeof ms === "number" && ms >= 0)) {
-        throw new TypeError("AbortSignal.timeout: argument 1 must be a number of milliseconds");
-      }
-      const signal = makeSignal();
-      setTimeout(() => abort(signal, exception("the time is over", "TimeoutError")), ms);
-      return signal;
-    }
-    static any(signals) {
-      const signal = makeSignal();
-      const all = [...signals];
-      const first = all.find((source) => source.aborted);
-      if (first) abort(signal, first.reason);
-      else for (const source of all) source.addEventListener("abort", () => abort(signal, source.reason));
-      return signal;
-    }
-    get aborted() { return this[inner].aborted; }
-    get reason() { return this[inner].reason; }
-    get onabort() { return this[inner].onabort; }
-    set onabort(listener) { this[inner].onabort = typeof listener === "function" ? listener : null; }
-    throwIfAborted() {
-      if (this.aborted) throw this.reason;
-    }
-    addEventListener(type, listener) {
-      const { listeners } = this[inner];
-      const callable = typeof listener === "function" || typeof listener?.handleEvent === "function";
-      if (type === "abort" && callable && !listeners.includes(listener)) listeners.push(listener);
-    }
-    removeEventListener(type, listener) {
-      const { listeners } = this[inner];
-      const place = listeners.indexOf(listener);
-      if (type === "abort" && place >= 0) listeners.splice(place, 1);
-    }
-    get [Symbol.toStringTag]() {
-      return "AbortSignal";
-    }
-  }
-
-  class AbortController {
-    constructor() {
-      hidden(this, inner, makeSignal());
-    }
-    get signal() { return this[inner]; }
-    abort(reason) { abort(this[inner], reason); }
-    get [Symbol.toStringTag]() {
-      return "AbortController";
-    }
-  }
-
   function fetch(input, init) {
     // Whatever is wrong with the arguments is told by the promise, as on the web.
     return new Promise((resolve, reject) => {
@@ -389,5 +296,5 @@
     });
   }
 
-  return { fetch, Headers, Request, Response, AbortController, AbortSignal };
+  return { fetch, Headers, Request, Response };
 }
