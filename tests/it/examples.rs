@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use hats_tests::redis::RedisServer;
+use hats_tests::web::WebServer;
 use hats_tests::worker::{self, Options, Worker, workspace};
 use hats_tests::{Lab, clock};
 use serde_json::Value;
@@ -15,8 +16,16 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The examples that a test of this module or `real_input` runs.
-const COVERED: [&str; 7] =
-    ["embed.rs", "env.js", "hello.js", "redis.js", "thread_control.js", "tzdata.js", "worker1.config"];
+const COVERED: [&str; 8] = [
+    "embed.rs",
+    "env.js",
+    "hello.js",
+    "http.js",
+    "redis.js",
+    "thread_control.js",
+    "tzdata.js",
+    "worker1.config",
+];
 
 #[test]
 fn every_example_has_a_test() -> Result<()> {
@@ -50,10 +59,18 @@ fn expected(name: &str) -> Result<Vec<String>> {
 
 /// Runs a script on the embedded Redis until it has printed all but the last `after` lines, then drains it.
 fn check(name: &str, after: usize) -> Result<()> {
+    check_with(name, after, &[])
+}
+
+/// The same with environment variables.
+fn check_with(name: &str, after: usize, environment: &[(&str, &str)]) -> Result<()> {
     Lab::run(name, |lab| {
         let expected = expected(name)?;
         let script = format!("examples/{name}.js");
-        let options = Options::bare(name).argument("--scripts", &script).argument("--log-format", "json");
+        let mut options = Options::bare(name).argument("--scripts", &script).argument("--log-format", "json");
+        for (key, value) in environment {
+            options = options.environment(key, value);
+        }
         let worker = Worker::start(lab, options)?;
         let enough = expected.len() - after;
         clock::wait_for(&format!("{enough} lines of {name}"), PATIENCE, || {
@@ -73,6 +90,12 @@ fn hello() -> Result<()> {
 #[test]
 fn env() -> Result<()> {
     check("env", 0)
+}
+
+#[test]
+fn http() -> Result<()> {
+    let server = WebServer::start()?;
+    check_with("http", 0, &[("EXAMPLE_URL", &server.url())])
 }
 
 #[test]

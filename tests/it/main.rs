@@ -7,6 +7,7 @@ mod bad_scripts;
 mod blpop;
 mod embedded;
 mod examples;
+mod http;
 mod layering;
 mod lifecycle;
 mod real_input;

@@ -20,6 +20,7 @@ pub mod proxy;
 pub mod redis;
 pub mod resp;
 pub mod takeover;
+pub mod web;
 pub mod worker;
 
 pub use lab::Lab;

@@ -89,6 +89,8 @@ struct Cli {
     #[command(flatten)]
     health: HealthFlags,
     #[command(flatten)]
+    egress: EgressFlags,
+    #[command(flatten)]
     endpoints: EndpointFlags,
     #[command(subcommand)]
     command: Option<Command>,
@@ -190,6 +192,10 @@ struct LimitFlags {
     #[arg(long, value_name = "D")]
     call_timeout: Option<String>,
 
+    /// Body of one HTTP answer [default: 10MiB]
+    #[arg(long, value_name = "SIZE")]
+    http_body_limit: Option<String>,
+
     /// Characters of one line of log [default: 10000]
     #[arg(long, value_name = "N")]
     log_line_limit: Option<String>,
@@ -220,7 +226,7 @@ struct HealthFlags {
 }
 
 #[derive(Args)]
-#[command(next_help_heading = "Endpoints, libraries and egress (accepted, not served yet)")]
+#[command(next_help_heading = "Endpoints and libraries (accepted, not served yet)")]
 struct EndpointFlags {
     /// Serve endpoints
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -237,14 +243,27 @@ struct EndpointFlags {
     /// Library files evaluated before every script
     #[arg(long, value_name = "FILE,FILE")]
     preload: Option<String>,
+}
 
-    /// Hosts and ranges that scripts may reach although --deny-net names them
+#[derive(Args)]
+#[command(next_help_heading = "What scripts may reach")]
+struct EgressFlags {
+    /// What scripts may not reach: hosts (db.internal, *.example.org), ranges (10.0.0.0/8), `private` or `*`
+    /// [default: link-local and metadata addresses, which nothing allows]
+    #[arg(long, value_name = "RULE,RULE")]
+    deny_net: Option<String>,
+
+    /// Exceptions from --deny-net, written alike
     #[arg(long, value_name = "RULE,RULE")]
     allow_net: Option<String>,
 
-    /// Hosts and ranges that scripts may not reach
-    #[arg(long, value_name = "RULE,RULE")]
-    deny_net: Option<String>,
+    /// Use the proxies that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    http_proxy: Option<String>,
+
+    /// Send `Hats-Fence: <task>;epoch=<n>` with every HTTP request
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    http_fence: Option<String>,
 }
 
 #[cfg(test)]

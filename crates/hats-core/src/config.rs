@@ -19,11 +19,13 @@ use std::time::Duration;
 
 use hats_cluster::address::RedisConfig;
 use hats_cluster::name::{ClusterName, TaskName, WorkerName};
+use hats_script::egress::Egress;
 
 use crate::Error;
 
+pub use hats_script::egress::Rule as NetRule;
 pub use load::{AdminConfig, LogConfig, LogFormat, LogLevel, Settings};
-pub use value::{NetRule, Percent, duration, size};
+pub use value::{Percent, duration, size};
 
 /// All settings of one worker.
 #[derive(Clone, Debug)]
@@ -72,8 +74,12 @@ pub struct Config {
     pub preload: Vec<Script>,
     /// What scripts may reach although `deny_net` names it.
     pub allow_net: Vec<NetRule>,
-    /// What scripts may not reach.
+    /// What scripts may not reach, beside what nobody may. Default nothing.
     pub deny_net: Vec<NetRule>,
+    /// Requests of scripts go through the proxies that the environment names. Default false.
+    pub http_proxy: bool,
+    /// Requests of scripts say which owner of a task they come from. Default false.
+    pub http_fence: bool,
     /// Where each run of `main()` is recorded, for audits. Default nowhere.
     pub call_log: Option<PathBuf>,
 }
@@ -98,6 +104,8 @@ pub struct Limits {
     pub source: usize,
     /// How long one call may take. Default none for threads.
     pub call_timeout: Option<Duration>,
+    /// Bytes of the body of one HTTP answer. Default 10 MiB.
+    pub http_body: usize,
     /// Characters of one line of log. Default 10,000.
     pub log_line: usize,
 }
@@ -170,6 +178,12 @@ impl Config {
         if self.stall_after < Duration::from_secs(1) {
             return refuse("stall-after must be at least 1s".to_owned());
         }
+        if !self.allow_net.is_empty() && self.deny_net.is_empty() {
+            return refuse(
+                "allow-net makes exceptions from deny-net, which is missing; for these and nothing else set deny-net to `*`"
+                    .to_owned(),
+            );
+        }
         if self.health_interval.is_zero() {
             return refuse("health-interval must be above 0".to_owned());
         }
@@ -177,6 +191,13 @@ impl Config {
             return refuse(format!("script {} is larger than {} bytes", script.name, self.limits.source));
         }
         Ok(())
+    }
+}
+
+impl Config {
+    /// What scripts may reach.
+    pub(crate) fn egress(&self) -> Egress {
+        Egress::new(self.allow_net.clone(), self.deny_net.clone())
     }
 }
 
@@ -205,6 +226,8 @@ impl Default for Config {
             preload: Vec::new(),
             allow_net: Vec::new(),
             deny_net: Vec::new(),
+            http_proxy: false,
+            http_fence: false,
             call_log: None,
         }
     }
@@ -212,7 +235,14 @@ impl Default for Config {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory: 64 << 20, stack: 512 << 10, source: 1 << 20, call_timeout: None, log_line: 10_000 }
+        Self {
+            memory: 64 << 20,
+            stack: 512 << 10,
+            source: 1 << 20,
+            call_timeout: None,
+            http_body: 10 << 20,
+            log_line: 10_000,
+        }
     }
 }
 

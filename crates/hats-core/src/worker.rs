@@ -18,7 +18,7 @@ use hats_cluster::config::OnHardStop;
 use hats_cluster::name::TaskName;
 use hats_cluster::watchdog::{HardStop, Stamp};
 use hats_scheduler::{CallLog, Scheduler, Why};
-use hats_script::{EnvOverlay, Lanes, LanesConfig, WorkerInfo, redis};
+use hats_script::{EnvOverlay, Lanes, LanesConfig, WorkerInfo, http, redis};
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
@@ -246,10 +246,15 @@ fn scheduler_config(config: &Config, call_log: Option<Arc<CallLog>>) -> hats_sch
         memory: limits.memory,
         stack: limits.stack,
         source: limits.source,
+        http_body: limits.http_body,
         log_line: limits.log_line,
         call_timeout: limits.call_timeout,
     };
     hats_scheduler::Config { drain_timeout: config.drain_timeout, limits, call_log, ..Default::default() }
+}
+
+fn http_settings(config: &Config) -> http::Settings {
+    http::Settings { egress: config.egress(), env_proxy: config.http_proxy, fence: config.http_fence }
 }
 
 /// Starts the lanes, each with a stamp of its own: a lane that is stuck in native code must not look alive because
@@ -265,6 +270,8 @@ async fn start_lanes(
     let script_redis = redis::Connections::connect(&builder, config.redis_blocking_connections)
         .await
         .map_err(|error| Error::Unreachable(error.to_string()))?;
+    let script_http =
+        http::Client::new(&http_settings(config)).map_err(|error| Error::System(error.to_string()))?;
     let info = Info {
         name: config.worker_name.to_string(),
         cluster: config.cluster_name.to_string(),
@@ -284,6 +291,7 @@ async fn start_lanes(
         count: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
         worker: Arc::new(info),
         env: EnvOverlay::default(),
+        http: Some(script_http),
         redis: Some(script_redis.clone()),
         on_turn: Arc::new(on_turn),
     })

@@ -64,6 +64,7 @@ impl World {
             count: 2,
             worker: Arc::new(Info),
             env: EnvOverlay::default(),
+            http: None,
             redis: None,
             on_turn: Arc::new(|_| {}),
         })

@@ -80,6 +80,7 @@ impl World {
             count: 2,
             worker: Arc::new(Info),
             env: EnvOverlay::default(),
+            http: None,
             redis: Some(connections),
             on_turn: Arc::new(|_| {}),
         })

@@ -25,6 +25,8 @@ use crate::error::Error;
 use crate::host::{TaskControl, WorkerInfo};
 use crate::limits::Limits;
 use crate::modules::env::EnvOverlay;
+#[cfg(feature = "http")]
+use crate::modules::http;
 #[cfg(feature = "redis")]
 use crate::modules::redis;
 use crate::vm::Vm;
@@ -46,6 +48,9 @@ pub struct LanesConfig {
     pub worker: Arc<dyn WorkerInfo>,
     /// Environment variables that scripts have set.
     pub env: EnvOverlay,
+    /// The client for `http` and `fetch`; without it they fail.
+    #[cfg(feature = "http")]
+    pub http: Option<http::Client>,
     /// Connections for the `redis` module; without them its calls fail.
     #[cfg(feature = "redis")]
     pub redis: Option<redis::Connections>,
@@ -89,10 +94,15 @@ pub struct LaneStatus {
 pub(crate) struct LaneContext {
     pub(crate) worker: Arc<dyn WorkerInfo>,
     pub(crate) env: EnvOverlay,
+    #[cfg(feature = "http")]
+    pub(crate) http: Option<http::Client>,
     #[cfg(feature = "redis")]
     pub(crate) redis: Option<redis::LaneConnection>,
     /// The runtime for I/O that a lane does not drive itself.
-    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "no other module does such I/O yet"))]
+    #[cfg_attr(
+        not(any(feature = "http", feature = "redis")),
+        expect(dead_code, reason = "no other module does such I/O yet")
+    )]
     pub(crate) io: tokio::runtime::Handle,
 }
 
@@ -273,6 +283,8 @@ fn lane_main(
         let context = Rc::new(LaneContext {
             worker,
             env,
+            #[cfg(feature = "http")]
+            http: config.http,
             #[cfg(feature = "redis")]
             redis: config.redis.and_then(|connections| match connections.for_lane() {
                 Ok(connection) => Some(connection),

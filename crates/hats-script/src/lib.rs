@@ -2,8 +2,8 @@
 //!
 //! A [`Lanes`] is a set of OS threads, one per core. [`Lanes::spawn`] puts a closure on a fiber of one of them
 //! and hands it a [`Vm`]: a QuickJS interpreter with the host modules (`console`, `env`, `worker`, `thread`,
-//! `redis`, timers, `sleep`). Code in the closure, and the script it calls, is written as if it blocked; where it
-//! waits, the lane goes on with another script.
+//! `redis`, `http`, `fetch`, timers, `sleep`). Code in the closure, and the script it calls, is written as if it
+//! blocked; where it waits, the lane goes on with another script.
 //!
 //! What must hold:
 //! - A `Vm` is made, used and dropped on one fiber.
@@ -13,6 +13,7 @@
 //!
 //! This crate knows no cluster. What it needs of one it asks for through [`TaskControl`] and [`WorkerInfo`].
 
+pub mod egress;
 mod error;
 mod host;
 mod lane;
@@ -25,6 +26,8 @@ pub use crate::host::{BoxFuture, TaskControl, WorkerInfo};
 pub use crate::lane::{LaneStatus, Lanes, LanesConfig, ScriptHandle, ScriptTask};
 pub use crate::limits::Limits;
 pub use crate::modules::env::EnvOverlay;
+#[cfg(feature = "http")]
+pub use crate::modules::http;
 #[cfg(feature = "redis")]
 pub use crate::modules::redis;
 pub use crate::vm::{Vm, Wake};

@@ -12,6 +12,8 @@ pub struct Limits {
     pub stack: usize,
     /// Length of the source in bytes. Default 1 MiB.
     pub source: usize,
+    /// Length of the body of an HTTP answer in bytes, unpacked. Default 10 MiB.
+    pub http_body: usize,
     /// Length of one log line in characters; the rest is cut off. Default 10,000.
     pub log_line: usize,
     /// Time that one call of the script may take. Default none.
@@ -27,6 +29,13 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory: 64 << 20, stack: 512 << 10, source: 1 << 20, log_line: 10_000, call_timeout: None }
+        Self {
+            memory: 64 << 20,
+            stack: 512 << 10,
+            source: 1 << 20,
+            http_body: 10 << 20,
+            log_line: 10_000,
+            call_timeout: None,
+        }
     }
 }

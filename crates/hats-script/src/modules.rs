@@ -5,6 +5,8 @@
 
 mod console;
 pub(crate) mod env;
+#[cfg(feature = "http")]
+pub mod http;
 mod inspect;
 #[cfg(feature = "redis")]
 pub mod redis;
@@ -15,7 +17,7 @@ mod worker;
 
 use std::rc::Rc;
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "http", feature = "redis"))]
 use rquickjs::TypedArray;
 use rquickjs::function::Rest;
 use rquickjs::object::{Accessor, Property};
@@ -33,6 +35,8 @@ pub(crate) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     thread::install(ctx, host)?;
     timers::install(ctx, host)?;
     web::install(ctx)?;
+    #[cfg(feature = "http")]
+    http::install(ctx, host)?;
     #[cfg(feature = "redis")]
     redis::install(ctx, host)?;
     Ok(())
@@ -124,6 +128,31 @@ pub(crate) fn lazy<'js>(ctx: &Ctx<'js>, name: &'static str, source: &'static str
     ctx.globals().prop(name, Accessor::new(get, set).configurable())
 }
 
+/// Adds globals that are made together at the first use of any of them. `make` returns an object that has all of them.
+#[cfg(feature = "http")]
+pub(crate) fn lazy_group<'js>(
+    ctx: &Ctx<'js>,
+    host: &Rc<Host>,
+    names: &'static [&'static str],
+    make: fn(&Ctx<'js>, &Rc<Host>) -> rquickjs::Result<Object<'js>>,
+) -> rquickjs::Result<()> {
+    fn replace<'js>(ctx: &Ctx<'js>, name: &str, value: Value<'js>) -> rquickjs::Result<()> {
+        ctx.globals().prop(name, Property::from(value).writable().configurable())
+    }
+    for (place, name) in names.iter().enumerate() {
+        let host = host.clone();
+        let get = move |ctx: Ctx<'js>| {
+            let group = host.made(&ctx, names[0], make)?;
+            let value: Value<'js> = group.get(names[place])?;
+            replace(&ctx, names[place], value.clone())?;
+            rquickjs::Result::Ok(value)
+        };
+        let set = move |ctx: Ctx<'js>, value: Value<'js>| replace(&ctx, names[place], value);
+        ctx.globals().prop(*name, Accessor::new(get, set).configurable())?;
+    }
+    Ok(())
+}
+
 /// A JavaScript string as UTF-8; a lone surrogate, which UTF-8 cannot say, becomes U+FFFD.
 pub(crate) fn string_of<'js>(ctx: &Ctx<'js>, text: rquickjs::String<'js>) -> rquickjs::Result<String> {
     match text.to_string() {
@@ -137,7 +166,7 @@ pub(crate) fn string_of<'js>(ctx: &Ctx<'js>, text: rquickjs::String<'js>) -> rqu
 
 /// The bytes of a `Uint8Array`. Read one by one: the engine's memory itself may change while it is looked at. A long one
 /// takes its time, so the lane's other scripts have their turn meanwhile.
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "http", feature = "redis"))]
 pub(crate) fn bytes_of(host: &Host, ctx: &Ctx<'_>, array: &TypedArray<'_, u8>) -> rquickjs::Result<Vec<u8>> {
     const BYTES_PER_LOOK: u32 = 4096;
     let length = u32::try_from(array.len()).unwrap_or(u32::MAX);

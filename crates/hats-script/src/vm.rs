@@ -10,6 +10,11 @@
 mod events;
 mod failure;
 mod host;
+#[cfg_attr(
+    not(feature = "http"),
+    expect(dead_code, reason = "only promises of `http` are settled from outside")
+)]
+mod operations;
 mod source;
 
 use std::rc::Rc;
@@ -22,7 +27,11 @@ use crate::error::{Error, ScriptError};
 use crate::lane::{LaneContext, ScriptTask};
 use crate::modules;
 
+use self::operations::Operations;
+
 pub(crate) use self::host::Host;
+#[cfg(feature = "http")]
+pub(crate) use self::operations::Finish;
 
 /// How long a script may keep its lane before it goes to the back of the queue.
 const TIME_SLICE: Duration = Duration::from_millis(2);
@@ -144,12 +153,13 @@ impl Vm {
     /// What a timer's function threw, or why the script has to end.
     pub fn idle(&mut self, time: Option<Duration>) -> Result<Wake, ScriptError> {
         let asked = self.host.fiber.asked();
-        if asked >= Ask::Interrupt || (time == Some(Duration::ZERO) && self.host.events.no_timers()) {
+        if asked >= Ask::Interrupt || (time == Some(Duration::ZERO) && self.nothing_goes_on()) {
             return self.give_way(asked);
         }
         let until = time.map(|time| Instant::now() + time);
         loop {
             self.fire_timers()?;
+            self.finish_operations()?;
             if self.host.fiber.asked() >= Ask::EndWaits {
                 return self.give_way(self.host.fiber.asked());
             }
@@ -158,8 +168,8 @@ impl Vm {
                 return Ok(Wake::Elapsed);
             }
             let next = [until, self.host.events.next_timer()].into_iter().flatten().min();
-            match wait_ending(woken_or(next)) {
-                Ok(Woken::Time) => {}
+            match wait_ending(woken_or(next, &self.host.operations)) {
+                Ok(Woken::Time | Woken::Operation) => {}
                 Ok(Woken::Outside) if !self.stop_asked() => return Ok(Wake::Woken),
                 Ok(Woken::Outside) => {}
                 Err(Ended::Early) => return Ok(Wake::Stop),
@@ -209,6 +219,24 @@ impl Vm {
         Ok(())
     }
 
+    /// Settles the promises of the operations that are over. Those that are begun meanwhile have to wait, or a script that
+    /// begins one at the end of each would never come to anything else.
+    fn finish_operations(&mut self) -> Result<(), ScriptError> {
+        for _ in 0..self.host.operations.count() {
+            if self.stop_asked() {
+                break;
+            }
+            let Some(done) = self.host.operations.take() else { break };
+            let host = self.host.clone();
+            self.enter(|ctx| host.finish(ctx, done))?;
+        }
+        Ok(())
+    }
+
+    fn nothing_goes_on(&self) -> bool {
+        self.host.events.no_timers() && self.host.operations.is_empty()
+    }
+
     /// Begins a call, runs `f` in the interpreter, and finds out what went wrong if something did.
     fn enter<R>(
         &self,
@@ -251,11 +279,12 @@ impl Drop for Vm {
 
 enum Woken {
     Time,
+    Operation,
     Outside,
 }
 
-/// Resolves at `until`, or when the fiber is polled again for another reason.
-async fn woken_or(until: Option<Instant>) -> Woken {
+/// Resolves at `until`, when an operation is over, or when the fiber is polled again for another reason.
+async fn woken_or(until: Option<Instant>, operations: &Operations) -> Woken {
     let mut polled = false;
     let outside = std::future::poll_fn(|_| {
         if std::mem::replace(&mut polled, true) {
@@ -264,16 +293,17 @@ async fn woken_or(until: Option<Instant>) -> Woken {
             std::task::Poll::Pending
         }
     });
-    match until {
-        None => {
-            outside.await;
-            Woken::Outside
+    let time = async {
+        match until {
+            Some(until) => tokio::time::sleep_until(until.into()).await,
+            None => std::future::pending().await,
         }
-        Some(until) => tokio::select! {
-            biased;
-            () = tokio::time::sleep_until(until.into()) => Woken::Time,
-            () = outside => Woken::Outside,
-        },
+    };
+    tokio::select! {
+        biased;
+        () = time => Woken::Time,
+        () = operations.ended() => Woken::Operation,
+        () = outside => Woken::Outside,
     }
 }
 

@@ -79,8 +79,11 @@ const KEYS: &[Key] = &[
     Key { served: false, ..key("health-port") },
     Key { served: false, ..key("bind") },
     Key { served: false, ..key("preload") },
-    Key { served: false, ..key("allow-net") },
-    Key { served: false, ..key("deny-net") },
+    key("allow-net"),
+    key("deny-net"),
+    key("http-proxy"),
+    key("http-fence"),
+    key("http-body-limit"),
 ];
 
 /// Everything that was set, by whom, with unknown keys already refused. Values are read from it by
@@ -214,6 +217,8 @@ impl Settings {
             preload: self.files("preload", limits.source)?,
             allow_net: self.list_of("allow-net")?,
             deny_net: self.list_of("deny-net")?,
+            http_proxy: self.read_as("http-proxy", boolean)?.unwrap_or_default(),
+            http_fence: self.read_as("http-fence", boolean)?.unwrap_or_default(),
             call_log: self.read_as("call-log", |text| Ok(PathBuf::from(text)))?,
         };
         config.check()?;
@@ -260,6 +265,7 @@ impl Settings {
             stack: self.read_as("stack-limit", bytes)?.unwrap_or(default.stack),
             source: self.read_as("source-limit", bytes)?.unwrap_or(default.source),
             call_timeout: self.read_as("call-timeout", some_time)?,
+            http_body: self.read_as("http-body-limit", bytes)?.unwrap_or(default.http_body),
             log_line: self.read_as("log-line-limit", count)?.unwrap_or(default.log_line),
         })
     }
@@ -355,14 +361,18 @@ impl Settings {
         Ok(trimmed)
     }
 
-    fn list_of<T: FromStr<Err = String>>(&self, name: &'static str) -> Result<Vec<T>, Error> {
+    fn list_of<T>(&self, name: &'static str) -> Result<Vec<T>, Error>
+    where
+        T: FromStr,
+        T::Err: ToString,
+    {
         let items = self.list(name)?;
         items
             .iter()
             .map(|item| {
-                item.parse().map_err(|message: String| match self.find(name) {
-                    Some(value) => self.refuse(&value, name, &message),
-                    None => Error::Config(message),
+                item.parse().map_err(|error: T::Err| match self.find(name) {
+                    Some(value) => self.refuse(&value, name, &error.to_string()),
+                    None => Error::Config(error.to_string()),
                 })
             })
             .collect()

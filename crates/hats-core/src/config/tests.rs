@@ -239,6 +239,10 @@ fn values_that_mean_nothing_are_refused() {
         ("health-port", "-1"),
         ("bind", "localhost"),
         ("allow-net", "10.0.0.0/40"),
+        ("allow-net", "10.0.0.0/8"),
+        ("deny-net", "10.1.2.3/8"),
+        ("http-proxy", "http://proxy:3128"),
+        ("http-body-limit", "0"),
         ("deny-net", "a,,b"),
         ("preload", "/no/such/library.js"),
         ("call-log", ""),
@@ -277,6 +281,9 @@ fn thresholds_lists_and_sizes_are_read() {
         ("health-port", "0"),
         ("bind", "[::1]"),
         ("allow-net", "10.0.0.0/8, db.internal"),
+        ("deny-net", "*"),
+        ("http-proxy", "yes"),
+        ("http-body-limit", "1MiB"),
         ("memory-limit", "32m"),
         ("call-timeout", "30"),
     ])
@@ -287,6 +294,9 @@ fn thresholds_lists_and_sizes_are_read() {
     assert_eq!(config.health_port, Some(0));
     assert!(config.bind.is_ipv6());
     assert_eq!(config.allow_net.len(), 2);
+    assert_eq!(config.deny_net.len(), 1);
+    assert!(config.http_proxy && !config.http_fence);
+    assert_eq!(config.limits.http_body, 1 << 20);
     assert_eq!(config.limits.memory, 32 << 20);
     assert_eq!(config.limits.call_timeout, Some(Duration::from_secs(30)));
 }

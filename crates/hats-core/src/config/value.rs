@@ -5,7 +5,6 @@
 //! does not come through here.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -101,51 +100,6 @@ pub(super) fn is_off(text: &str) -> bool {
     matches!(text.to_ascii_lowercase().as_str(), "off" | "none" | "0" | "0%")
 }
 
-/// What `--allow-net` and `--deny-net` list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NetRule {
-    /// `10.0.0.0/8`, `::1`: addresses, with how many leading bits count.
-    Range {
-        /// The first bits of it are compared.
-        address: IpAddr,
-        /// How many.
-        prefix: u8,
-    },
-    /// `db.internal`, `*.example.org`: a host by its name.
-    Host(String),
-}
-
-impl FromStr for NetRule {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("expected a host or a range such as `10.0.0.0/8`, got {}", quoted(text));
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
-        if let Ok(address) = bare.parse::<IpAddr>() {
-            let all = if address.is_ipv4() { 32 } else { 128 };
-            let prefix = prefix.map_or(Ok(all), |bits| bits.parse().map_err(|_| refuse()))?;
-            if prefix > all {
-                return Err(refuse());
-            }
-            return Ok(Self::Range { address, prefix });
-        }
-        let name = text.strip_prefix("*.").unwrap_or(text);
-        let is_label = |label: &str| {
-            !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
-        };
-        // A name of digits only is an address with a typing error.
-        let is_numeric = name.chars().all(|c| c.is_ascii_digit() || c == '.');
-        if prefix.is_none() && !is_numeric && name.split('.').all(is_label) {
-            return Ok(Self::Host(text.to_ascii_lowercase()));
-        }
-        Err(refuse())
-    }
-}
-
 /// The value as an error repeats it: short, and with nothing a terminal would act on.
 pub(super) fn quoted(text: &str) -> String {
     const SHOWN: usize = 60;
@@ -187,18 +141,6 @@ mod tests {
         assert_eq!("100".parse(), Ok(Percent(100.0)));
         for wrong in ["0", "100.1", "-3", "NaN", "%", "abc"] {
             assert!(wrong.parse::<Percent>().is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn net_rules_are_ranges_or_hosts() {
-        let range = |address: &str, prefix| Ok(NetRule::Range { address: address.parse().unwrap(), prefix });
-        assert_eq!("10.0.0.0/8".parse(), range("10.0.0.0", 8));
-        assert_eq!("::1".parse(), range("::1", 128));
-        assert_eq!("[fd00::]/8".parse(), range("fd00::", 8));
-        assert_eq!("*.Example.org".parse(), Ok(NetRule::Host("*.example.org".to_owned())));
-        for wrong in ["10.0.0.0/33", "10.0.0", "10.0.0.0/x", "a b", "http://x", "a..b", "", "host/8"] {
-            assert!(wrong.parse::<NetRule>().is_err(), "{wrong}");
         }
     }
 

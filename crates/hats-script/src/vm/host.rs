@@ -1,6 +1,7 @@
 //! What a script's interpreter and its host calls share: the task, its limits, and when to end.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,15 +11,18 @@ use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending};
 #[cfg(feature = "redis")]
 use hats_fiber::{wait_through, wait_unless_killed};
 use rquickjs::promise::PromiseState;
-use rquickjs::{Ctx, Exception, Promise, Value};
+use rquickjs::{Ctx, Exception, Object, Persistent, Promise, Value};
 
 use super::TIME_SLICE;
 use super::events::Events;
 use super::failure::Failure;
+use super::operations::{Done, Operations};
 use crate::error::ScriptError;
 use crate::host::TaskControl;
 use crate::lane::{LaneContext, ScriptTask};
 use crate::limits::Limits;
+#[cfg(feature = "http")]
+use crate::modules::http::Budget;
 #[cfg(feature = "redis")]
 use crate::modules::redis::ReplyParts;
 
@@ -34,16 +38,24 @@ pub(crate) struct Host {
     pub(crate) limits: Limits,
     pub(crate) fiber: Handle,
     pub(crate) events: Events,
+    pub(crate) operations: Operations,
     pub(crate) call_timeout: Cell<Option<Duration>>,
     /// When the call in hand has to be over.
     deadline: Cell<Option<Instant>>,
     /// Why the call in hand is being ended. Set once for each call.
     ended: RefCell<Option<ScriptError>>,
+    /// So that neither timers nor operations keep the others waiting.
+    timer_was_last: Cell<bool>,
     /// How many host functions the script is inside of.
     native_depth: Cell<u32>,
     /// Made by the `redis` module at its first reply, for all of them.
     #[cfg(feature = "redis")]
     pub(crate) reply_parts: RefCell<Option<ReplyParts>>,
+    /// Of the requests that are under way.
+    #[cfg(feature = "http")]
+    pub(crate) bodies: Budget,
+    /// What host modules keep of the interpreter for this script, by a name of their own.
+    made: RefCell<HashMap<&'static str, Persistent<Object<'static>>>>,
 }
 
 impl Host {
@@ -54,20 +66,44 @@ impl Host {
             limits: task.limits,
             fiber,
             events: Events::default(),
+            operations: Operations::default(),
             call_timeout: Cell::new(task.limits.call_timeout),
             deadline: Cell::new(None),
             ended: RefCell::new(None),
+            timer_was_last: Cell::new(false),
             native_depth: Cell::new(0),
             #[cfg(feature = "redis")]
             reply_parts: RefCell::new(None),
+            #[cfg(feature = "http")]
+            bodies: Budget::new(task.limits.memory),
+            made: RefCell::default(),
         }
     }
 
     /// Lets go of every value of the interpreter, before it goes.
     pub(super) fn clear(&self) {
+        self.operations.clear();
         self.events.clear();
+        drop(self.made.take());
         #[cfg(feature = "redis")]
         drop(self.reply_parts.take());
+    }
+
+    /// An object that is made once for each scope.
+    #[cfg(feature = "http")]
+    pub(crate) fn made<'js>(
+        self: &Rc<Self>,
+        ctx: &Ctx<'js>,
+        name: &'static str,
+        make: impl FnOnce(&Ctx<'js>, &Rc<Self>) -> rquickjs::Result<Object<'js>>,
+    ) -> rquickjs::Result<Object<'js>> {
+        let known = self.made.borrow().get(name).cloned();
+        if let Some(known) = known {
+            return known.restore(ctx);
+        }
+        let object = make(ctx, self)?;
+        self.made.borrow_mut().insert(name, Persistent::save(ctx, object.clone()));
+        Ok(object)
     }
 
     /// Starts the clock of a call.
@@ -94,7 +130,7 @@ impl Host {
     }
 
     /// For long native work: lets others have their turn, and ends with an error if the call in hand has to end.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "http", feature = "redis"))]
     pub(crate) fn look_up(&self, ctx: &Ctx<'_>) -> rquickjs::Result<()> {
         if self.interrupt() {
             return Err(Exception::throw_internal(ctx, &self.why_ended().to_string()));
@@ -268,19 +304,50 @@ impl Host {
                 Some(PromiseState::Pending) => {
                     self.check_rejections(ctx)?;
                     let next = [self.events.next_timer(), self.deadline.get()].into_iter().flatten().min();
-                    let waited = match next {
-                        Some(next) => wait(tokio::time::sleep_until(next.into())),
-                        None => wait(std::future::pending()),
-                    };
+                    // An error means that an end was asked for, which the next line finds.
+                    let _ = wait(self.event(next));
                     if let Some(end) = self.end_now() {
                         return Err(end.into());
                     }
-                    if waited.is_ok() && self.events.timer_due(Instant::now()) {
-                        self.run_timer(ctx)?;
-                    }
+                    self.run_event(ctx)?;
                 }
             }
         }
+    }
+
+    /// Waits until `time`, if there is one, or until an operation is over.
+    async fn event(&self, time: Option<Instant>) {
+        match time {
+            None => self.operations.ended().await,
+            Some(time) => tokio::select! {
+                biased;
+                () = self.operations.ended() => {}
+                () = tokio::time::sleep_until(time.into()) => {}
+            },
+        }
+    }
+
+    /// Runs what follows from the first event that is there: of a timer and an operation that which did not have its
+    /// turn last.
+    fn run_event(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
+        let timer_first = !self.timer_was_last.get() && self.events.timer_due(Instant::now());
+        match if timer_first { None } else { self.operations.take() } {
+            Some(done) => {
+                self.timer_was_last.set(false);
+                self.finish_operation(ctx, done)
+            }
+            None => {
+                self.timer_was_last.set(true);
+                self.run_timer(ctx)
+            }
+        }
+    }
+
+    /// Settles the promise of an operation that is over, as a call of its own.
+    pub(super) fn finish(&self, ctx: &Ctx<'_>, done: Done) -> Result<(), Failure> {
+        self.finish_operation(ctx, done)?;
+        self.run_jobs(ctx)?;
+        self.check_rejections(ctx)
     }
 
     /// Runs the function of the first timer that is due, as a call of its own.

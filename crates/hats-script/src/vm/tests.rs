@@ -6,7 +6,11 @@ use super::*;
 use crate::{BoxFuture, EnvOverlay, Lanes, LanesConfig, Limits, ScriptHandle, TaskControl, WorkerInfo};
 
 mod conformance;
+#[cfg(feature = "http")]
+mod fetch;
 mod hostile;
+#[cfg(feature = "http")]
+mod http;
 #[cfg(feature = "redis")]
 mod redis;
 mod sharing;
@@ -89,8 +93,24 @@ fn lanes(count: usize, #[cfg(feature = "redis")] redis: Option<crate::redis::Con
         count,
         worker: Fake::new(),
         env: EnvOverlay::default(),
+        #[cfg(feature = "http")]
+        http: None,
         #[cfg(feature = "redis")]
         redis,
+        on_turn: std::sync::Arc::new(|_| {}),
+    })
+    .unwrap()
+}
+
+#[cfg(feature = "http")]
+fn lanes_with_http(count: usize, http: crate::http::Client) -> Lanes {
+    Lanes::start(&LanesConfig {
+        count,
+        worker: Fake::new(),
+        env: EnvOverlay::default(),
+        http: Some(http),
+        #[cfg(feature = "redis")]
+        redis: None,
         on_turn: std::sync::Arc::new(|_| {}),
     })
     .unwrap()

@@ -1,0 +1,137 @@
+//! `fetch`, `Request`, `Response` and `Headers`: written in JavaScript (`fetch.js`) on top of one host function that
+//! begins a request and returns a promise. `AbortController` and `AbortSignal` (`abort.js`) are of use elsewhere too, so
+//! another module may have brought them. Nothing of it all exists in a script that uses none.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::Method;
+use reqwest::header::HeaderMap;
+use rquickjs::convert::List;
+use rquickjs::{Array, Ctx, Exception, Function, IntoJs, Object, TypedArray, Value};
+
+use super::client::{Answer, Body, Redirect, Request};
+use super::{NO_HTTP, TIMEOUT, body_of, headers, read_url, utf8_function};
+use crate::modules::{Call, bytes_of, define, lazy_group};
+use crate::vm::{Finish, Host};
+
+const NAMES: &[&str] = &["fetch", "Headers", "Request", "Response"];
+const ABORT_NAMES: &[&str] = &["AbortController", "AbortSignal"];
+
+pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
+    lazy_group(ctx, host, NAMES, |ctx, host| {
+        let native = Object::new(ctx.clone())?;
+        native.set("utf8", utf8_function(ctx, host)?)?;
+        define(&native, "fetch.text", host, text)?;
+        define(&native, "fetch.url", host, url)?;
+        define(&native, "fetch.send", host, send)?;
+        define(&native, "fetch.abort", host, abort)?;
+        let make: Function<'_> = ctx.eval(include_str!("fetch.js"))?;
+        make.call((native,))
+    })?;
+    if ctx.globals().contains_key(ABORT_NAMES[0])? {
+        return Ok(());
+    }
+    lazy_group(ctx, host, ABORT_NAMES, |ctx, _| {
+        let make: Function<'_> = ctx.eval(include_str!("abort.js"))?;
+        make.call(())
+    })
+}
+
+/// Bytes as text.
+fn text<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    let bytes = call.argument(0);
+    match bytes.as_object().and_then(|object| object.as_typed_array::<u8>()) {
+        Some(array) => String::from_utf8_lossy(&bytes_of(host, call.ctx, array)?).as_ref().into_js(call.ctx),
+        None => Err(call.wrong(0, "a Uint8Array")),
+    }
+}
+
+/// A URL in the one form that it is sent in.
+fn url<'js>(_: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    match read_url(&call.string(0)?) {
+        Ok(url) => url.as_str().into_js(call.ctx),
+        Err(error) => Err(Exception::throw_type(call.ctx, &format!("fetch: {error}"))),
+    }
+}
+
+/// Begins a request. The arguments are those of `fetch.js`: method, URL, a flat array of headers, body, what to do about
+/// redirects, time. Returns number and promise.
+fn send<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    let refuse = |message: &str| Exception::throw_type(call.ctx, &format!("fetch: {message}"));
+    let Some(client) = host.lane.http.clone() else { return Err(refuse(NO_HTTP)) };
+    let url = read_url(&call.string(1)?).map_err(|error| refuse(&error))?;
+    let method =
+        Method::from_bytes(call.string(0)?.as_bytes()).map_err(|error| refuse(&error.to_string()))?;
+    let headers = read_headers(call, 2)?;
+    let body = body_of(host, call.ctx, &call.argument(3))?;
+    let redirect = match call.string(4)?.as_str() {
+        "manual" => Redirect::Manual,
+        "error" => Redirect::Error,
+        _ => Redirect::Follow,
+    };
+    let timeout = call.argument(5).as_number().and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok());
+    let mut held = host.bodies.hold();
+    held.grow(body.as_ref().map_or(0, Vec::len)).map_err(|error| refuse(&error))?;
+    let request = Request {
+        method,
+        url,
+        headers,
+        body: body.map(Bytes::from),
+        redirect,
+        timeout: timeout.unwrap_or(TIMEOUT),
+        body_limit: host.limits.http_body,
+        budget: host.bodies.clone(),
+        control: host.control.clone(),
+    };
+    host.gate(call.ctx)?;
+    let sent = async move {
+        let answer = client.send(request).await;
+        drop(held);
+        let finish: Finish = Box::new(move |_, ctx| match answer {
+            Ok(answer) => answer_to_js(ctx, &answer),
+            Err(error) => Err(Exception::throw_type(ctx, &format!("fetch: {error}"))),
+        });
+        finish
+    };
+    match host.operations.start(call.ctx, &host.lane.io, sent)? {
+        Some((number, promise)) => List((number, promise)).into_js(call.ctx),
+        None => Err(refuse("there are too many requests under way")),
+    }
+}
+
+fn abort<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    if let Some(number) = call.argument(0).get::<Option<u32>>().unwrap_or_default() {
+        host.operations.abort(number);
+    }
+    Ok(Value::new_undefined(call.ctx.clone()))
+}
+
+fn read_headers(call: &Call<'_, '_>, n: usize) -> rquickjs::Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    let flat: Vec<String> = call.argument(n).get()?;
+    for pair in flat.chunks_exact(2) {
+        let refuse = |message: &str| Exception::throw_type(call.ctx, &format!("fetch: {message}"));
+        if let Some((name, value)) = headers::checked(&pair[0], &pair[1]).map_err(|error| refuse(&error))? {
+            headers.try_append(name, value).map_err(|_| refuse("there are too many headers"))?;
+        }
+    }
+    Ok(headers)
+}
+
+/// `[status, statusText, flat headers, body, url, redirected]`.
+fn answer_to_js<'js>(ctx: &Ctx<'js>, answer: &Answer) -> rquickjs::Result<Value<'js>> {
+    let headers = Array::new(ctx.clone())?;
+    for (n, (name, value)) in answer.headers.iter().enumerate() {
+        headers.set(2 * n, name.as_str())?;
+        headers.set(2 * n + 1, headers::text(value))?;
+    }
+    let body = match &answer.body {
+        Body::Text(text) => text.as_str().into_js(ctx)?,
+        Body::Bytes(bytes) => TypedArray::<u8>::new_copy(ctx.clone(), bytes)?.into_value(),
+    };
+    let status_text = answer.status.canonical_reason().unwrap_or_default();
+    let parts = (answer.status.as_u16(), status_text, headers, body, answer.url.as_str(), answer.redirected);
+    List(parts).into_js(ctx)
+}
