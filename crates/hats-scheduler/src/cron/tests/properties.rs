@@ -329,7 +329,7 @@ proptest! {
     }
 
     #[test]
-    fn a_grid_has_what_lies_on_it(seconds in 1..100_000_i64, anchor in 0..4_000_000_000_i64, at in 0..4_000_000_000_i64, far in 0..10_000_000_i64) {
+    fn a_grid_has_what_lies_on_it(seconds in 1..100_000_i64, anchor in 0..4_000_000_000_i64, at in 0..4_000_000_000_i64, far in 0..1_000_000_i64) {
         let every = schedule(&format!("@every {seconds}s"), "").anchored(UnixSeconds::new(anchor));
         let next = every.next_after(UnixSeconds::new(at)).unwrap().get();
         prop_assert!(next > at && (next - anchor) % seconds == 0 && next > anchor);
