@@ -2,6 +2,7 @@
 //! others' implementations.
 
 mod changes;
+mod elsewhere;
 mod properties;
 mod reading;
 mod words;
