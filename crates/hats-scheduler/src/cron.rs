@@ -67,8 +67,10 @@ enum Kind {
 struct Cron {
     fields: Fields,
     calendar: Calendar,
-    /// What a worker of 2020 would have read, where that differs.
+    /// What a worker of 2020 would have read.
     in_2020: Option<Box<Fields>>,
+    /// Whether the zone stands in front, where 2020 knew it as well.
+    zone_in_front: bool,
 }
 
 impl Schedule {
@@ -96,7 +98,8 @@ impl Schedule {
             expression::What::Fields(ref texts) => texts.as_in_2020().map(Box::new),
             expression::What::Every(_) => None,
         };
-        Ok(Self { kind: Kind::Cron(Box::new(Cron { fields, calendar, in_2020 })), zone, digest })
+        let cron = Cron { fields, calendar, in_2020, zone_in_front: expression.zone.is_some() };
+        Ok(Self { kind: Kind::Cron(Box::new(cron)), zone, digest })
     }
 
     /// The same, with the grid of an `@every` laid so that its first tick is one interval after `anchor`: a job's first
@@ -190,9 +193,11 @@ impl Schedule {
         let Kind::Cron(cron) = &self.kind else { return None };
         let old = cron.in_2020.as_ref()?;
         let sentence = words::sentence(old, &Calendar::of(old).ok()?);
+        let (where_it_was, where_to_say) =
+            if cron.zone_in_front { ("", "") } else { (", in their own local time", " and set TZ") };
         Some(format!(
-            "workers of 2020 read these five fields as second, minute, hour, day of month and month, in their own \
-             local time: {sentence}; to keep that, write the six fields `{old}` and set TZ"
+            "workers of 2020 read these five fields as second, minute, hour, day of month and month{where_it_was}: \
+             {sentence}; to keep that, write the six fields `{old}`{where_to_say}"
         ))
     }
 

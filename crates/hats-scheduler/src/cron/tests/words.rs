@@ -78,6 +78,10 @@ fn five_fields_have_a_note_about_2020() {
     assert_eq!(note("30 4 * * *").as_deref(), Some(expected));
     assert!(note("* * * * *").is_some_and(|note| note.contains(": every second; ")));
     assert!(note("0 0 1 1 *").is_some_and(|note| note.contains(": at 01:00 on day 1 of the month; ")));
+    // A zone in front it knew.
+    let expected = "workers of 2020 read these five fields as second, minute, hour, day of month and month: \
+                    every second; to keep that, write the six fields `* * * * * *`";
+    assert_eq!(note("TZ=UTC * * * * *").as_deref(), Some(expected));
     // What 2020 could not have read, six fields and words meant nothing else then.
     for cron in
         ["0 0 * 0-6/2 1-5", "0 0 * * 0", "0 0 * * MON", "0 0 * JAN *", "30 4 * * * *", "@daily", "@every 5s"]
