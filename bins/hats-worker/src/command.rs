@@ -1,8 +1,9 @@
-//! The sub-commands. Each connects to the cluster's Redis, does one thing and ends; no worker takes part.
+//! The sub-commands. Each does one thing and ends; no worker takes part. Most connect to the cluster's Redis for it.
 //!
 //! Answers go to standard output, as text for people or with `--json` for programs. What is printed of Redis has no
 //! control characters left: anybody may write there, and a terminal obeys them.
 
+mod job;
 mod thread;
 
 use std::io::{self, Write};
@@ -20,6 +21,9 @@ pub(crate) enum Command {
     /// Register, show and control threads: scripts that run continuously, each on exactly one worker
     #[command(subcommand)]
     Thread(thread::Command),
+    /// Jobs: scripts that run on a schedule
+    #[command(subcommand)]
+    Job(job::Command),
 }
 
 impl Command {
@@ -29,14 +33,16 @@ impl Command {
         for warning in settings.warnings() {
             warn!("{warning}");
         }
+        let command = match self {
+            Self::Thread(command) => command,
+            Self::Job(command) => return command.run(),
+        };
         let config = settings.admin()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Error::System(format!("cannot start the runtime: {error}")))?;
-        let outcome = match self {
-            Self::Thread(command) => runtime.block_on(command.run(&config)),
-        };
+        let outcome = runtime.block_on(command.run(&config));
         runtime.shutdown_background();
         outcome
     }

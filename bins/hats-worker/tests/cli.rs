@@ -415,3 +415,31 @@ fn spawn_redis(folder: &Path, port: u16, options: &[&str]) -> Child {
         .spawn()
         .unwrap_or_else(|error| panic!("redis-server is needed for this test: {error}"))
 }
+
+#[test]
+fn a_schedule_is_shown_without_redis() {
+    let from = ["--from", "2026-03-28T12:00:00Z"];
+    let next = |arguments: &[&str]| run(hats(&[&["job", "next"], arguments, &from[..]].concat()));
+    let answer = next(&["30 2 * * *", "--tz", "Europe/Berlin", "--count", "1"]);
+    answer.expect(0, "2026-03-29T01:00:00Z  2026-03-29T03:00:00+02:00");
+    answer.expect(0, "note: workers of 2020");
+    let answer = next(&["CRON_TZ=Europe/Berlin 30 2 * * *", "--json", "--count", "2"]);
+    answer.expect(0, "");
+    let json: Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!(json["sentence"], "at 02:30, Europe/Berlin time");
+    assert_eq!(json["zone"], "Europe/Berlin");
+    assert_eq!(json["next"][1]["utc"], "2026-03-30T00:30:00Z");
+    assert_eq!(json["next"][1]["local"], "2026-03-30T02:30:00+02:00");
+    assert!(json["note"].as_str().is_some_and(|note| note.contains("six fields")));
+    run(hats(&["job", "next", "* * * * *"])).expect(0, "every minute, UTC time");
+    for (arguments, expected) in [
+        (&["0 25 * * *"][..], "field Cron: hour \"25\" is not valid"),
+        (&["* * * * *", "--tz", "Berlin"], "field TZ: \"Berlin\" is not a time zone"),
+        (&["0 0 31 2 *"], "never fires"),
+        (&["* * * * *", "--count", "0"], "--count"),
+        (&["*", "*", "*", "*", "*"], "unexpected argument"),
+    ] {
+        next(arguments).expect(2, expected);
+    }
+    run(hats(&["job", "next", "* * * * *", "--from", "soon"])).expect(2, "from: expected a time such as");
+}

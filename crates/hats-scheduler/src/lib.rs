@@ -10,6 +10,7 @@
 
 mod call_log;
 mod control;
+pub mod cron;
 mod error;
 pub mod restart;
 mod runner;
