@@ -41,6 +41,8 @@ pub(crate) struct Host {
     ended: RefCell<Option<ScriptError>>,
     /// How many host functions the script is inside of.
     native_depth: Cell<u32>,
+    /// Libraries are being evaluated.
+    pub(super) is_preloading: Cell<bool>,
     /// Made by the `redis` module at its first reply, for all of them.
     #[cfg(feature = "redis")]
     pub(crate) reply_parts: RefCell<Option<ReplyParts>>,
@@ -58,6 +60,7 @@ impl Host {
             deadline: Cell::new(None),
             ended: RefCell::new(None),
             native_depth: Cell::new(0),
+            is_preloading: Cell::new(false),
             #[cfg(feature = "redis")]
             reply_parts: RefCell::new(None),
         }
@@ -166,6 +169,11 @@ impl Host {
     pub(crate) fn gate(&self, ctx: &Ctx<'_>) -> rquickjs::Result<()> {
         if let Some(end) = self.end_now() {
             return Err(Exception::throw_internal(ctx, &end.to_string()));
+        }
+        // Each script evaluates them, and nobody is told whose doing it was.
+        if self.is_preloading.get() {
+            let message = "a preloaded library reaches outside only from functions that a script calls";
+            return Err(Exception::throw_message(ctx, message));
         }
         self.control.effect();
         Ok(())

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::*;
 use crate::{BoxFuture, EnvOverlay, Lanes, LanesConfig, Limits, ScriptHandle, TaskControl, WorkerInfo};
 
+mod any_source;
 mod conformance;
 mod hostile;
+mod modules;
 #[cfg(feature = "redis")]
 mod redis;
 mod sharing;
@@ -86,6 +88,7 @@ impl WorkerInfo for Fake {
 
 fn lanes(count: usize, #[cfg(feature = "redis")] redis: Option<crate::redis::Connections>) -> Lanes {
     Lanes::start(&LanesConfig {
+        preload: std::sync::Arc::default(),
         count,
         worker: Fake::new(),
         env: EnvOverlay::default(),
