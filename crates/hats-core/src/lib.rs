@@ -4,12 +4,14 @@
 //! worker can be told. `worker` owns the order in which the parts start, `shutdown` that in which they stop.
 
 pub mod admin;
+pub mod bundle;
 pub mod config;
 #[cfg(feature = "embedded-redis")]
 mod embedded_redis;
 mod error;
 mod registration;
 mod shutdown;
+mod typescript;
 mod worker;
 
 pub use crate::config::Config;
