@@ -15,16 +15,36 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The examples that a test of this module or `real_input` runs.
-const COVERED: [&str; 7] =
-    ["embed.rs", "env.js", "hello.js", "redis.js", "thread_control.js", "tzdata.js", "worker1.config"];
+const COVERED: [&str; 14] = [
+    "embed.rs",
+    "env.js",
+    "hello.js",
+    "modules/lib/counter.js",
+    "modules/lib/farewell.js",
+    "modules/lib/greet.js",
+    "modules/main.js",
+    "preload/main.js",
+    "preload/text.js",
+    "redis.js",
+    "thread_control.js",
+    "typescript.ts",
+    "tzdata.js",
+    "worker1.config",
+];
 
 #[test]
 fn every_example_has_a_test() -> Result<()> {
     let mut files = BTreeSet::new();
-    for entry in fs::read_dir(workspace().join("examples"))? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            files.insert(entry.file_name().to_string_lossy().into_owned());
+    let mut folders = vec![workspace().join("examples")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.strip_prefix(workspace().join("examples"))?.to_string_lossy().into_owned();
+            if !path.is_dir() {
+                files.insert(name);
+            } else if !["data", "expected"].contains(&&*name) {
+                folders.push(path);
+            }
         }
     }
     assert_eq!(files, COVERED.map(str::to_owned).into());
@@ -32,7 +52,7 @@ fn every_example_has_a_test() -> Result<()> {
 }
 
 /// What the script of a worker with JSON logs has printed so far.
-fn printed(log: &Path) -> Vec<String> {
+pub(crate) fn printed(log: &Path) -> Vec<String> {
     let content = fs::read_to_string(log).unwrap_or_default();
     content
         .lines()
@@ -50,10 +70,15 @@ fn expected(name: &str) -> Result<Vec<String>> {
 
 /// Runs a script on the embedded Redis until it has printed all but the last `after` lines, then drains it.
 fn check(name: &str, after: usize) -> Result<()> {
+    check_with(name, &format!("{name}.js"), &[], after)
+}
+
+fn check_with(name: &str, script: &str, flags: &[(&str, &str)], after: usize) -> Result<()> {
     Lab::run(name, |lab| {
         let expected = expected(name)?;
-        let script = format!("examples/{name}.js");
+        let script = format!("examples/{script}");
         let options = Options::bare(name).argument("--scripts", &script).argument("--log-format", "json");
+        let options = flags.iter().fold(options, |options, (flag, value)| options.argument(flag, value));
         let worker = Worker::start(lab, options)?;
         let enough = expected.len() - after;
         clock::wait_for(&format!("{enough} lines of {name}"), PATIENCE, || {
@@ -83,6 +108,21 @@ fn redis() -> Result<()> {
 #[test]
 fn thread_control() -> Result<()> {
     check("thread_control", 0)
+}
+
+#[test]
+fn modules() -> Result<()> {
+    check_with("modules", "modules/main.js", &[], 0)
+}
+
+#[test]
+fn typescript() -> Result<()> {
+    check_with("typescript", "typescript.ts", &[], 0)
+}
+
+#[test]
+fn preload() -> Result<()> {
+    check_with("preload", "preload/main.js", &[("--preload", "examples/preload/text.js")], 0)
 }
 
 /// A configuration of 2020, with the Redis that is built in and with one of one's own.

@@ -9,10 +9,13 @@ mod embedded;
 mod examples;
 mod layering;
 mod lifecycle;
+mod modules;
+mod preload;
 mod real_input;
 mod single_ownership;
 mod subcommands;
 mod takeover;
+mod types;
 
 use std::env;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The sub-commands. Each connects to the cluster's Redis, does one thing and ends; no worker takes part.
+//! The sub-commands. All but `types` connect to the cluster's Redis, do one thing and end; no worker takes part.
 //!
 //! Answers go to standard output, as text for people or with `--json` for programs. What is printed of Redis has no
 //! control characters left: anybody may write there, and a terminal obeys them.
@@ -20,11 +20,17 @@ pub(crate) enum Command {
     /// Register, show and control threads: scripts that run continuously, each on exactly one worker
     #[command(subcommand)]
     Thread(thread::Command),
+    /// Print the TypeScript declarations of what scripts can call (hats.d.ts), for editors and type checkers
+    Types,
 }
 
 impl Command {
     /// Carries it out.
     pub(crate) fn run(&self, settings: &Settings) -> Result<(), Error> {
+        let command = match self {
+            Self::Types => return print(hats_core::TYPES),
+            Self::Thread(command) => command,
+        };
         telemetry::start_quiet(settings.logs()?)?;
         for warning in settings.warnings() {
             warn!("{warning}");
@@ -34,9 +40,7 @@ impl Command {
             .enable_all()
             .build()
             .map_err(|error| Error::System(format!("cannot start the runtime: {error}")))?;
-        let outcome = match self {
-            Self::Thread(command) => runtime.block_on(command.run(&config)),
-        };
+        let outcome = runtime.block_on(command.run(&config));
         runtime.shutdown_background();
         outcome
     }
