@@ -2,7 +2,7 @@
 //!
 //! A [`Lanes`] is a set of OS threads, one per core. [`Lanes::spawn`] puts a closure on a fiber of one of them
 //! and hands it a [`Vm`]: a QuickJS interpreter with the host modules (`console`, `env`, `worker`, `thread`,
-//! `redis`, `http`, `fetch`, timers, `sleep`). Code in the closure, and the script it calls, is written as if it
+//! `redis`, `http`, `fetch`, `sql`, timers, `sleep`). Code in the closure, and the script it calls, is written as if it
 //! blocked; where it waits, the lane goes on with another script.
 //!
 //! What must hold:
@@ -30,4 +30,6 @@ pub use crate::modules::env::EnvOverlay;
 pub use crate::modules::http;
 #[cfg(feature = "redis")]
 pub use crate::modules::redis;
+#[cfg(feature = "sql")]
+pub use crate::modules::sql;
 pub use crate::vm::{Vm, Wake};

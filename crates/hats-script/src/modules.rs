@@ -10,6 +10,8 @@ pub mod http;
 mod inspect;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(feature = "sql")]
+pub mod sql;
 mod thread;
 mod timers;
 mod web;
@@ -17,7 +19,9 @@ mod worker;
 
 use std::rc::Rc;
 
-#[cfg(any(feature = "http", feature = "redis"))]
+#[cfg(any(feature = "redis", feature = "sql"))]
+use rquickjs::BigInt;
+#[cfg(any(feature = "http", feature = "redis", feature = "sql"))]
 use rquickjs::TypedArray;
 use rquickjs::function::Rest;
 use rquickjs::object::{Accessor, Property};
@@ -39,6 +43,8 @@ pub(crate) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     http::install(ctx, host)?;
     #[cfg(feature = "redis")]
     redis::install(ctx, host)?;
+    #[cfg(feature = "sql")]
+    sql::install(ctx, host)?;
     Ok(())
 }
 
@@ -166,7 +172,7 @@ pub(crate) fn string_of<'js>(ctx: &Ctx<'js>, text: rquickjs::String<'js>) -> rqu
 
 /// The bytes of a `Uint8Array`. Read one by one: the engine's memory itself may change while it is looked at. A long one
 /// takes its time, so the lane's other scripts have their turn meanwhile.
-#[cfg(any(feature = "http", feature = "redis"))]
+#[cfg(any(feature = "http", feature = "redis", feature = "sql"))]
 pub(crate) fn bytes_of(host: &Host, ctx: &Ctx<'_>, array: &TypedArray<'_, u8>) -> rquickjs::Result<Vec<u8>> {
     const BYTES_PER_LOOK: u32 = 4096;
     let length = u32::try_from(array.len()).unwrap_or(u32::MAX);
@@ -184,4 +190,21 @@ pub(crate) fn bytes_of(host: &Host, ctx: &Ctx<'_>, array: &TypedArray<'_, u8>) -
 pub(crate) fn coerced<'js>(ctx: &Ctx<'js>, value: Value<'js>) -> rquickjs::Result<String> {
     let Coerced(text): Coerced<rquickjs::String<'js>> = rquickjs::FromJs::from_js(ctx, value)?;
     string_of(ctx, text)
+}
+
+/// Largest integer that a JavaScript number holds exactly, and all below it.
+#[cfg(any(feature = "redis", feature = "sql"))]
+const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
+
+/// An integer as a number, or as a BigInt where a number would not be exact.
+#[cfg(any(feature = "redis", feature = "sql"))]
+pub(crate) fn integer_to_js<'js>(ctx: &Ctx<'js>, integer: i64) -> rquickjs::Result<Value<'js>> {
+    if let Ok(small) = i32::try_from(integer) {
+        return Ok(Value::new_int(ctx.clone(), small));
+    }
+    if integer.unsigned_abs() <= SAFE_INTEGER_MAX {
+        #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
+        return Ok(Value::new_float(ctx.clone(), integer as f64));
+    }
+    BigInt::from_i64(ctx.clone(), integer)?.into_js(ctx)
 }

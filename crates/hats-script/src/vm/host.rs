@@ -56,6 +56,9 @@ pub(crate) struct Host {
     pub(crate) bodies: Budget,
     /// What host modules keep of the interpreter for this script, by a name of their own.
     made: RefCell<HashMap<&'static str, Persistent<Object<'static>>>>,
+    /// How many databases in memory the script has open.
+    #[cfg(feature = "sql")]
+    pub(crate) memory_databases: Rc<Cell<u32>>,
 }
 
 impl Host {
@@ -77,6 +80,8 @@ impl Host {
             #[cfg(feature = "http")]
             bodies: Budget::new(task.limits.memory),
             made: RefCell::default(),
+            #[cfg(feature = "sql")]
+            memory_databases: Rc::default(),
         }
     }
 
@@ -130,7 +135,7 @@ impl Host {
     }
 
     /// For long native work: lets others have their turn, and ends with an error if the call in hand has to end.
-    #[cfg(any(feature = "http", feature = "redis"))]
+    #[cfg(any(feature = "http", feature = "redis", feature = "sql"))]
     pub(crate) fn look_up(&self, ctx: &Ctx<'_>) -> rquickjs::Result<()> {
         if self.interrupt() {
             return Err(Exception::throw_internal(ctx, &self.why_ended().to_string()));

@@ -14,6 +14,8 @@ mod http;
 #[cfg(feature = "redis")]
 mod redis;
 mod sharing;
+#[cfg(feature = "sql")]
+mod sql;
 
 /// A worker and a task as a test wants them.
 struct Fake {
@@ -97,6 +99,8 @@ fn lanes(count: usize, #[cfg(feature = "redis")] redis: Option<crate::redis::Con
         http: None,
         #[cfg(feature = "redis")]
         redis,
+        #[cfg(feature = "sql")]
+        sql: Some(crate::sql::Databases::new(crate::sql::Config::default()).unwrap()),
         on_turn: std::sync::Arc::new(|_| {}),
     })
     .unwrap()
@@ -109,6 +113,8 @@ fn lanes_with_http(count: usize, http: crate::http::Client) -> Lanes {
         worker: Fake::new(),
         env: EnvOverlay::default(),
         http: Some(http),
+        #[cfg(feature = "sql")]
+        sql: None,
         #[cfg(feature = "redis")]
         redis: None,
         on_turn: std::sync::Arc::new(|_| {}),
