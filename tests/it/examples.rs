@@ -16,12 +16,13 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The examples that a test of this module or `real_input` runs.
-const COVERED: [&str; 8] = [
+const COVERED: [&str; 9] = [
     "embed.rs",
     "env.js",
     "hello.js",
     "http.js",
     "redis.js",
+    "sql.js",
     "thread_control.js",
     "tzdata.js",
     "worker1.config",
@@ -101,6 +102,11 @@ fn http() -> Result<()> {
 #[test]
 fn redis() -> Result<()> {
     check("redis", 0)
+}
+
+#[test]
+fn sql() -> Result<()> {
+    check("sql", 0)
 }
 
 #[test]

@@ -19,9 +19,11 @@ const ARROWS: [(&str, &[&str]); 7] = [
 ];
 
 /// Libraries that stay inside the crates that exist because of them.
-const HOMES: [(&str, &[&str]); 4] = [
+const HOMES: [(&str, &[&str]); 6] = [
     ("corosensei", &["hats-fiber"]),
     ("rquickjs", &["hats-script"]),
+    ("rusqlite", &["hats-script"]),
+    ("sqlx", &["hats-script"]),
     ("encore-miniredis", &["hats-core", "hats-cluster", "hats-script", "hats-scheduler"]),
     ("clap", &["hats-worker"]),
 ];

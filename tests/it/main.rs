@@ -12,6 +12,7 @@ mod layering;
 mod lifecycle;
 mod real_input;
 mod single_ownership;
+mod sql;
 mod subcommands;
 mod takeover;
 

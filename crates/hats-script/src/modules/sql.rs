@@ -123,7 +123,11 @@ impl<S: Server> AnyPool for Pool<S> {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { sqlite_dir: None, connections: NonZeroUsize::MIN.saturating_add(15), egress: Egress::default() }
+        Self {
+            sqlite_dir: None,
+            connections: NonZeroUsize::MIN.saturating_add(15),
+            egress: Egress::default(),
+        }
     }
 }
 
@@ -156,7 +160,12 @@ impl Databases {
     }
 
     /// Opens a database. To connect is left to the first statement.
-    fn open(&self, target: Target, memory_max: usize, io: &runtime::Handle) -> Result<Arc<dyn Database>, String> {
+    fn open(
+        &self,
+        target: Target,
+        memory_max: usize,
+        io: &runtime::Handle,
+    ) -> Result<Arc<dyn Database>, String> {
         let shared = &self.shared;
         let (size, at_once) = (shared.connections, shared.sqlite_at_once.clone());
         if target == Target::Sqlite(Sqlite::Memory) {
@@ -224,7 +233,10 @@ struct Db {
 }
 
 enum State {
-    Open { database: Arc<dyn Database>, is_memory: bool },
+    Open {
+        database: Arc<dyn Database>,
+        is_memory: bool,
+    },
     /// It could not be opened; every call says why.
     Unusable(String),
     Closed,
@@ -413,7 +425,11 @@ impl Drop for Db {
 }
 
 /// What comes of a statement that runs on the I/O runtime. Dropped, it ends the statement.
-async fn answer(io: &runtime::Handle, database: Arc<dyn Database>, request: Request) -> Result<Outcome, Failure> {
+async fn answer(
+    io: &runtime::Handle,
+    database: Arc<dyn Database>,
+    request: Request,
+) -> Result<Outcome, Failure> {
     let (mut answer, answered) = oneshot::channel();
     io.spawn(async move {
         let running = database.run(Arc::new(request));

@@ -209,7 +209,9 @@ impl Parts {
         let database = decoded(url.path().strip_prefix('/').unwrap_or_default())?;
         if url.path().contains('@') {
             // `user:12/34@host/database`
-            return Err(Malformed("there is an @ behind the first /: percent-encode a / in the password as %2F"));
+            return Err(Malformed(
+                "there is an @ behind the first /: percent-encode a / in the password as %2F",
+            ));
         }
         if host.contains(',') {
             return Err(Malformed("it names several hosts, and one is possible"));
@@ -237,7 +239,8 @@ fn decoded(text: &str) -> Result<String> {
         }
         let hex = text.get(at + 1..at + 3).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
         let value = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        decoded.push(value.ok_or(Malformed("a % is not followed by two hexadecimal digits: write it as %25"))?);
+        decoded
+            .push(value.ok_or(Malformed("a % is not followed by two hexadecimal digits: write it as %25"))?);
         at += 3;
     }
     String::from_utf8(decoded).map_err(|_| Malformed("what is percent-encoded is not UTF-8"))
@@ -288,11 +291,7 @@ fn word(text: &str) -> Result<String> {
 }
 
 fn mysql(dsn: &str) -> Result<MySql> {
-    if dsn.starts_with("mysql://") || dsn.starts_with("mariadb://") {
-        mysql_url(dsn)
-    } else {
-        mysql_go(dsn)
-    }
+    if dsn.starts_with("mysql://") || dsn.starts_with("mariadb://") { mysql_url(dsn) } else { mysql_go(dsn) }
 }
 
 /// What the parameters of a MySQL DSN may say, in either form.
@@ -344,16 +343,33 @@ impl MySqlOptions {
             "readTimeout" => self.statement_timeout = Some(time(value)?).filter(|time| !time.is_zero()),
             "allowCleartextPasswords" => self.cleartext = truth(value)?,
             "clientFoundRows" if !truth(value)? => {
-                return Err(Malformed("clientFoundRows=false is not available: db.Exec counts the rows that were found"));
+                return Err(Malformed(
+                    "clientFoundRows=false is not available: db.Exec counts the rows that were found",
+                ));
             }
             "timezone" | "time-zone" => {
                 parts.settings.push(("time_zone".to_owned(), format!("'{}'", value.replace('\'', "''"))));
             }
             // Of drivers of other languages: what they are about is otherwise here, or is always so.
-            "allowAllFiles" | "allowFallbackToPlaintext" | "allowNativePasswords" | "allowOldPasswords"
-            | "charsetFallback" | "checkConnLiveness" | "clientFoundRows" | "columnsWithAlias" | "compress"
-            | "connectionAttributes" | "interpolateParams" | "loc" | "maxAllowedPacket" | "multiStatements"
-            | "parseTime" | "rejectReadOnly" | "serverPubKey" | "timeTruncate" | "writeTimeout"
+            "allowAllFiles"
+            | "allowFallbackToPlaintext"
+            | "allowNativePasswords"
+            | "allowOldPasswords"
+            | "charsetFallback"
+            | "checkConnLiveness"
+            | "clientFoundRows"
+            | "columnsWithAlias"
+            | "compress"
+            | "connectionAttributes"
+            | "interpolateParams"
+            | "loc"
+            | "maxAllowedPacket"
+            | "multiStatements"
+            | "parseTime"
+            | "rejectReadOnly"
+            | "serverPubKey"
+            | "timeTruncate"
+            | "writeTimeout"
             | "statement-cache-capacity" => {}
             _ => parts.settings.push(setting(name, value)?),
         }
@@ -364,7 +380,9 @@ impl MySqlOptions {
         let Self { charset, collation, cleartext, statement_timeout } = self;
         let login = parts.login(3306, || Ok(String::new()))?;
         if cleartext && matches!(login.tls.mode, TlsMode::Disabled | TlsMode::Preferred) {
-            return Err(Malformed("allowCleartextPasswords is only available with tls=true or tls=skip-verify"));
+            return Err(Malformed(
+                "allowCleartextPasswords is only available with tls=true or tls=skip-verify",
+            ));
         }
         Ok(MySql { login, charset, collation, cleartext, statement_timeout })
     }
@@ -434,7 +452,8 @@ fn mysql_go(dsn: &str) -> Result<MySql> {
 fn host_and_port(address: &str) -> Result<(&str, Option<u16>)> {
     let (host, port) = match address.strip_prefix('[') {
         Some(rest) => {
-            let (host, rest) = rest.split_once(']').ok_or(Malformed("the ] behind the address is missing"))?;
+            let (host, rest) =
+                rest.split_once(']').ok_or(Malformed("the ] behind the address is missing"))?;
             match rest.strip_prefix(':') {
                 Some(port) => (host, Some(port)),
                 None if rest.is_empty() => (host, None),
@@ -494,13 +513,16 @@ impl PostgresOptions {
 
     fn take(&mut self, parts: &mut Parts, name: &str, value: &str) -> Result<()> {
         match name {
-            "host" if value.contains(',') => return Err(Malformed("it names several hosts, and one is possible")),
+            "host" if value.contains(',') => {
+                return Err(Malformed("it names several hosts, and one is possible"));
+            }
             "host" => self.host(parts, value),
             "hostaddr" => {
                 parts.address = Some(value.parse().map_err(|_| Malformed("hostaddr is no address"))?);
             }
             "port" => {
-                parts.port = Some(value.parse().map_err(|_| Malformed("the port is no number from 0 to 65535"))?);
+                parts.port =
+                    Some(value.parse().map_err(|_| Malformed("the port is no number from 0 to 65535"))?);
             }
             "dbname" | "database" => parts.database = Some(value.to_owned()),
             "user" => parts.user = Some(value.to_owned()),
@@ -526,13 +548,28 @@ impl PostgresOptions {
                 // Zero is "no limit" there, and no limit is what we never have.
                 parts.connect_timeout = Some(time(value)?).filter(|time| !time.is_zero());
             }
-            "application_name" | "fallback_application_name" => self.application_name = Some(value.to_owned()),
+            "application_name" | "fallback_application_name" => {
+                self.application_name = Some(value.to_owned())
+            }
             "options" => parts.settings.extend(command_line(value)?),
             // Of other libraries: what they are about is otherwise here, or is always so.
-            "binary_parameters" | "channel_binding" | "client_encoding" | "gssencmode" | "keepalives"
-            | "keepalives_count" | "keepalives_idle" | "keepalives_interval" | "krbsrvname" | "passfile"
-            | "requirepeer" | "service" | "sslcompression" | "sslsni" | "statement-cache-capacity"
-            | "target_session_attrs" | "tcp_user_timeout" => {}
+            "binary_parameters"
+            | "channel_binding"
+            | "client_encoding"
+            | "gssencmode"
+            | "keepalives"
+            | "keepalives_count"
+            | "keepalives_idle"
+            | "keepalives_interval"
+            | "krbsrvname"
+            | "passfile"
+            | "requirepeer"
+            | "service"
+            | "sslcompression"
+            | "sslsni"
+            | "statement-cache-capacity"
+            | "target_session_attrs"
+            | "tcp_user_timeout" => {}
             _ => parts.settings.push(setting(name, value)?),
         }
         Ok(())

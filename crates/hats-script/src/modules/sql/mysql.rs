@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
-use sqlx::mysql::{MySqlArguments, MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySqlRow, MySqlSslMode, MySqlValueRef};
+use sqlx::mysql::{
+    MySqlArguments, MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySqlRow, MySqlSslMode,
+    MySqlValueRef,
+};
 use sqlx::{
-    Arguments, AssertSqlSafe, Column, ConnectOptions, Connection as _, Decode, Either, Executor, MySql, Row, SqlSafeStr,
-    Statement as _, Type, TypeInfo, ValueRef, raw_sql,
+    Arguments, AssertSqlSafe, Column, ConnectOptions, Connection as _, Decode, Either, Executor, MySql, Row,
+    SqlSafeStr, Statement as _, Type, TypeInfo, ValueRef, raw_sql,
 };
 
 use super::calendar;
@@ -93,7 +96,8 @@ impl MySqlServer {
     }
 
     async fn run_prepared(connection: &mut MySqlConnection, request: &Request) -> Result<Outcome, RunError> {
-        let statement = connection.prepare(AssertSqlSafe(request.statement.text.clone()).into_sql_str()).await?;
+        let statement =
+            connection.prepare(AssertSqlSafe(request.statement.text.clone()).into_sql_str()).await?;
         let placeholders = match statement.parameters() {
             Some(Either::Right(number)) => number,
             Some(Either::Left(types)) => types.len(),
@@ -147,14 +151,17 @@ impl Server for MySqlServer {
         let server = relay::connect(&self.egress, &login.place).await.map_err(Failure::Connection)?;
         let relay = Relay::start(server, Framing::Opaque)
             .map_err(|error| Failure::Connection(format!("no way to the database: {error}")))?;
-        let mut inner = options.socket(relay.socket()).connect().await.map_err(|error| failure(&error, &relay))?;
+        let mut inner =
+            options.socket(relay.socket()).connect().await.map_err(|error| failure(&error, &relay))?;
         let mut first = String::new();
         if !login.settings.is_empty() {
-            let settings: Vec<_> = login.settings.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+            let settings: Vec<_> =
+                login.settings.iter().map(|(name, value)| format!("{name} = {value}")).collect();
             first = format!("SET {}; ", settings.join(", "));
         }
         first.push_str("SELECT CONNECTION_ID()");
-        let row = inner.fetch_one(raw_sql(AssertSqlSafe(first))).await.map_err(|error| failure(&error, &relay))?;
+        let row =
+            inner.fetch_one(raw_sql(AssertSqlSafe(first))).await.map_err(|error| failure(&error, &relay))?;
         let id = row.try_get_raw(0).ok().and_then(|id| match decode(&id, Format::Text) {
             Value::Integer(id) => u64::try_from(id).ok(),
             Value::Unsigned(id) => Some(id),
@@ -197,7 +204,9 @@ impl Server for MySqlServer {
         match result {
             Ok(outcome) => Ok(outcome),
             Err(RunError::Known(failure)) => Err(failure),
-            Err(RunError::Sqlx(_)) if relay.is_over() => Err(Collector::new(request.limit).too_large().failure()),
+            Err(RunError::Sqlx(_)) if relay.is_over() => {
+                Err(Collector::new(request.limit).too_large().failure())
+            }
             Err(RunError::Sqlx(error)) => Err(failure(&error, relay)),
         }
     }
@@ -246,8 +255,9 @@ enum Format {
 }
 
 async fn collect(
-    mut stream: impl futures_util::Stream<Item = Result<Either<sqlx::mysql::MySqlQueryResult, MySqlRow>, sqlx::Error>>
-    + Unpin,
+    mut stream: impl futures_util::Stream<
+        Item = Result<Either<sqlx::mysql::MySqlQueryResult, MySqlRow>, sqlx::Error>,
+    > + Unpin,
     request: &Request,
     format: Format,
 ) -> Result<Outcome, RunError> {
@@ -289,7 +299,10 @@ fn add(arguments: &mut MySqlArguments, n: usize, argument: &Argument) -> Result<
             None if number.is_finite() => arguments.add(*number),
             None => {
                 let shown = number_text(*number);
-                return Err(Failure::Refused(format!("argument {}: {shown} is no number to this database", n + 2)));
+                return Err(Failure::Refused(format!(
+                    "argument {}: {shown} is no number to this database",
+                    n + 2
+                )));
             }
         },
         Argument::BigInt(digits) => match (digits.parse::<i64>(), digits.parse::<u64>()) {
@@ -350,7 +363,11 @@ fn integer(bytes: &[u8], is_unsigned: bool, format: Format) -> Value {
     let is_negative = !is_unsigned && bytes.last().is_some_and(|byte| byte & 0x80 != 0);
     let mut wide = [if is_negative { 0xff } else { 0 }; 8];
     wide[..length].copy_from_slice(&bytes[..length]);
-    if is_unsigned { Value::Unsigned(u64::from_le_bytes(wide)) } else { Value::Integer(i64::from_le_bytes(wide)) }
+    if is_unsigned {
+        Value::Unsigned(u64::from_le_bytes(wide))
+    } else {
+        Value::Integer(i64::from_le_bytes(wide))
+    }
 }
 
 fn float(bytes: &[u8]) -> Value {
@@ -406,7 +423,9 @@ fn failure(error: &sqlx::Error, relay: &Relay) -> Failure {
         sqlx::Error::Io(error) if !relay.is_open() => {
             Failure::Connection(format!("the connection to the database broke: {error}"))
         }
-        sqlx::Error::Io(error) => Failure::Connection(format!("the connection to the database failed: {error}")),
+        sqlx::Error::Io(error) => {
+            Failure::Connection(format!("the connection to the database failed: {error}"))
+        }
         sqlx::Error::Tls(error) => Failure::Connection(format!("no TLS with the server: {error}")),
         sqlx::Error::Protocol(message) => Failure::Connection(message.clone()),
         other => Failure::Connection(other.to_string()),

@@ -60,7 +60,12 @@ pub(super) struct Lease<S: Server> {
 pub(super) struct Transaction<S: Server>(Arc<Pool<S>>);
 
 impl<S: Server> Pool<S> {
-    pub(super) fn new(server: S, size: usize, connect_timeout: Option<Duration>, io: runtime::Handle) -> Arc<Self> {
+    pub(super) fn new(
+        server: S,
+        size: usize,
+        connect_timeout: Option<Duration>,
+        io: runtime::Handle,
+    ) -> Arc<Self> {
         Arc::new(Self {
             server,
             size,
@@ -93,10 +98,21 @@ impl<S: Server> Pool<S> {
             let message = format!("no connection to the database within {:?}", self.connect_timeout);
             Err(Failure::Connection(message))
         })?;
-        Ok(Lease { connection: Some(connection), born: Instant::now(), permit, pool: self.clone(), is_busy: false })
+        Ok(Lease {
+            connection: Some(connection),
+            born: Instant::now(),
+            permit,
+            pool: self.clone(),
+            is_busy: false,
+        })
     }
 
-    fn lease(self: &Arc<Self>, connection: S::Connection, born: Instant, permit: OwnedSemaphorePermit) -> Lease<S> {
+    fn lease(
+        self: &Arc<Self>,
+        connection: S::Connection,
+        born: Instant,
+        permit: OwnedSemaphorePermit,
+    ) -> Lease<S> {
         Lease { connection: Some(connection), born, permit: Some(permit), pool: self.clone(), is_busy: false }
     }
 
@@ -195,7 +211,8 @@ impl<S: Server> Lease<S> {
     }
 
     fn is_reusable(&self) -> bool {
-        let is_sound = self.connection.as_ref().is_some_and(|connection| self.pool.server.is_sound(connection));
+        let is_sound =
+            self.connection.as_ref().is_some_and(|connection| self.pool.server.is_sound(connection));
         let is_young = self.pool.server.is_private() || self.born.elapsed() < AGE_MAX;
         is_sound && is_young && !self.is_busy
     }

@@ -14,12 +14,12 @@ use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{
-    PgArgumentBuffer, PgArguments, PgConnectOptions, PgConnection, PgDatabaseError, PgSeverity, PgSslMode, PgStatement,
-    PgTypeInfo,
+    PgArgumentBuffer, PgArguments, PgConnectOptions, PgConnection, PgDatabaseError, PgSeverity, PgSslMode,
+    PgStatement, PgTypeInfo,
 };
 use sqlx::{
-    Arguments, AssertSqlSafe, Column, ConnectOptions, Connection as _, Either, Encode, Executor, Postgres, Row,
-    SqlSafeStr, Statement as _, Type, TypeInfo, raw_sql,
+    Arguments, AssertSqlSafe, Column, ConnectOptions, Connection as _, Either, Encode, Executor, Postgres,
+    Row, SqlSafeStr, Statement as _, Type, TypeInfo, raw_sql,
 };
 
 use self::text::{Kind, kind_of, oid, read};
@@ -195,7 +195,8 @@ impl Server for PostgresServer {
         connection.relay.allow(request.bytes_max());
         let mut result = Self::run_prepared(connection, request).await;
         if let Err(RunError::Sqlx(error)) = &result
-            && database_error(error).is_some_and(|said| (said.code(), said.routine().unwrap_or_default()) == STALE_PLAN)
+            && database_error(error)
+                .is_some_and(|said| (said.code(), said.routine().unwrap_or_default()) == STALE_PLAN)
             && connection.inner.clear_cached_statements().await.is_ok()
         {
             // It was not run. In a transaction it is too late for it, and the second error says so.
@@ -298,7 +299,9 @@ async fn collect(
             let value = match field.as_bytes() {
                 Ok(bytes) => read(kind, bytes).map_err(|_| {
                     let name = row.columns().get(n).map_or("", |column| column.name());
-                    RunError::Known(Failure::Connection(format!("column {name:?} is not of the type that it says")))
+                    RunError::Known(Failure::Connection(format!(
+                        "column {name:?} is not of the type that it says"
+                    )))
                 })?,
                 Err(_) => Value::Null,
             };
@@ -479,7 +482,9 @@ fn failure(error: &sqlx::Error, relay: &Relay) -> Failure {
         sqlx::Error::Io(error) if !relay.is_open() => {
             Failure::Connection(format!("the connection to the database broke: {error}"))
         }
-        sqlx::Error::Io(error) => Failure::Connection(format!("the connection to the database failed: {error}")),
+        sqlx::Error::Io(error) => {
+            Failure::Connection(format!("the connection to the database failed: {error}"))
+        }
         sqlx::Error::Protocol(message) => Failure::Connection(message.clone()),
         other => Failure::Connection(other.to_string()),
     }
@@ -503,11 +508,23 @@ mod tests {
             (oid::INT4, number(-0.0), as_it_is(&[0; 4])),
             (oid::INT4, Argument::Bool(true), as_it_is(&[0, 0, 0, 1])),
             (oid::INT8, big("9223372036854775807"), as_it_is(&i64::MAX.to_be_bytes())),
-            (oid::INT8, big("9223372036854775808"), Err("9223372036854775808 is out of range for bigint".to_owned())),
+            (
+                oid::INT8,
+                big("9223372036854775808"),
+                Err("9223372036854775808 is out of range for bigint".to_owned()),
+            ),
             (oid::INT4, number(3e9), Err("3000000000 is out of range for integer".to_owned())),
             (oid::INT2, number(32768.0), Err("32768 is out of range for smallint".to_owned())),
-            (oid::INT4, number(f64::NAN), Err("NaN is no whole number, and the placeholder is of type integer".to_owned())),
-            (oid::INT4, number(1.5), Err("1.5 is no whole number, and the placeholder is of type integer".to_owned())),
+            (
+                oid::INT4,
+                number(f64::NAN),
+                Err("NaN is no whole number, and the placeholder is of type integer".to_owned()),
+            ),
+            (
+                oid::INT4,
+                number(1.5),
+                Err("1.5 is no whole number, and the placeholder is of type integer".to_owned()),
+            ),
             (oid::INT4, string("12"), text("12")),
             (oid::FLOAT8, number(f64::INFINITY), as_it_is(&f64::INFINITY.to_be_bytes())),
             (oid::FLOAT4, number(1e300), Err("1e300 is out of range for real".to_owned())),
@@ -517,7 +534,11 @@ mod tests {
             (oid::VARCHAR, number(1.5), as_it_is(b"1.5")),
             (oid::TEXT, Argument::Bool(false), as_it_is(b"false")),
             (oid::BYTEA, Argument::Bytes(vec![0, 1]), as_it_is(&[0, 1])),
-            (oid::TEXT, Argument::Bytes(vec![]), Err("a Uint8Array is for a placeholder of type bytea, and this one is not".to_owned())),
+            (
+                oid::TEXT,
+                Argument::Bytes(vec![]),
+                Err("a Uint8Array is for a placeholder of type bytea, and this one is not".to_owned()),
+            ),
             (DATE, Argument::Date(0), text("1970-01-01 00:00:00.000+00")),
             (DATE, string("tomorrow"), text("tomorrow")),
             (1700, big("123456789012345678901234567890"), text("123456789012345678901234567890")),

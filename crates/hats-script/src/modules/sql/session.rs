@@ -77,7 +77,9 @@ impl<S: Server> Session<S> {
     async fn outside(&self, held: &mut Held<S>, request: &Arc<Request>) -> Result<Outcome, Failure> {
         let effect = request.statement.effect;
         match effect {
-            Effect::End { .. } | Effect::InTransaction { .. } => return Err(Failure::Refused(NO_TRANSACTION.to_owned())),
+            Effect::End { .. } | Effect::InTransaction { .. } => {
+                return Err(Failure::Refused(NO_TRANSACTION.to_owned()));
+            }
             Effect::Session(instead) if !self.pool.server.is_private() => {
                 let message = format!("this would last longer than the statement: {instead}");
                 return Err(Failure::Refused(message));
@@ -89,7 +91,12 @@ impl<S: Server> Session<S> {
         match (&result, effect) {
             (Ok(_), Effect::Begin { .. }) => {
                 let counted = lease.begin();
-                *held = Held::Transaction(Open { lease, _counted: counted, is_spoiled: false, has_failed: false });
+                *held = Held::Transaction(Open {
+                    lease,
+                    _counted: counted,
+                    is_spoiled: false,
+                    has_failed: false,
+                });
             }
             (Ok(_) | Err(Failure::Refused(_) | Failure::Statement(_) | Failure::RolledBack(_)), _) => {
                 if effect != Effect::Calls || lease.tidy().await {
@@ -112,7 +119,9 @@ impl<S: Server> Session<S> {
         let effect = request.statement.effect;
         if let Effect::Begin { .. } = effect {
             *held = Held::Transaction(open);
-            return Err(Failure::Refused("there is a transaction already: COMMIT or ROLLBACK comes first".to_owned()));
+            return Err(Failure::Refused(
+                "there is a transaction already: COMMIT or ROLLBACK comes first".to_owned(),
+            ));
         }
         let result = run_on(&mut open.lease, request).await;
         match &result {
@@ -191,11 +200,17 @@ impl<S: Server> Database for Session<S> {
                     self.outside(&mut held, &request).await
                 }
                 Held::Transaction(open) => self.inside(&mut held, open, &request).await,
-                Held::Gone if request.action == Action::Ping => self.outside(&mut Held::Nothing, &request).await,
+                Held::Gone if request.action == Action::Ping => {
+                    self.outside(&mut Held::Nothing, &request).await
+                }
                 Held::Gone => match request.statement.effect {
                     Effect::End { commits, .. } => {
                         *held = Held::Nothing;
-                        if commits { Err(Failure::Refused(GONE.to_owned())) } else { Ok(Outcome::nothing(&request)) }
+                        if commits {
+                            Err(Failure::Refused(GONE.to_owned()))
+                        } else {
+                            Ok(Outcome::nothing(&request))
+                        }
                     }
                     _ => Err(Failure::Refused(GONE.to_owned())),
                 },

@@ -98,12 +98,14 @@ impl Folder {
     /// The file that a script means.
     fn file(&self, asked: &str) -> Result<PathBuf, String> {
         let Some(folder) = &self.path else {
-            return Err("this worker has no folder for SQLite files (--sqlite-dir): there is only :memory:".to_owned());
+            return Err("this worker has no folder for SQLite files (--sqlite-dir): there is only :memory:"
+                .to_owned());
         };
         let asked = Path::new(asked);
         let below = if asked.is_absolute() { asked.strip_prefix(folder).ok() } else { Some(asked) };
         let is_plain = |path: &&Path| {
-            path.components().count() > 0 && path.components().all(|part| matches!(part, Component::Normal(_)))
+            path.components().count() > 0
+                && path.components().all(|part| matches!(part, Component::Normal(_)))
         };
         let Some(below) = below.filter(is_plain) else {
             return Err("the file is not below the folder for SQLite files (--sqlite-dir)".to_owned());
@@ -124,7 +126,12 @@ impl SqliteServer {
 
     /// # Errors
     /// When the file is not one that scripts may open.
-    pub(super) fn file(folder: &Folder, path: &str, mode: FileMode, at_once: Arc<Semaphore>) -> Result<Self, String> {
+    pub(super) fn file(
+        folder: &Folder,
+        path: &str,
+        mode: FileMode,
+        at_once: Arc<Semaphore>,
+    ) -> Result<Self, String> {
         let path = folder.file(path)?;
         Ok(Self { place: Place::File { path, mode }, writer: Arc::new(Semaphore::new(1)), at_once })
     }
@@ -177,7 +184,11 @@ impl SqliteServer {
         Ok(Shared { inner: Mutex::new(inner), guard })
     }
 
-    async fn take_turn_to_write(&self, connection: &mut Connection, request: &Request) -> Result<(), Failure> {
+    async fn take_turn_to_write(
+        &self,
+        connection: &mut Connection,
+        request: &Request,
+    ) -> Result<(), Failure> {
         let writes = match request.statement.effect {
             Effect::Begin { writes } => writes,
             Effect::End { .. } | Effect::InTransaction { .. } => false,
@@ -218,7 +229,9 @@ impl Server for SqliteServer {
         let opened = tokio::task::spawn_blocking(move || server.open()).await;
         match opened {
             Ok(Ok(shared)) => Ok(Connection { shared: Arc::new(shared), writing: None }),
-            Ok(Err(error)) => Err(Failure::Connection(format!("the database cannot be opened: {}", message_of(&error)))),
+            Ok(Err(error)) => {
+                Err(Failure::Connection(format!("the database cannot be opened: {}", message_of(&error))))
+            }
             Err(panicked) => Err(Failure::Connection(panicked.to_string())),
         }
     }
@@ -339,15 +352,18 @@ fn run_on(inner: &rusqlite::Connection, request: &Request) -> Result<Outcome, Ru
     }
 }
 
-fn step(inner: &rusqlite::Connection, statement: &mut Statement<'_>, request: &Request) -> Result<Outcome, RunError> {
+fn step(
+    inner: &rusqlite::Connection,
+    statement: &mut Statement<'_>,
+    request: &Request,
+) -> Result<Outcome, RunError> {
     let placeholders = statement.parameter_count();
     if placeholders != request.arguments.len() {
         return Err(RunError::Known(request.wrong_number(placeholders)));
     }
     for (n, argument) in request.arguments.iter().enumerate() {
-        let bound = bound(argument).map_err(|why| {
-            RunError::Known(Failure::Refused(format!("argument {}: {why}", n + 2)))
-        })?;
+        let bound = bound(argument)
+            .map_err(|why| RunError::Known(Failure::Refused(format!("argument {}: {why}", n + 2))))?;
         statement.raw_bind_parameter(n + 1, bound)?;
     }
     let mut collector = Collector::new(request.limit);
@@ -360,7 +376,8 @@ fn step(inner: &rusqlite::Connection, statement: &mut Statement<'_>, request: &R
             continue;
         }
         // The rest is still in the file: the connection is as good as before.
-        let too_large = |error: super::value::TooLarge| RunError::Known(Failure::Statement(error.to_string()));
+        let too_large =
+            |error: super::value::TooLarge| RunError::Known(Failure::Statement(error.to_string()));
         collector.begin_row().map_err(too_large)?;
         for n in 0..columns {
             collector.push(value(row.get_ref(n)?)).map_err(too_large)?;
@@ -464,19 +481,26 @@ impl Guard {
         match action {
             // VACUUM works in a database without a name, which it attaches.
             AuthAction::Attach { filename: "" } => None,
-            AuthAction::Attach { .. } | AuthAction::Detach { .. } => {
-                Some("no other files than the database itself can be used: open another one with sql.New".to_owned())
-            }
-            AuthAction::Function { function_name } if function_name.eq_ignore_ascii_case("load_extension") => {
+            AuthAction::Attach { .. } | AuthAction::Detach { .. } => Some(
+                "no other files than the database itself can be used: open another one with sql.New"
+                    .to_owned(),
+            ),
+            AuthAction::Function { function_name }
+                if function_name.eq_ignore_ascii_case("load_extension") =>
+            {
                 Some("extensions are not available".to_owned())
             }
             AuthAction::CreateVtable { module_name, .. } if !is_module(module_name) => {
                 Some(format!("virtual tables of the kind {module_name:?} are not available"))
             }
             AuthAction::Pragma { pragma_name, pragma_value: Some(_) } if !self.is_pragma(pragma_name) => {
-                Some(format!("PRAGMA {pragma_name} cannot be given a value here: it would last longer than the statement"))
+                Some(format!(
+                    "PRAGMA {pragma_name} cannot be given a value here: it would last longer than the statement"
+                ))
             }
-            AuthAction::Unknown { code, .. } => Some(format!("the statement does something unknown ({code})")),
+            AuthAction::Unknown { code, .. } => {
+                Some(format!("the statement does something unknown ({code})"))
+            }
             _ => None,
         }
     }
@@ -485,14 +509,19 @@ impl Guard {
     /// the connection is nobody else's, those that change only what it does.
     fn is_pragma(&self, name: &str) -> bool {
         match name.to_ascii_lowercase().as_str() {
-            "foreign_key_check" | "foreign_key_list" | "index_info" | "index_list" | "index_xinfo" | "integrity_check"
-            | "quick_check" | "table_info" | "table_list" | "table_xinfo" => true,
-            "application_id" | "auto_vacuum" | "encoding" | "incremental_vacuum" | "journal_mode" | "optimize"
-            | "user_version" | "wal_checkpoint" => true,
+            "foreign_key_check" | "foreign_key_list" | "index_info" | "index_list" | "index_xinfo"
+            | "integrity_check" | "quick_check" | "table_info" | "table_list" | "table_xinfo" => true,
+            "application_id" | "auto_vacuum" | "encoding" | "incremental_vacuum" | "journal_mode"
+            | "optimize" | "user_version" | "wal_checkpoint" => true,
             // Ends with the transaction.
             "defer_foreign_keys" => true,
-            "automatic_index" | "case_sensitive_like" | "foreign_keys" | "ignore_check_constraints" | "query_only"
-            | "recursive_triggers" | "reverse_unordered_selects" => self.is_private,
+            "automatic_index"
+            | "case_sensitive_like"
+            | "foreign_keys"
+            | "ignore_check_constraints"
+            | "query_only"
+            | "recursive_triggers"
+            | "reverse_unordered_selects" => self.is_private,
             _ => false,
         }
     }
@@ -500,7 +529,9 @@ impl Guard {
 
 /// Virtual tables whose data is in the database itself.
 fn is_module(name: &str) -> bool {
-    ["fts3", "fts4", "fts5", "rtree", "rtree_i32", "geopoly"].iter().any(|module| name.eq_ignore_ascii_case(module))
+    ["fts3", "fts4", "fts5", "rtree", "rtree_i32", "geopoly"]
+        .iter()
+        .any(|module| name.eq_ignore_ascii_case(module))
 }
 
 #[cfg(test)]
@@ -516,11 +547,26 @@ mod tests {
         for asked in ["a.db", "sub/a.db", "./a.db", "file:a.db", "a.db?mode=ro", ":memory:", "..a"] {
             let file = folder.file(asked).ok();
             let plain = asked.strip_prefix("./").unwrap_or(asked);
-            assert_eq!(file, (!asked.starts_with('.') || asked == "..a").then(|| inside.join(plain)), "{asked}");
+            assert_eq!(
+                file,
+                (!asked.starts_with('.') || asked == "..a").then(|| inside.join(plain)),
+                "{asked}"
+            );
         }
         let absolute = inside.join("a.db");
         assert_eq!(folder.file(absolute.to_str().unwrap()), Ok(absolute));
-        for asked in ["", ".", "..", "../a.db", "sub/../../a.db", "sub/..", "/etc/passwd", "/", "a.db-wal", "a.db-journal"] {
+        for asked in [
+            "",
+            ".",
+            "..",
+            "../a.db",
+            "sub/../../a.db",
+            "sub/..",
+            "/etc/passwd",
+            "/",
+            "a.db-wal",
+            "a.db-journal",
+        ] {
             assert!(folder.file(asked).is_err(), "{asked}");
         }
         assert!(Folder::default().file("a.db").unwrap_err().contains("--sqlite-dir"));

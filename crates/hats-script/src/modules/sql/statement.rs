@@ -76,10 +76,24 @@ impl Statement {
         let changes_rows = matches!(first.word(0), "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "WITH");
         let has_parts = first.more || first.begins_empty;
         if dialect != Dialect::Postgres {
-            return Ok(Self { text: text.to_owned(), placeholders: Vec::new(), effect, reads, changes_rows, has_parts });
+            return Ok(Self {
+                text: text.to_owned(),
+                placeholders: Vec::new(),
+                effect,
+                reads,
+                changes_rows,
+                has_parts,
+            });
         }
         if marks.is_empty() {
-            return Ok(Self { text: text.to_owned(), placeholders: numbered, effect, reads, changes_rows, has_parts });
+            return Ok(Self {
+                text: text.to_owned(),
+                placeholders: numbered,
+                effect,
+                reads,
+                changes_rows,
+                has_parts,
+            });
         }
         if !numbered.is_empty() && marks.iter().any(|(token, _)| *token == Token::Mark) {
             return Err(MIXED);
@@ -224,7 +238,9 @@ impl FirstWords {
             "LOCK" => self.locks = true,
             "STDIN" | "STDOUT" => self.copies_here = true,
             "GET_LOCK" => self.takes_session_lock |= dialect == Dialect::MySql,
-            "PG_ADVISORY_LOCK" | "PG_ADVISORY_LOCK_SHARED" | "PG_TRY_ADVISORY_LOCK"
+            "PG_ADVISORY_LOCK"
+            | "PG_ADVISORY_LOCK_SHARED"
+            | "PG_TRY_ADVISORY_LOCK"
             | "PG_TRY_ADVISORY_LOCK_SHARED" => self.takes_session_lock |= dialect == Dialect::Postgres,
             _ => {}
         }
@@ -247,8 +263,10 @@ impl FirstWords {
 
     fn effect(&self, dialect: Dialect) -> Effect {
         use Dialect::{MySql, Postgres, Sqlite};
-        const IN_TRANSACTION: &str = "do it between BEGIN and COMMIT, where all statements go over one connection";
-        const SETTINGS: &str = "connections are shared; put it into the DSN, or do it between BEGIN and COMMIT";
+        const IN_TRANSACTION: &str =
+            "do it between BEGIN and COMMIT, where all statements go over one connection";
+        const SETTINGS: &str =
+            "connections are shared; put it into the DSN, or do it between BEGIN and COMMIT";
         let second = self.word(1);
         let effect = match (self.word(0), dialect) {
             // A block of statements, in MariaDB.
@@ -272,11 +290,15 @@ impl FirstWords {
             ("SET", Postgres) if matches!(second, "LOCAL" | "CONSTRAINTS" | "TRANSACTION") => {
                 Effect::InTransaction { recovers: false }
             }
-            ("SET", MySql) if matches!(second, "GLOBAL" | "PERSIST" | "PERSIST_ONLY" | "PASSWORD") => Effect::None,
+            ("SET", MySql) if matches!(second, "GLOBAL" | "PERSIST" | "PERSIST_ONLY" | "PASSWORD") => {
+                Effect::None
+            }
             ("SET", MySql | Postgres) | ("RESET", Postgres) => Effect::Session(SETTINGS),
             // Of the server's logs and the like.
             ("RESET", MySql) => Effect::None,
-            ("USE", MySql) => Effect::Session("connections are shared; name the database in the DSN, or before the table"),
+            ("USE", MySql) => {
+                Effect::Session("connections are shared; name the database in the DSN, or before the table")
+            }
             ("LOCK" | "UNLOCK" | "HANDLER" | "XA", MySql) => Effect::Session(IN_TRANSACTION),
             ("FLUSH", MySql) if self.locks => Effect::Session(IN_TRANSACTION),
             ("PREPARE" | "EXECUTE" | "DEALLOCATE", MySql | Postgres) => {
@@ -289,7 +311,9 @@ impl FirstWords {
             ("COPY", Postgres) if self.copies_here => {
                 Effect::Refused("COPY from and to the client is not available; use INSERT and SELECT")
             }
-            ("ATTACH" | "DETACH", Sqlite) => Effect::Refused("a database is one file; open the other one with sql.New"),
+            ("ATTACH" | "DETACH", Sqlite) => {
+                Effect::Refused("a database is one file; open the other one with sql.New")
+            }
             _ if self.is_temporary => Effect::Session(IN_TRANSACTION),
             _ if self.takes_session_lock => Effect::Session(
                 "the lock would belong to a connection that is shared; take it between BEGIN and COMMIT",
@@ -357,7 +381,9 @@ impl<'a> Lexer<'a> {
         let (mysql, postgres) = (self.dialect == Dialect::MySql, self.dialect == Dialect::Postgres);
         // MySQL wants a blank behind it: `5--1` is six.
         let is_line = rest.strip_prefix("--").is_some_and(|after| {
-            !mysql || after.is_empty() || after.starts_with(|c: char| c.is_ascii_whitespace() || c.is_ascii_control())
+            !mysql
+                || after.is_empty()
+                || after.starts_with(|c: char| c.is_ascii_whitespace() || c.is_ascii_control())
         });
         if is_line || (mysql && rest.starts_with('#')) {
             self.skip_line();
@@ -493,7 +519,8 @@ impl<'a> Lexer<'a> {
 
     fn number(&mut self) -> Token<'a> {
         let rest = self.rest();
-        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '_').unwrap_or(rest.len());
+        let end =
+            rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '_').unwrap_or(rest.len());
         self.skip(end);
         Token::Literal
     }

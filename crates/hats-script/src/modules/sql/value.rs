@@ -111,7 +111,11 @@ const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
 
 /// The number that a short one is written as: 0.1, and not the 0.10000000149011612 which is nearest to it.
 pub(super) fn widened(number: f32) -> f64 {
-    if number.is_finite() { number.to_string().parse().unwrap_or(f64::from(number)) } else { f64::from(number) }
+    if number.is_finite() {
+        number.to_string().parse().unwrap_or(f64::from(number))
+    } else {
+        f64::from(number)
+    }
 }
 
 /// A number as JavaScript writes it, but for those that databases write otherwise: `1e21`, `NaN`, `-Infinity`.
@@ -221,7 +225,8 @@ fn argument(host: &Host, call: &Call<'_, '_>, n: usize) -> rquickjs::Result<Argu
             Some(millis) if millis.is_nan() => return Err(call.wrong(n, "a valid Date")),
             Some(millis) => {
                 // A script can have its own idea of what the prototype says.
-                let within = whole(millis).filter(|m| m.unsigned_abs() <= calendar::DATE_MILLIS_MAX.unsigned_abs());
+                let within =
+                    whole(millis).filter(|m| m.unsigned_abs() <= calendar::DATE_MILLIS_MAX.unsigned_abs());
                 return match within.or((millis == 0.0).then_some(0)) {
                     Some(millis) => Ok(Argument::Date(millis)),
                     None => Err(call.wrong(n, "a valid Date")),
@@ -313,7 +318,9 @@ mod tests {
         collector.set_columns(["a".to_owned()].into_iter());
         let mut rows = 0;
         let error = loop {
-            if let Err(error) = collector.begin_row().and_then(|()| collector.push(Value::Text("x".repeat(100)))) {
+            if let Err(error) =
+                collector.begin_row().and_then(|()| collector.push(Value::Text("x".repeat(100))))
+            {
                 break error;
             }
             rows += 1;

@@ -12,7 +12,8 @@ fn said(dsn: &str, driver: &str) -> String {
         text += &format!("/{}", login.database.as_deref().unwrap_or("-"));
         if login.tls != Tls::default() {
             text += &format!(" {:?}", login.tls.mode);
-            for file in [&login.tls.authorities, &login.tls.certificate, &login.tls.key].into_iter().flatten() {
+            for file in [&login.tls.authorities, &login.tls.certificate, &login.tls.key].into_iter().flatten()
+            {
                 text += &format!(" {}", file.display());
             }
         }
@@ -71,10 +72,19 @@ fn mysql_is_read_in_both_forms() {
         ("u@tcp(h)/d?tls=true&timeout=2s", "u:@h:3306/d VerifyName within 2s"),
         ("u@tcp(h)/d?tls=skip-verify&readTimeout=500ms", "u:@h:3306/d Required each 500ms"),
         ("u@tcp(h)/d?tls=false&parseTime=true&loc=Local", "u:@h:3306/d Disabled"),
-        ("u@tcp(h)/d?charset=utf8mb4,utf8&collation=utf8mb4_bin", "u:@h:3306/d utf8mb4 Some(\"utf8mb4_bin\")"),
-        ("u@tcp(h)/d?sql_mode=%27ANSI%27&time_zone=%27%2B02:00%27", "u:@h:3306/d sql_mode='ANSI' time_zone='+02:00'"),
+        (
+            "u@tcp(h)/d?charset=utf8mb4,utf8&collation=utf8mb4_bin",
+            "u:@h:3306/d utf8mb4 Some(\"utf8mb4_bin\")",
+        ),
+        (
+            "u@tcp(h)/d?sql_mode=%27ANSI%27&time_zone=%27%2B02:00%27",
+            "u:@h:3306/d sql_mode='ANSI' time_zone='+02:00'",
+        ),
         ("u@tcp(h)/d?tls=true&allowCleartextPasswords=1", "u:@h:3306/d VerifyName cleartext"),
-        ("mysql://user:p%40w@h:3307/app?ssl-mode=VERIFY_CA&ssl-ca=/ca.pem", "user:p@w@h:3307/app VerifyAuthority /ca.pem"),
+        (
+            "mysql://user:p%40w@h:3307/app?ssl-mode=VERIFY_CA&ssl-ca=/ca.pem",
+            "user:p@w@h:3307/app VerifyAuthority /ca.pem",
+        ),
         ("mysql://h", ":@h:3306/-"),
         ("mariadb://u@h/d", "u:@h:3306/d"),
         ("mysql://u@[::1]:9/d", "u:@[::1]:9/d"),
@@ -94,9 +104,18 @@ fn mysql_is_read_in_both_forms() {
         ("u@tcp(h)/d?timeout=soon", "a time is neither seconds nor text such as 500ms"),
         ("u@tcp(h)/d?timeout=-1", "a time is neither seconds nor text such as 500ms"),
         ("u@tcp(h)/d?ssl-cert=/c", "a client's certificate and its key go together"),
-        ("u@tcp(h)/d?allowCleartextPasswords=true", "allowCleartextPasswords is only available with tls=true or tls=skip-verify"),
-        ("u@tcp(h)/d?clientFoundRows=false", "clientFoundRows=false is not available: db.Exec counts the rows that were found"),
-        ("mysql://u:12/34@h/d", "there is an @ behind the first /: percent-encode a / in the password as %2F"),
+        (
+            "u@tcp(h)/d?allowCleartextPasswords=true",
+            "allowCleartextPasswords is only available with tls=true or tls=skip-verify",
+        ),
+        (
+            "u@tcp(h)/d?clientFoundRows=false",
+            "clientFoundRows=false is not available: db.Exec counts the rows that were found",
+        ),
+        (
+            "mysql://u:12/34@h/d",
+            "there is an @ behind the first /: percent-encode a / in the password as %2F",
+        ),
         ("mysql://u:12#34@h/d", "it has a #: percent-encode it as %23"),
         ("mysql://h/%zz", "a % is not followed by two hexadecimal digits: write it as %25"),
         ("mysql://h/%", "a % is not followed by two hexadecimal digits: write it as %25"),
@@ -112,29 +131,44 @@ fn postgres_is_read_in_both_forms() {
     for (dsn, expected) in [
         ("postgres://user:pw@db.example.org:5433/app", "user:pw@db.example.org:5433/app"),
         ("postgresql://user@h", "user:@h:5432/user"),
-        ("postgres://u:p%2Fw@h/d?sslmode=verify-full&sslrootcert=/ca.pem", "u:p/w@h:5432/d VerifyName /ca.pem"),
+        (
+            "postgres://u:p%2Fw@h/d?sslmode=verify-full&sslrootcert=/ca.pem",
+            "u:p/w@h:5432/d VerifyName /ca.pem",
+        ),
         ("postgres://u@h/d?sslmode=require&sslrootcert=/ca.pem", "u:@h:5432/d VerifyAuthority /ca.pem"),
         ("postgres://u@[::1]:9/d", "u:@[::1]:9/d"),
         ("postgres://u@%2Frun%2Fpostgresql:9/d", "u:@/run/postgresql/.s.PGSQL.9/d"),
         ("postgres:///d?host=/run/pg&user=u", "u:@/run/pg/.s.PGSQL.5432/d"),
         ("postgres://u@h/d?search_path=app&connect_timeout=3", "u:@h:5432/d within 3s search_path=app"),
-        ("postgres://u@h/d?options=-c%20search_path%3Dapp%20--geqo=off", "u:@h:5432/d search_path=app geqo=off"),
+        (
+            "postgres://u@h/d?options=-c%20search_path%3Dapp%20--geqo=off",
+            "u:@h:5432/d search_path=app geqo=off",
+        ),
         ("postgres://u@h/d?application_name=me", "u:@h:5432/d as me"),
         ("postgres://u@h/d?connect_timeout=0", "u:@h:5432/d"),
         ("host=h user=u dbname=d", "u:@h:5432/d"),
-        ("host=h port=9 user=u password='it''s' dbname=d", "there is something right behind the ' at the end of a value"),
+        (
+            "host=h port=9 user=u password='it''s' dbname=d",
+            "there is something right behind the ' at the end of a value",
+        ),
         (r"host=h user=u password='it\'s \\ x' dbname = d ", r"u:it's \ x@h:5432/d"),
         ("host = h\nuser\t= 'u' password='' dbname=''", "u:@h:5432/u"),
         (r"host=h user=a\ b", "a b:@h:5432/a b"),
         ("host=name hostaddr=10.0.0.1 user=u", "u:@name:5432=10.0.0.1/u"),
         ("hostaddr=10.0.0.1 user=u", "u:@10.0.0.1:5432=10.0.0.1/u"),
         ("host=/run/pg user=u port=9", "u:@/run/pg/.s.PGSQL.9/u"),
-        ("user=u options='-c work_mem=4MB -cstatement_timeout=5000'", "u:@localhost:5432/u work_mem=4MB statement_timeout=5000"),
+        (
+            "user=u options='-c work_mem=4MB -cstatement_timeout=5000'",
+            "u:@localhost:5432/u work_mem=4MB statement_timeout=5000",
+        ),
         (r"user=u options='-c search_path=a\\ b'", "u:@localhost:5432/u search_path=a b"),
         ("", "the user is missing"),
         ("host=h", "the user is missing"),
         ("postgres://h/d", "the user is missing"),
-        ("user", "it is neither a URL, postgres://user:password@host/database, nor a list, host=… user=… dbname=…"),
+        (
+            "user",
+            "it is neither a URL, postgres://user:password@host/database, nor a list, host=… user=… dbname=…",
+        ),
         ("host=h my user=u", "a parameter has no value; put a value with blanks in it between quotes"),
         ("user='u", "the ' at the end of a value is missing"),
         (r"user=u\", r"there is nothing behind the last \"),
@@ -145,8 +179,14 @@ fn postgres_is_read_in_both_forms() {
         ("user=u options=-x", "options are written as -c name=value"),
         ("user=u options='-c a'", "options are written as -c name=value"),
         ("user=u a-b=c", "the name of a parameter is no name"),
-        ("postgres://u:1/2@h/d", "there is an @ behind the first /: percent-encode a / in the password as %2F"),
-        ("postgres://u:p/w@h/d", "it is no URL such as driver://user:password@host:port/database; percent-encode special characters"),
+        (
+            "postgres://u:1/2@h/d",
+            "there is an @ behind the first /: percent-encode a / in the password as %2F",
+        ),
+        (
+            "postgres://u:p/w@h/d",
+            "it is no URL such as driver://user:password@host:port/database; percent-encode special characters",
+        ),
     ] {
         assert_eq!(said(dsn, "postgres"), expected, "{dsn}");
     }

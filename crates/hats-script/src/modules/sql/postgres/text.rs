@@ -199,9 +199,14 @@ fn plain(number: u32, reader: &mut Reader<'_>) -> Result<Value, Malformed> {
         oid::XID8 => Ok(Value::Unsigned(reader.u64()?)),
         oid::FLOAT4 => Ok(Value::Float(widened(f32::from_bits(reader.u32()?)))),
         oid::FLOAT8 => Ok(Value::Float(reader.f64()?)),
-        oid::CHAR | oid::NAME | oid::TEXT | oid::JSON | oid::XML | oid::UNKNOWN | oid::BPCHAR | oid::VARCHAR => {
-            Ok(Value::text(reader.rest()))
-        }
+        oid::CHAR
+        | oid::NAME
+        | oid::TEXT
+        | oid::JSON
+        | oid::XML
+        | oid::UNKNOWN
+        | oid::BPCHAR
+        | oid::VARCHAR => Ok(Value::text(reader.rest())),
         oid::JSONB | oid::JSONPATH => {
             // The version of the form, of which there is one.
             if reader.u8()? != 1 {

@@ -164,7 +164,8 @@ fn piece() -> impl Strategy<Value = (String, usize)> {
         Just((" ?? ".to_owned(), 0)),
         "[a-z_ ,()=+]{0,8}".prop_map(|text| (format!(" {text} "), 0)),
         "[^'\\\\]{0,8}".prop_map(|text| (format!("'{text}'"), 0)),
-        "[?'\\\\ a]{0,8}".prop_map(|text| (format!(" E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'")), 0)),
+        "[?'\\\\ a]{0,8}"
+            .prop_map(|text| (format!(" E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'")), 0)),
         "[^\"]{0,8}".prop_map(|text| (format!(" \"{text}\" "), 0)),
         "[?'\" $a-]{0,8}".prop_map(|text| (format!(" $tag${text}$tag$ "), 0)),
         "[?'\"$a ]{0,8}".prop_map(|text| (format!(" --{text}\n"), 0)),

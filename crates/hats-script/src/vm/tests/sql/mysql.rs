@@ -165,7 +165,9 @@ async fn a_dsn_is_followed() {
     let server = DatabaseServer::mariadb();
     let port = server.port;
     let password: String = PASSWORD.bytes().map(|byte| format!("%{byte:02x}")).collect();
-    let url = format!("mysql://{USER}:{password}@localhost:{port}/test?sql_mode=%27ANSI_QUOTES%27&timezone=%2B02:00");
+    let url = format!(
+        "mysql://{USER}:{password}@localhost:{port}/test?sql_mode=%27ANSI_QUOTES%27&timezone=%2B02:00"
+    );
     let socket = server.folder.path().join("socket").display().to_string();
     for (dsn, expression, expected) in [
         (url.as_str(), "db.Query('SELECT @@sql_mode m, @@time_zone z, \"a\"')", "null"),
@@ -175,13 +177,17 @@ async fn a_dsn_is_followed() {
             "db.Query('SELECT @@collation_connection c, DATABASE() d')",
             "[{ c: \"utf8mb4_bin\", d: \"test\" }]",
         ),
-        (&format!("{USER}:{PASSWORD}@tcp(127.0.0.1:{port})/?time_zone='%2B01:00'"), "db.Query('SELECT DATABASE() d, @@time_zone z')", "[{ d: null, z: \"+01:00\" }]"),
         (
-            &format!("{USER}:wrong@tcp(127.0.0.1:{port})/test"),
-            "db.Ping().slice(0, 13)",
-            "1045 (28000):",
+            &format!("{USER}:{PASSWORD}@tcp(127.0.0.1:{port})/?time_zone='%2B01:00'"),
+            "db.Query('SELECT DATABASE() d, @@time_zone z')",
+            "[{ d: null, z: \"+01:00\" }]",
         ),
-        (&format!("{USER}:{PASSWORD}@tcp(127.0.0.1:{port})/absent"), "db.Ping()", "1049 (42000): Unknown database 'absent'"),
+        (&format!("{USER}:wrong@tcp(127.0.0.1:{port})/test"), "db.Ping().slice(0, 13)", "1045 (28000):"),
+        (
+            &format!("{USER}:{PASSWORD}@tcp(127.0.0.1:{port})/absent"),
+            "db.Ping()",
+            "1049 (42000): Unknown database 'absent'",
+        ),
         (
             &format!("{USER}:{PASSWORD}@tcp(127.0.0.1:{port})/test?absent_variable=1"),
             "db.Ping()",

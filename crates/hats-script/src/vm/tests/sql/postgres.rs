@@ -78,9 +78,18 @@ async fn texts_are_those_of_the_server() {
     let compare = "const same = (type, ...texts) => texts.filter(text => { const [row] = db.Query(`SELECT x a, format('%s', x) b FROM (SELECT $1::text::${type} x) y`, text) ?? [{a: db.Error}]; return row.a !== row.b && JSON.stringify(row.a) !== row.b }).map(text => JSON.stringify(db.Query(`SELECT x a, format('%s', x) b FROM (SELECT $1::text::${type} x) y`, text))).join() || 'same';";
     let source = source(&server.dsn(), "postgres") + compare;
     let types = [
-        ("numeric", "'0', '-1', '1e100', '1e-100', '123456789.987654321', '0.10', '9999', '10000', '99999999.00009999'"),
-        ("interval", "'0', '1 year', '-1 year 2 mons -3 days 04:05:06.7', '1 mon -1 day', '-1 mon 1 day -00:00:00.000001', '100:00:00', '1 year 1 mon 1 day 1 hour', '-14 months', '178000000 years'"),
-        ("timestamp", "'epoch', '1999-12-31 23:59:59.999999', '0044-03-15 BC', '10000-01-01', '2000-01-01 00:00:00.1'"),
+        (
+            "numeric",
+            "'0', '-1', '1e100', '1e-100', '123456789.987654321', '0.10', '9999', '10000', '99999999.00009999'",
+        ),
+        (
+            "interval",
+            "'0', '1 year', '-1 year 2 mons -3 days 04:05:06.7', '1 mon -1 day', '-1 mon 1 day -00:00:00.000001', '100:00:00', '1 year 1 mon 1 day 1 hour', '-14 months', '178000000 years'",
+        ),
+        (
+            "timestamp",
+            "'epoch', '1999-12-31 23:59:59.999999', '0044-03-15 BC', '10000-01-01', '2000-01-01 00:00:00.1'",
+        ),
         ("timestamptz", "'epoch', '1999-12-31 23:59:59.9', '0044-03-15 BC', '2024-06-01 12:00+05:45'"),
         ("timetz", "'00:00+00', '23:59:59.5-15:59', '12:00+00:00:30', '12:00-03:30'"),
         ("date", "'epoch', '0001-01-01', '5874897-12-31', '4713-01-01 BC'"),
@@ -106,8 +115,10 @@ async fn texts_are_those_of_the_server() {
         ("tid", "'(1,2)'"),
         ("uuid", "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'"),
     ];
-    let expressions: Vec<String> = types.iter().map(|(name, texts)| format!("same('{name}', {texts})")).collect();
-    let cases: Vec<(&str, &str)> = expressions.iter().map(|expression| (expression.as_str(), "same")).collect();
+    let expressions: Vec<String> =
+        types.iter().map(|(name, texts)| format!("same('{name}', {texts})")).collect();
+    let cases: Vec<(&str, &str)> =
+        expressions.iter().map(|expression| (expression.as_str(), "same")).collect();
     check(&some_lanes(), &source, &cases).await;
 }
 
@@ -271,26 +282,77 @@ async fn a_dsn_is_followed() {
     let tls = "db.Query('SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()')[0].ssl";
     let ca = format!("{folder}/ca.pem");
     for (dsn, expression, expected) in [
-        (format!("{list} application_name=me search_path='a, b'"), "db.Query(\"SELECT current_setting('application_name') a, current_setting('search_path') b\")", "[{ a: \"me\", b: \"a, b\" }]"),
-        (list.clone(), "db.Query(\"SELECT current_setting('application_name') a, current_setting('TimeZone') b\")", "[{ a: \"hats-worker\", b: \"UTC\" }]"),
+        (
+            format!("{list} application_name=me search_path='a, b'"),
+            "db.Query(\"SELECT current_setting('application_name') a, current_setting('search_path') b\")",
+            "[{ a: \"me\", b: \"a, b\" }]",
+        ),
+        (
+            list.clone(),
+            "db.Query(\"SELECT current_setting('application_name') a, current_setting('TimeZone') b\")",
+            "[{ a: \"hats-worker\", b: \"UTC\" }]",
+        ),
         (format!("{list} options='-c work_mem=5MB'"), "db.Query('SHOW work_mem')", "[{ work_mem: \"5MB\" }]"),
-        (format!("{list} absent_setting=1"), "db.Ping()", "unrecognized configuration parameter \"absent_setting\" (42704)"),
+        (
+            format!("{list} absent_setting=1"),
+            "db.Ping()",
+            "unrecognized configuration parameter \"absent_setting\" (42704)",
+        ),
         (format!("{list} sslmode=disable"), tls, "false"),
         (list.clone(), tls, "true"),
         (format!("{list} sslmode=require"), tls, "true"),
         // Nobody known has signed it; its own authority has, for the name `localhost` and not for the address.
-        (format!("{list} sslmode=verify-ca"), "db.Ping()", "no TLS with the server: invalid peer certificate: UnknownIssuer"),
+        (
+            format!("{list} sslmode=verify-ca"),
+            "db.Ping()",
+            "no TLS with the server: invalid peer certificate: UnknownIssuer",
+        ),
         (format!("{list} sslmode=verify-ca sslrootcert={ca}"), tls, "true"),
-        (format!("{list} sslmode=verify-full sslrootcert={ca}"), "db.Ping().includes('invalid peer certificate: certificate not valid for name')", "true"),
-        (format!("postgres://{USER}:{encoded}@localhost:{port}/postgres?sslmode=verify-full&sslrootcert={ca}"), tls, "true"),
-        (format!("{list} hostaddr=127.0.0.1 sslmode=verify-full sslrootcert={ca}").replace("host=127.0.0.1 ", "host=localhost "), tls, "true"),
-        (format!("{list} sslmode=verify-ca sslrootcert=/dev/zero"), "db.Ping()", "/dev/zero is no readable PEM file of at most 1 MiB"),
-        (format!("{list} sslmode=verify-ca sslrootcert={folder}/absent"), "db.Ping().slice(-45)", "/absent is no readable PEM file of at most 1 MiB"),
-        (format!("host={folder} port={port} user={USER} password='{password}' dbname=postgres"), "db.Query('SELECT inet_server_addr() a')", "[{ a: null }]"),
-        (format!("postgres://{USER}:wrong@127.0.0.1:{port}/postgres"), "db.Ping()", "password authentication failed for user \"tester\" (28P01)"),
+        (
+            format!("{list} sslmode=verify-full sslrootcert={ca}"),
+            "db.Ping().includes('invalid peer certificate: certificate not valid for name')",
+            "true",
+        ),
+        (
+            format!(
+                "postgres://{USER}:{encoded}@localhost:{port}/postgres?sslmode=verify-full&sslrootcert={ca}"
+            ),
+            tls,
+            "true",
+        ),
+        (
+            format!("{list} hostaddr=127.0.0.1 sslmode=verify-full sslrootcert={ca}")
+                .replace("host=127.0.0.1 ", "host=localhost "),
+            tls,
+            "true",
+        ),
+        (
+            format!("{list} sslmode=verify-ca sslrootcert=/dev/zero"),
+            "db.Ping()",
+            "/dev/zero is no readable PEM file of at most 1 MiB",
+        ),
+        (
+            format!("{list} sslmode=verify-ca sslrootcert={folder}/absent"),
+            "db.Ping().slice(-45)",
+            "/absent is no readable PEM file of at most 1 MiB",
+        ),
+        (
+            format!("host={folder} port={port} user={USER} password='{password}' dbname=postgres"),
+            "db.Query('SELECT inet_server_addr() a')",
+            "[{ a: null }]",
+        ),
+        (
+            format!("postgres://{USER}:wrong@127.0.0.1:{port}/postgres"),
+            "db.Ping()",
+            "password authentication failed for user \"tester\" (28P01)",
+        ),
         (format!("{list} dbname=absent"), "db.Ping()", "database \"absent\" does not exist (3D000)"),
     ] {
         let shown = evaluate(&some_lanes(), &source(&dsn, "postgres"), &[expression]).await;
-        assert!(shown[0].ends_with(expected.trim_start_matches("/absent")), "{dsn}: {} and not {expected}", shown[0]);
+        assert!(
+            shown[0].ends_with(expected.trim_start_matches("/absent")),
+            "{dsn}: {} and not {expected}",
+            shown[0]
+        );
     }
 }

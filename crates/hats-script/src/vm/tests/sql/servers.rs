@@ -97,7 +97,11 @@ impl DatabaseServer {
         match self.kind {
             Kind::MariaDb => {
                 let mut client = Command::new("mariadb");
-                client.arg("--no-defaults").arg("--socket").arg(folder.join("socket")).args(["-u", "root", "-e"]);
+                client
+                    .arg("--no-defaults")
+                    .arg("--socket")
+                    .arg(folder.join("socket"))
+                    .args(["-u", "root", "-e"]);
                 let user = format!("'{USER}'@'%' IDENTIFIED BY '{}'", PASSWORD.replace('\'', "''"));
                 client.arg(format!(
                     "CREATE DATABASE IF NOT EXISTS test; CREATE USER IF NOT EXISTS {user}; GRANT ALL ON *.* TO '{USER}'@'%'"
@@ -106,7 +110,17 @@ impl DatabaseServer {
             }
             Kind::Postgres => {
                 let mut client = Command::new(postgres_program("psql"));
-                client.args(["-h", "127.0.0.1", "-U", USER, "-p", &self.port.to_string(), "-c", "SELECT 1", "postgres"]);
+                client.args([
+                    "-h",
+                    "127.0.0.1",
+                    "-U",
+                    USER,
+                    "-p",
+                    &self.port.to_string(),
+                    "-c",
+                    "SELECT 1",
+                    "postgres",
+                ]);
                 client.env("PGPASSWORD", PASSWORD);
                 client.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
             }
@@ -181,7 +195,11 @@ fn prepare(kind: Kind, folder: &Path) {
         Kind::MariaDb => {
             let mut install = Command::new("mariadb-install-db");
             install.arg("--no-defaults").arg(format!("--datadir={}", folder.join("data").display()));
-            install.args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]);
+            install.args([
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                "--skip-name-resolve",
+            ]);
             // Servers clear up after others of theirs in a folder that they share.
             install.arg(format!("--tmpdir={}", folder.display()));
             if is_root() {
@@ -199,7 +217,17 @@ fn prepare(kind: Kind, folder: &Path) {
             }
             let mut init = as_postgres("initdb");
             init.arg("-D").arg(folder.join("data"));
-            init.args(["-U", USER, "-A", "scram-sha-256", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8", "--pwfile"]);
+            init.args([
+                "-U",
+                USER,
+                "-A",
+                "scram-sha-256",
+                "--no-sync",
+                "-E",
+                "UTF8",
+                "--locale=C.UTF-8",
+                "--pwfile",
+            ]);
             run({
                 init.arg(&password);
                 init
@@ -217,10 +245,18 @@ fn launch(kind: Kind, folder: &Path, port: u16) -> Child {
             command.arg(format!("--socket={}", folder.join("socket").display()));
             command.arg(format!("--pid-file={}", folder.join("pid").display()));
             command.arg(format!("--port={port}"));
-            command.args(["--character-set-server=utf8mb4", "--bind-address=127.0.0.1", "--skip-name-resolve"]);
+            command.args([
+                "--character-set-server=utf8mb4",
+                "--bind-address=127.0.0.1",
+                "--skip-name-resolve",
+            ]);
             command.arg(format!("--tmpdir={}", folder.display()));
             command.args(["--innodb-flush-log-at-trx-commit=0"]);
-            command.args(["--innodb-buffer-pool-size=32M", "--max-allowed-packet=256M", "--max-connections=300"]);
+            command.args([
+                "--innodb-buffer-pool-size=32M",
+                "--max-allowed-packet=256M",
+                "--max-connections=300",
+            ]);
             if is_root() {
                 command.arg("--user=root");
             }
@@ -304,7 +340,8 @@ fn run_with(program: &str, arguments: &[&str]) {
 
 fn run(mut command: Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{command:?}: {said}");
 }
 

@@ -16,12 +16,16 @@ fn slow(seconds: u32) -> [(&'static str, String, String); 2] {
         (
             "mysql",
             format!("SELECT SLEEP({seconds})"),
-            format!("SELECT count(*) n FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP({seconds})%'"),
+            format!(
+                "SELECT count(*) n FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP({seconds})%'"
+            ),
         ),
         (
             "postgres",
             format!("SELECT pg_sleep({seconds})"),
-            format!("SELECT count(*) n FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep({seconds})%'"),
+            format!(
+                "SELECT count(*) n FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep({seconds})%'"
+            ),
         ),
     ]
 }
@@ -40,11 +44,20 @@ async fn until_running(lanes: &Lanes, source: &str, count: &str, expected: &str)
 #[tokio::test(flavor = "multi_thread")]
 async fn many_scripts_share_few_connections() {
     for (driver, connections, tables) in [
-        ("mysql", "SELECT count(*) n FROM information_schema.processlist WHERE user = 'tester'", "CREATE TABLE many (a INT)"),
-        ("postgres", "SELECT count(*) n FROM pg_stat_activity WHERE usename = 'tester' AND backend_type = 'client backend'", "CREATE TABLE many (a INT)"),
+        (
+            "mysql",
+            "SELECT count(*) n FROM information_schema.processlist WHERE user = 'tester'",
+            "CREATE TABLE many (a INT)",
+        ),
+        (
+            "postgres",
+            "SELECT count(*) n FROM pg_stat_activity WHERE usename = 'tester' AND backend_type = 'client backend'",
+            "CREATE TABLE many (a INT)",
+        ),
     ] {
         // One of its own: the connections are counted.
-        let server = if driver == "mysql" { DatabaseServer::own_mariadb() } else { DatabaseServer::own_postgres() };
+        let server =
+            if driver == "mysql" { DatabaseServer::own_mariadb() } else { DatabaseServer::own_postgres() };
         let lanes = lanes_with(Config { connections: NonZeroUsize::new(5).unwrap(), ..Config::default() });
         let source = source(&server.dsn(), driver);
         assert_eq!(evaluate(&lanes, &source, &[&format!("db.Exec({tables:?})")]).await, ["0"]);
@@ -59,7 +72,8 @@ async fn many_scripts_share_few_connections() {
                         vm.eval(&format!("db.Exec('INSERT INTO many VALUES (?)', {n})")).unwrap();
                     }
                     most.fetch_max(vm.eval(&count).unwrap().parse().unwrap(), Ordering::Relaxed);
-                    vm.eval(&format!("db.Query('SELECT count(*) n FROM many WHERE a = ?', {n})[0].n")).unwrap()
+                    vm.eval(&format!("db.Query('SELECT count(*) n FROM many WHERE a = ?', {n})[0].n"))
+                        .unwrap()
                 })
                 .1
             })
@@ -83,7 +97,9 @@ async fn many_scripts_write_to_one_file() {
             spawn(&lanes, &Fake::new(), Limits::default(), move |vm| {
                 vm.load(&source, "test.js").unwrap();
                 let insert = format!("db.Exec('INSERT INTO many VALUES (?)', {n}) ?? db.Error");
-                let transaction = format!("db.Exec('BEGIN IMMEDIATE') ?? db.Error, {insert}, db.Exec('COMMIT') ?? db.Error");
+                let transaction = format!(
+                    "db.Exec('BEGIN IMMEDIATE') ?? db.Error, {insert}, db.Exec('COMMIT') ?? db.Error"
+                );
                 (vm.eval(&insert).unwrap(), vm.eval(&transaction).unwrap())
             })
             .1
@@ -194,13 +210,17 @@ async fn a_statement_that_had_to_wait_passes_the_gate_again() {
     release.send(()).unwrap();
     assert_eq!(holder.1.await, "0");
     assert_eq!(waiter.1.await, Err(ScriptError::Lost));
-    assert_eq!(evaluate(&lanes, &source, &["db.Query('SELECT a FROM gated')", "db.Exec('DROP TABLE gated')"]).await, ["[]", "0"]);
+    assert_eq!(
+        evaluate(&lanes, &source, &["db.Query('SELECT a FROM gated')", "db.Exec('DROP TABLE gated')"]).await,
+        ["[]", "0"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_server_is_an_error_and_one_that_is_back_is_found() {
     for (driver, slow, _) in slow(63) {
-        let server = if driver == "mysql" { DatabaseServer::own_mariadb() } else { DatabaseServer::own_postgres() };
+        let server =
+            if driver == "mysql" { DatabaseServer::own_mariadb() } else { DatabaseServer::own_postgres() };
         let (source, lanes) = (source(&server.dsn(), driver), some_lanes());
         let (script, statement) = (source.clone(), format!("db.Query({slow:?})"));
         let (begun, has_begun) = tokio::sync::oneshot::channel();
@@ -219,7 +239,10 @@ async fn a_dead_server_is_an_error_and_one_that_is_back_is_found() {
         assert!(!error.is_empty() && error != "undefined", "{error}");
         assert_ne!(ping, "undefined");
         server.start_again();
-        assert_eq!(evaluate(&lanes, &source, &["db.Ping()", "db.Query('SELECT 1 a')"]).await, ["undefined", "[{ a: 1 }]"]);
+        assert_eq!(
+            evaluate(&lanes, &source, &["db.Ping()", "db.Query('SELECT 1 a')"]).await,
+            ["undefined", "[{ a: 1 }]"]
+        );
     }
 }
 
@@ -332,16 +355,52 @@ async fn all_connections_in_use_is_no_reason_to_wait_for_ever() {
 async fn only_what_the_rules_allow_is_reached() {
     let server = DatabaseServer::postgres();
     let port = server.port;
-    let deny = |allow: &str, deny: &str| Config { egress: Egress::parse(allow, deny).unwrap(), ..Config::default() };
+    let deny =
+        |allow: &str, deny: &str| Config { egress: Egress::parse(allow, deny).unwrap(), ..Config::default() };
     let socket = server.folder.path().join(format!(".s.PGSQL.{port}")).display().to_string();
     for (config, dsn, driver, expected) in [
-        (deny("", "127.0.0.0/8"), server.dsn(), "postgres", "127.0.0.1 is out of reach for scripts: deny-net has `127.0.0.0/8`"),
-        (deny("", "private"), format!("u@tcp(localhost:{port})/d"), "mysql", "is out of reach for scripts: deny-net has `private`"),
-        (deny("", "private"), format!("u@tcp([::ffff:127.0.0.1]:{port})/d"), "mysql", "is out of reach for scripts: deny-net has `private`"),
-        (deny("", "private"), format!("u@unix({socket})/d"), "mysql", "127.0.0.1 is out of reach for scripts: deny-net has `private`"),
-        (deny("", "localhost"), format!("postgres://u@localhost:{port}/d"), "postgres", "localhost is out of reach for scripts: deny-net has `localhost`"),
-        (deny("", "private"), format!("host=example.org hostaddr=127.0.0.1 port={port} user=u"), "postgres", "127.0.0.1 is out of reach for scripts: deny-net has `private`"),
-        (Config::default(), "postgres://u@169.254.169.254/d".to_owned(), "postgres", "169.254.169.254 is out of reach for scripts"),
+        (
+            deny("", "127.0.0.0/8"),
+            server.dsn(),
+            "postgres",
+            "127.0.0.1 is out of reach for scripts: deny-net has `127.0.0.0/8`",
+        ),
+        (
+            deny("", "private"),
+            format!("u@tcp(localhost:{port})/d"),
+            "mysql",
+            "is out of reach for scripts: deny-net has `private`",
+        ),
+        (
+            deny("", "private"),
+            format!("u@tcp([::ffff:127.0.0.1]:{port})/d"),
+            "mysql",
+            "is out of reach for scripts: deny-net has `private`",
+        ),
+        (
+            deny("", "private"),
+            format!("u@unix({socket})/d"),
+            "mysql",
+            "127.0.0.1 is out of reach for scripts: deny-net has `private`",
+        ),
+        (
+            deny("", "localhost"),
+            format!("postgres://u@localhost:{port}/d"),
+            "postgres",
+            "localhost is out of reach for scripts: deny-net has `localhost`",
+        ),
+        (
+            deny("", "private"),
+            format!("host=example.org hostaddr=127.0.0.1 port={port} user=u"),
+            "postgres",
+            "127.0.0.1 is out of reach for scripts: deny-net has `private`",
+        ),
+        (
+            Config::default(),
+            "postgres://u@169.254.169.254/d".to_owned(),
+            "postgres",
+            "169.254.169.254 is out of reach for scripts",
+        ),
         (deny("127.0.0.1", "*"), server.dsn(), "postgres", "undefined"),
     ] {
         let shown = evaluate(&lanes_with(config), &source(&dsn, driver), &["db.Ping()"]).await;

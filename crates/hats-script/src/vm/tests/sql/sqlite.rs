@@ -303,7 +303,8 @@ async fn nothing_outside_of_the_folder_can_be_reached() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_without_end_ends_with_its_call() {
     let lanes = some_lanes();
-    let endless = "db.Query('WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n')";
+    let endless =
+        "db.Query('WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n')";
     let limits = Limits { call_timeout: Some(Duration::from_millis(50)), ..Limits::default() };
     let run = spawn(&lanes, &Fake::new(), limits, move |vm| {
         vm.load(&memory(), "test.js").unwrap();

@@ -56,7 +56,10 @@ async fn statements_between_begin_and_its_end_are_one() {
                 ("db.Exec('COMMIT')", "0"),
                 ("other.Query('SELECT a FROM tx')", if is_memory { "null" } else { "[{ a: 1 }]" }),
                 // The connection with it is gone, or nobody else's.
-                ("db.Query('SELECT count(*) FROM only_here') === null", if is_memory { "false" } else { "true" }),
+                (
+                    "db.Query('SELECT count(*) FROM only_here') === null",
+                    if is_memory { "false" } else { "true" },
+                ),
                 ("db.Exec('BEGIN; INSERT INTO tx VALUES (3)')", "undefined"),
                 ("db.Error", "one statement at a time"),
             ],
@@ -135,7 +138,10 @@ async fn what_the_database_rolls_back_is_known() {
             ("db.Exec('BEGIN') + db.Exec('INSERT INTO failing VALUES (1)')", "1"),
             ("db.Query('SELECT 1/0')", "null"),
             ("db.Query('SELECT 1')", "null"),
-            ("db.Error", "current transaction is aborted, commands ignored until end of transaction block (25P02)"),
+            (
+                "db.Error",
+                "current transaction is aborted, commands ignored until end of transaction block (25P02)",
+            ),
             // Postgres itself would call this a success.
             ("db.Exec('COMMIT')", "undefined"),
             ("db.Error", "a statement of the transaction had failed, so it was rolled back"),
@@ -160,7 +166,10 @@ async fn what_the_database_rolls_back_is_known() {
     let mariadb = DatabaseServer::mariadb();
     let lanes = some_lanes();
     let source = source(&mariadb.dsn(), "mysql");
-    let prepare = ["db.Exec('CREATE TABLE deadly (a INT PRIMARY KEY, b INT)')", "db.Exec('INSERT INTO deadly VALUES (1, 0), (2, 0)')"];
+    let prepare = [
+        "db.Exec('CREATE TABLE deadly (a INT PRIMARY KEY, b INT)')",
+        "db.Exec('INSERT INTO deadly VALUES (1, 0), (2, 0)')",
+    ];
     assert_eq!(evaluate(&lanes, &source, &prepare).await, ["0", "2"]);
     let (one, two) = (source.clone(), source.clone());
     let barrier = Arc::new(std::sync::Barrier::new(2));
@@ -168,7 +177,8 @@ async fn what_the_database_rolls_back_is_known() {
     let fight = |source: String, barrier: Arc<std::sync::Barrier>, first: u32, second: u32| {
         move |vm: &mut Vm| {
             vm.load(&source, "test.js").unwrap();
-            vm.eval(&format!("db.Exec('BEGIN') + db.Exec('UPDATE deadly SET b = 1 WHERE a = {first}')")).unwrap();
+            vm.eval(&format!("db.Exec('BEGIN') + db.Exec('UPDATE deadly SET b = 1 WHERE a = {first}')"))
+                .unwrap();
             // Each on a lane of its own.
             barrier.wait();
             let updated = vm.eval(&format!("db.Exec('UPDATE deadly SET b = 1 WHERE a = {second}')")).unwrap();
@@ -187,5 +197,13 @@ async fn what_the_database_rolls_back_is_known() {
     assert_eq!(winner.0, "1");
     assert!(loser.1.starts_with("1213 (40001)") && loser.1.ends_with(GONE), "{}", loser.1);
     assert_eq!((loser.2.as_str(), loser.3.as_str()), ("undefined", "0"));
-    assert_eq!(evaluate(&lanes, &source, &["db.Query('SELECT count(*) n FROM deadly')", "db.Exec('DROP TABLE deadly')"]).await, ["[{ n: 2 }]", "0"]);
+    assert_eq!(
+        evaluate(
+            &lanes,
+            &source,
+            &["db.Query('SELECT count(*) n FROM deadly')", "db.Exec('DROP TABLE deadly')"]
+        )
+        .await,
+        ["[{ n: 2 }]", "0"]
+    );
 }

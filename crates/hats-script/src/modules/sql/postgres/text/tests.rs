@@ -21,7 +21,8 @@ fn numeric_bytes(text: &str) -> Vec<u8> {
     let fraction = format!("{fraction}{}", "0".repeat((4 - scale % 4) % 4));
     let mut weight = whole.len() / 4;
     let all = whole + &fraction;
-    let mut groups: Vec<u16> = all.as_bytes().chunks(4).map(|c| std::str::from_utf8(c).unwrap().parse().unwrap()).collect();
+    let mut groups: Vec<u16> =
+        all.as_bytes().chunks(4).map(|c| std::str::from_utf8(c).unwrap().parse().unwrap()).collect();
     let mut weight_signed = weight as i16 - 1;
     while groups.first() == Some(&0) {
         groups.remove(0);
@@ -42,7 +43,18 @@ fn numeric_bytes(text: &str) -> Vec<u8> {
 
 #[test]
 fn numbers_keep_all_their_digits() {
-    for text in ["0", "0.00", "1", "-1", "10000", "0.0001", "12345.6789", "-0.5", "100000000000000000000.000000001", "1.10"] {
+    for text in [
+        "0",
+        "0.00",
+        "1",
+        "-1",
+        "10000",
+        "0.0001",
+        "12345.6789",
+        "-0.5",
+        "100000000000000000000.000000001",
+        "1.10",
+    ] {
         assert_eq!(plain_text(oid::NUMERIC, &numeric_bytes(text)), text);
     }
     assert_eq!(plain_text(oid::NUMERIC, &[0, 0, 0, 0, 0xc0, 0, 0, 0]), "NaN");
@@ -94,7 +106,9 @@ fn arrays_become_lists() {
 
 #[test]
 fn what_is_inside_rows_and_ranges_is_quoted_as_psql_does() {
-    for (text, expected) in [("a", "a"), ("", "\"\""), ("a b", "\"a b\""), ("a\"b\\", "\"a\"\"b\\\\\""), ("(", "\"(\"")] {
+    for (text, expected) in
+        [("a", "a"), ("", "\"\""), ("a b", "\"a b\""), ("a\"b\\", "\"a\"\"b\\\\\""), ("(", "\"(\"")]
+    {
         let mut bytes = 1_i32.to_be_bytes().to_vec();
         bytes.extend(oid::TEXT.to_be_bytes());
         bytes.extend((text.len() as i32).to_be_bytes());
