@@ -81,15 +81,15 @@ impl<S: Server> Pool<S> {
     pub(super) async fn acquire(self: &Arc<Self>) -> Result<Lease<S>, Failure> {
         let turn = tokio::time::timeout(TURN_TIMEOUT, self.permits.clone().acquire_owned()).await;
         let Ok(Ok(permit)) = turn else { return Err(Failure::Refused(self.all_in_use())) };
+        let mut permit = Some(permit);
         while let Some(Idle { connection, born, .. }) = self.pop_idle() {
-            let lease = self.lease(connection, born, permit);
+            let lease = self.lease(connection, born, permit.take());
             if lease.is_reusable() {
                 return Ok(lease);
             }
-            // The permit goes with the lease, and the next one is a new connection.
-            return self.connect(lease.into_permit()).await;
+            permit = lease.into_permit();
         }
-        self.connect(Some(permit)).await
+        self.connect(permit).await
     }
 
     async fn connect(self: &Arc<Self>, permit: Option<OwnedSemaphorePermit>) -> Result<Lease<S>, Failure> {
@@ -98,22 +98,16 @@ impl<S: Server> Pool<S> {
             let message = format!("no connection to the database within {:?}", self.connect_timeout);
             Err(Failure::Connection(message))
         })?;
-        Ok(Lease {
-            connection: Some(connection),
-            born: Instant::now(),
-            permit,
-            pool: self.clone(),
-            is_busy: false,
-        })
+        Ok(self.lease(connection, Instant::now(), permit))
     }
 
     fn lease(
         self: &Arc<Self>,
         connection: S::Connection,
         born: Instant,
-        permit: OwnedSemaphorePermit,
+        permit: Option<OwnedSemaphorePermit>,
     ) -> Lease<S> {
-        Lease { connection: Some(connection), born, permit: Some(permit), pool: self.clone(), is_busy: false }
+        Lease { connection: Some(connection), born, permit, pool: self.clone(), is_busy: false }
     }
 
     fn all_in_use(&self) -> String {

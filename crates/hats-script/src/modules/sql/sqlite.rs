@@ -367,7 +367,7 @@ fn step(
         statement.raw_bind_parameter(n + 1, bound)?;
     }
     let mut collector = Collector::new(request.limit);
-    collector.set_columns(statement.column_names().into_iter().map(str::to_owned));
+    collector.set_columns(statement.column_names().map(str::to_owned));
     let columns = statement.column_count();
     let before = inner.total_changes();
     let mut rows = statement.raw_query();

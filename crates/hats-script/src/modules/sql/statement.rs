@@ -440,8 +440,8 @@ impl<'a> Lexer<'a> {
             };
             self.skip(place);
             let rest = self.rest();
-            if rest.starts_with('\\') {
-                let escaped = rest[1..].chars().next().map_or(0, char::len_utf8);
+            if let Some(escaped) = rest.strip_prefix('\\') {
+                let escaped = escaped.chars().next().map_or(0, char::len_utf8);
                 self.skip(1 + escaped);
             } else if rest[quote.len_utf8()..].starts_with(quote) {
                 self.skip(2 * quote.len_utf8());
