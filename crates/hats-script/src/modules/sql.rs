@@ -5,7 +5,7 @@
 //!            lane                              │ I/O runtime
 //! ```
 //!
-//! A script has a [`session`] for each `sql.New`; sessions of one DSN share a [`pool`] of connections. All I/O happens on
+//! A script has a session for each `sql.New`; sessions of one DSN share a pool of connections. All I/O happens on
 //! the I/O runtime, and a lane only awaits what comes of it.
 //!
 //! What must hold:

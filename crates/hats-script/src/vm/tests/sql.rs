@@ -8,6 +8,7 @@ use crate::sql::{Config, Databases};
 
 mod mysql;
 mod postgres;
+mod roundtrip;
 mod servers;
 mod sharing;
 mod sqlite;
