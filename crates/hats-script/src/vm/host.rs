@@ -10,7 +10,7 @@ use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending};
 #[cfg(feature = "redis")]
 use hats_fiber::{wait_through, wait_unless_killed};
 use rquickjs::promise::PromiseState;
-use rquickjs::{Ctx, Exception, Promise, Value};
+use rquickjs::{Ctx, Exception, Function, Persistent, Promise, Value};
 
 use super::TIME_SLICE;
 use super::events::Events;
@@ -21,6 +21,7 @@ use crate::lane::{LaneContext, ScriptTask};
 use crate::limits::Limits;
 #[cfg(feature = "redis")]
 use crate::modules::redis::ReplyParts;
+use crate::modules::web;
 
 /// Host functions that may be inside one another. Native code that calls native code has no stack limit but this.
 const NATIVE_DEPTH_MAX: u32 = 64;
@@ -41,6 +42,10 @@ pub(crate) struct Host {
     ended: RefCell<Option<ScriptError>>,
     /// How many host functions the script is inside of.
     native_depth: Cell<u32>,
+    /// What the `web` module has made for this script.
+    pub(crate) web: web::Made,
+    /// Made at its first use, see [`crate::modules::bytes_of`].
+    pub(crate) piece_to_base64: RefCell<Option<Persistent<Function<'static>>>>,
     /// Made by the `redis` module at its first reply, for all of them.
     #[cfg(feature = "redis")]
     pub(crate) reply_parts: RefCell<Option<ReplyParts>>,
@@ -58,6 +63,8 @@ impl Host {
             deadline: Cell::new(None),
             ended: RefCell::new(None),
             native_depth: Cell::new(0),
+            web: web::Made::default(),
+            piece_to_base64: RefCell::new(None),
             #[cfg(feature = "redis")]
             reply_parts: RefCell::new(None),
         }
@@ -66,6 +73,8 @@ impl Host {
     /// Lets go of every value of the interpreter, before it goes.
     pub(super) fn clear(&self) {
         self.events.clear();
+        self.web.clear();
+        drop(self.piece_to_base64.take());
         #[cfg(feature = "redis")]
         drop(self.reply_parts.take());
     }
@@ -94,7 +103,6 @@ impl Host {
     }
 
     /// For long native work: lets others have their turn, and ends with an error if the call in hand has to end.
-    #[cfg(feature = "redis")]
     pub(crate) fn look_up(&self, ctx: &Ctx<'_>) -> rquickjs::Result<()> {
         if self.interrupt() {
             return Err(Exception::throw_internal(ctx, &self.why_ended().to_string()));

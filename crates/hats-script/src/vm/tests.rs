@@ -10,6 +10,7 @@ mod hostile;
 #[cfg(feature = "redis")]
 mod redis;
 mod sharing;
+mod web;
 
 /// A worker and a task as a test wants them.
 struct Fake {
