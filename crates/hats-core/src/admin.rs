@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hats_cluster::admin;
 use hats_cluster::name::TaskName;
-use hats_cluster::records::{Definition, Fields, SourceDigest};
+use hats_cluster::records::{Definition, Fields, Limits, SourceDigest};
 use hats_cluster::store::Store;
 
 use crate::Error;
@@ -41,6 +41,10 @@ pub struct PutOptions {
     pub stack_limit: Option<String>,
     /// `CallTimeout`.
     pub call_timeout: Option<String>,
+    /// `SourceLimit`.
+    pub source_limit: Option<String>,
+    /// `LogLineLimit`.
+    pub log_line_limit: Option<String>,
 }
 
 impl Threads {
@@ -64,11 +68,14 @@ impl Threads {
     /// and it may be repeated.
     pub async fn put(&self, name: &str, source: &str, options: &PutOptions) -> Result<PutOutcome, Error> {
         let name = checked(name)?;
-        let limit = Config::default().limits.source;
-        if source.len() > limit {
-            return Err(Error::Config(format!("the source is larger than {limit} bytes")));
+        let (fields, limits) = options.checked_fields()?;
+        let (length, default) = (source.len() as u64, Config::default().limits.source as u64);
+        let limit = limits.source.unwrap_or(default);
+        if length > limit {
+            return Err(Error::Config(format!(
+                "the source has {length} bytes, more than the limit of {limit} (SourceLimit, --source-limit)"
+            )));
         }
-        let fields = options.checked_fields()?;
         Ok(admin::put_thread_with(&self.store, &name, source, &fields).await?)
     }
 
@@ -129,8 +136,8 @@ impl Threads {
 }
 
 impl PutOptions {
-    /// The fields to write, each known to mean something to a worker.
-    fn checked_fields(&self) -> Result<Vec<(&'static str, String)>, Error> {
+    /// The fields to write, each known to mean something to a worker, and the limits among them.
+    fn checked_fields(&self) -> Result<(Vec<(&'static str, String)>, Limits), Error> {
         let status = self.disabled.then(|| "disabled".to_owned());
         let fields = Fields {
             status: status.as_deref(),
@@ -139,9 +146,11 @@ impl PutOptions {
             memory_limit: self.memory_limit.as_deref(),
             stack_limit: self.stack_limit.as_deref(),
             call_timeout: self.call_timeout.as_deref(),
+            source_limit: self.source_limit.as_deref(),
+            log_line_limit: self.log_line_limit.as_deref(),
             ..Fields::default()
         };
-        Definition::parse("".into(), SourceDigest::of(""), &fields)
+        let definition = Definition::parse("".into(), SourceDigest::of(""), &fields)
             .map_err(|error| Error::Config(error.to_string()))?;
         let all = [
             ("Status", &status),
@@ -150,8 +159,11 @@ impl PutOptions {
             ("MemoryLimit", &self.memory_limit),
             ("StackLimit", &self.stack_limit),
             ("CallTimeout", &self.call_timeout),
+            ("SourceLimit", &self.source_limit),
+            ("LogLineLimit", &self.log_line_limit),
         ];
-        Ok(all.into_iter().filter_map(|(field, value)| Some((field, value.clone()?))).collect())
+        let fields = all.into_iter().filter_map(|(field, value)| Some((field, value.clone()?))).collect();
+        Ok((fields, definition.limits))
     }
 }
 
@@ -183,8 +195,9 @@ mod tests {
     fn only_what_is_given_is_written() {
         let options =
             PutOptions { disabled: true, memory_limit: Some("32MiB".to_owned()), ..PutOptions::default() };
-        let fields = options.checked_fields().unwrap();
+        let (fields, limits) = options.checked_fields().unwrap();
+        assert_eq!(limits.memory, Some(32 << 20));
         assert_eq!(fields, [("Status", "disabled".to_owned()), ("MemoryLimit", "32MiB".to_owned())]);
-        assert!(PutOptions::default().checked_fields().unwrap().is_empty());
+        assert!(PutOptions::default().checked_fields().unwrap().0.is_empty());
     }
 }

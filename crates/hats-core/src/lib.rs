@@ -8,6 +8,7 @@ pub mod config;
 #[cfg(feature = "embedded-redis")]
 mod embedded_redis;
 mod error;
+mod memory;
 mod registration;
 mod shutdown;
 mod worker;

@@ -57,13 +57,14 @@ impl Default for Config {
 impl Config {
     /// The limits of a script whose definition has `own` ones.
     pub(crate) fn limits_for(&self, own: &hats_cluster::records::Limits) -> hats_script::Limits {
-        let bytes =
+        let size =
             |own: Option<u64>, default| own.map_or(default, |own| usize::try_from(own).unwrap_or(usize::MAX));
         hats_script::Limits {
-            memory: bytes(own.memory, self.limits.memory),
-            stack: bytes(own.stack, self.limits.stack),
+            memory: size(own.memory, self.limits.memory),
+            stack: size(own.stack, self.limits.stack),
+            source: size(own.source, self.limits.source),
+            log_line: size(own.log_line, self.limits.log_line),
             call_timeout: own.call_timeout.or(self.limits.call_timeout),
-            ..self.limits
         }
     }
 }

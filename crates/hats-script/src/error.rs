@@ -37,6 +37,8 @@ pub enum ScriptError {
     Timeout(Duration),
     /// The heap limit, in bytes, was reached.
     Memory(usize),
+    /// The stack limit, in bytes, was reached; what the interpreter threw says where.
+    Stack(usize, Thrown),
     /// The source is longer than its limit: its length and the limit, in bytes.
     SourceTooLong(usize, usize),
     /// The call was ended from outside, because the task has to stop and did not.
@@ -63,16 +65,32 @@ impl fmt::Display for ScriptError {
         match self {
             Self::Thrown(thrown) => thrown.fmt(f),
             Self::Timeout(limit) => {
-                write!(f, "TimeoutError: the call took longer than its limit of {limit:?}")
+                write!(
+                    f,
+                    "TimeoutError: the call took longer than its limit of {limit:?} \
+                     (CallTimeout of the task, --call-timeout of the worker)"
+                )
             }
             Self::Memory(limit) => {
                 write!(
                     f,
-                    "MemoryError: the script needs more than its heap limit of {limit} bytes (MemoryLimit)"
+                    "MemoryError: the script needs more than its heap limit of {limit} bytes \
+                     (MemoryLimit of the task, --memory-limit of the worker)"
+                )
+            }
+            Self::Stack(limit, thrown) => {
+                write!(
+                    f,
+                    "StackError: the script needs more than its stack limit of {limit} bytes \
+                     (StackLimit of the task, --stack-limit of the worker): {thrown}"
                 )
             }
             Self::SourceTooLong(length, limit) => {
-                write!(f, "SourceError: the source has {length} bytes, more than the limit of {limit}")
+                write!(
+                    f,
+                    "SourceError: the source has {length} bytes, more than the limit of {limit} \
+                     (SourceLimit of the task, --source-limit of the worker)"
+                )
             }
             Self::Interrupted => {
                 f.write_str("InterruptedError: the call did not end in time when the task was stopped")

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::{plain, print};
 
-/// A script longer than this is refused before it is read whole; workers refuse it as well.
-const SOURCE_BYTES_MAX: u64 = 1 << 20;
+/// A script longer than this is refused before it is read whole: no `SourceLimit` allows it.
+const SOURCE_BYTES_MAX: u64 = 16 << 20;
 
 /// What can be done to threads.
 #[derive(Debug, Subcommand)]
@@ -58,6 +58,12 @@ pub(crate) struct PutArgs {
     /// Time of one call: a number counts milliseconds; 500ms and 30s mean what they say
     #[arg(long, value_name = "MS")]
     call_timeout: Option<String>,
+    /// Length of the source, such as 2MiB
+    #[arg(long, value_name = "SIZE")]
+    source_limit: Option<String>,
+    /// Characters of one line of log
+    #[arg(long, value_name = "N")]
+    log_line_limit: Option<String>,
     #[command(flatten)]
     output: Output,
 }
@@ -114,6 +120,8 @@ impl PutArgs {
             memory_limit: self.memory_limit.clone(),
             stack_limit: self.stack_limit.clone(),
             call_timeout: self.call_timeout.clone(),
+            source_limit: self.source_limit.clone(),
+            log_line_limit: self.log_line_limit.clone(),
         }
     }
 }

@@ -10,10 +10,7 @@ use super::{Call, PIPELINE_MAX, SOURCES_MAX, Store, failed, lua};
 use crate::clock::unix_nanos;
 use crate::error::Error;
 use crate::name::{TaskKind, TaskName};
-use crate::records::{Definition, DefinitionRead, Fields, Mirror, SourceDigest, State};
-
-/// A longer source is not even looked at. Far above what a worker runs: that limit is a setting of its own.
-const SOURCE_BYTES_READ_MAX: usize = 16 << 20;
+use crate::records::{Definition, DefinitionRead, Fields, Mirror, SOURCE_BYTES_MAX, SourceDigest, State};
 
 /// What becomes of the mirrored `Error`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -78,7 +75,7 @@ impl Store {
 
     fn read_call(&self, thread: &TaskName, known: Option<&Definition>) -> Call {
         let known = known.map(|known| known.digest.to_string()).unwrap_or_default();
-        Call::new(&lua::READ, self.keys().thread(thread), vec![known, SOURCE_BYTES_READ_MAX.to_string()])
+        Call::new(&lua::READ, self.keys().thread(thread), vec![known, SOURCE_BYTES_MAX.to_string()])
     }
 
     /// Writes our state into a definition for people. False: there is no such definition any more.
@@ -246,7 +243,7 @@ fn parse_read(mut reply: lua::Reply, known: Option<&Definition>) -> Option<Defin
         }
         (_, None) => None,
     };
-    let text: Vec<Option<String>> = (2..15).map(|nth| reply.text(nth).ok()).collect();
+    let text: Vec<Option<String>> = (2..17).map(|nth| reply.text(nth).ok()).collect();
     let [
         status,
         hang,
@@ -255,6 +252,8 @@ fn parse_read(mut reply: lua::Reply, known: Option<&Definition>) -> Option<Defin
         memory,
         stack,
         timeout,
+        source_limit,
+        log_line,
         restart_at,
         state,
         owner,
@@ -273,6 +272,8 @@ fn parse_read(mut reply: lua::Reply, known: Option<&Definition>) -> Option<Defin
         memory_limit: memory.as_deref(),
         stack_limit: stack.as_deref(),
         call_timeout: timeout.as_deref(),
+        source_limit: source_limit.as_deref(),
+        log_line_limit: log_line.as_deref(),
         restart_at: restart_at.as_deref(),
     };
     let mirror = Mirror {

@@ -72,7 +72,7 @@ const KEYS: &[Key] = &[
     key("call-log"),
     Key { served: false, ..key("cpu-threshold") },
     Key { served: false, ..key("mem-threshold") },
-    Key { served: false, ..key("memory-budget") },
+    key("memory-budget"),
     Key { served: false, ..key("health-interval") },
     Key { served: false, ..key("host") },
     Key { served: false, ..key("host-port") },
@@ -205,7 +205,7 @@ impl Settings {
             limits,
             cpu_threshold: self.read_as("cpu-threshold", unless_off)?.unwrap_or(default.cpu_threshold),
             mem_threshold: self.read_as("mem-threshold", unless_off)?.unwrap_or(default.mem_threshold),
-            memory_budget: self.parsed("memory-budget")?.unwrap_or(default.memory_budget),
+            memory_budget: self.read_as("memory-budget", unless_off)?.unwrap_or(default.memory_budget),
             health_interval: self.read_as("health-interval", some_time)?.unwrap_or(default.health_interval),
             host: self.read_as("host", boolean)?.unwrap_or_default(),
             host_port: self.read_as("host-port", port)?.unwrap_or(default.host_port),
@@ -376,7 +376,7 @@ impl Settings {
         self.list(name)?
             .into_iter()
             .map(|path| {
-                let source = read_text(Path::new(&path), bytes_max).map_err(&refuse)?;
+                let source = read_text(Path::new(&path), bytes_max, " (source-limit)").map_err(&refuse)?;
                 let name = TaskName::new(&path).map_err(|error| refuse(error.to_string()))?;
                 Ok(Script { name, source: Arc::from(source) })
             })
@@ -484,7 +484,7 @@ impl Layer {
 
     fn from_file(path: &Path) -> Result<Self, Error> {
         let shown = path.display();
-        let content = read_text(path, CONFIG_BYTES_MAX)
+        let content = read_text(path, CONFIG_BYTES_MAX, "")
             .map_err(|message| Error::Config(format!("config file: {message}")))?;
         let content = content.trim_start_matches('\u{feff}');
         let table = parse(path, content).map_err(|message| Error::Config(format!("{shown}: {message}")))?;
@@ -572,8 +572,8 @@ fn toml(content: &str) -> Result<Value, String> {
     })
 }
 
-/// The whole of a text file.
-fn read_text(path: &Path, bytes_max: usize) -> Result<String, String> {
+/// The whole of a text file. `limit` says what allows no more.
+fn read_text(path: &Path, bytes_max: usize, limit: &str) -> Result<String, String> {
     let shown = quoted(&path.to_string_lossy());
     let cannot_read = |error: io::Error| format!("cannot read {shown}: {error}");
     let file = File::open(path).map_err(cannot_read)?;
@@ -583,7 +583,7 @@ fn read_text(path: &Path, bytes_max: usize) -> Result<String, String> {
     let mut content = Vec::new();
     file.take(bytes_max as u64 + 1).read_to_end(&mut content).map_err(cannot_read)?;
     if content.len() > bytes_max {
-        return Err(format!("{shown} is larger than {bytes_max} bytes"));
+        return Err(format!("{shown} is larger than {bytes_max} bytes{limit}"));
     }
     String::from_utf8(content).map_err(|_| format!("{shown} is not valid UTF-8"))
 }
