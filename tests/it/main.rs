@@ -9,6 +9,7 @@ mod embedded;
 mod examples;
 mod layering;
 mod lifecycle;
+mod limits;
 mod real_input;
 mod single_ownership;
 mod subcommands;

@@ -142,6 +142,11 @@ struct WorkerFlags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     run_now: Option<String>,
 
+    /// No new threads above it: a share of the cgroup's or the machine's memory, a size of this process, or off
+    /// [default: 80%]
+    #[arg(long, value_name = "X")]
+    memory_budget: Option<String>,
+
     /// Whether to start a Redis of its own where no address is given: auto or never [default: auto]
     #[arg(long, value_name = "WHEN", help_heading = "Redis")]
     embedded_redis: Option<String>,
@@ -205,10 +210,6 @@ struct HealthFlags {
     /// Unhealthy above this percentage of memory, or off [default: 90]
     #[arg(long, value_name = "X")]
     mem_threshold: Option<String>,
-
-    /// No new claims above it: a percentage or a size [default: 80%]
-    #[arg(long, value_name = "X")]
-    memory_budget: Option<String>,
 
     /// Between two readings of CPU and memory [default: 5]
     #[arg(long, value_name = "D")]

@@ -19,6 +19,9 @@ pub use hats_cluster::store::Put;
 /// How long a connection is tried for.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
+/// A field of a definition and what is written into it.
+type Field = (&'static str, String);
+
 /// The threads of a cluster.
 #[derive(Clone, Debug)]
 pub struct Threads {
@@ -137,7 +140,7 @@ impl Threads {
 
 impl PutOptions {
     /// The fields to write, each known to mean something to a worker, and the limits among them.
-    fn checked_fields(&self) -> Result<(Vec<(&'static str, String)>, Limits), Error> {
+    fn checked_fields(&self) -> Result<(Vec<Field>, Limits), Error> {
         let status = self.disabled.then(|| "disabled".to_owned());
         let fields = Fields {
             status: status.as_deref(),

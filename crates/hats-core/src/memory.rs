@@ -68,7 +68,9 @@ impl MemoryGate {
         let Some(reading) = self.meter.read() else { return false };
         if let Some(admission) = budget.decide(&reading) {
             match &admission {
-                Admission::Open => tracing::info!("takes new threads again: memory in use is below the budget"),
+                Admission::Open => {
+                    tracing::info!("takes new threads again: memory in use is below the budget")
+                }
                 Admission::Refused(why) => tracing::warn!(
                     "takes no new threads: {why}; to raise it, set --memory-budget or give the worker more memory"
                 ),

@@ -338,3 +338,37 @@ async fn lost(waiting: &mut Option<(SessionId, LostFuture)>) -> Lease {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hats_cluster::records;
+
+    use super::*;
+
+    #[test]
+    fn a_definition_may_have_every_stack_that_a_script_can_run_with() {
+        let (least, most) = (hats_script::Limits::STACK_MIN as u64, hats_script::Limits::STACK_MAX as u64);
+        assert_eq!(records::STACK_LIMITS, least..=most);
+    }
+
+    #[test]
+    fn each_limit_is_the_definitions_or_else_the_workers() {
+        let config = Config::default();
+        assert_eq!(config.limits_for(&records::Limits::default()), config.limits);
+        let own = records::Limits {
+            memory: Some(1),
+            stack: Some(2),
+            call_timeout: Some(Duration::from_secs(3)),
+            source: Some(4),
+            log_line: Some(5),
+        };
+        let expected = hats_script::Limits {
+            memory: 1,
+            stack: 2,
+            source: 4,
+            log_line: 5,
+            call_timeout: Some(Duration::from_secs(3)),
+        };
+        assert_eq!(config.limits_for(&own), expected);
+    }
+}

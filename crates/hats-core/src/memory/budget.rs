@@ -92,7 +92,10 @@ mod tests {
         let mut budget = share(80.0);
         assert_eq!(budget.decide(&used(800 << 20)), None);
         let why = refused(budget.decide(&used((800 << 20) + 1)));
-        assert_eq!(why, "80.0% of 1000.0 MiB (the cgroup's limit) are in use, more than the memory-budget of 80%");
+        assert_eq!(
+            why,
+            "80.0% of 1000.0 MiB (the cgroup's limit) are in use, more than the memory-budget of 80%"
+        );
     }
 
     #[test]

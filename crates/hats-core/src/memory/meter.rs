@@ -52,7 +52,8 @@ impl Meter {
         });
         let resident = self.files.resident()?;
         // A limit beyond what the machine has is none.
-        let cgroup = self.files.cgroup().filter(|(_, limit)| machine.is_none_or(|(_, total)| *limit <= total));
+        let cgroup =
+            self.files.cgroup().filter(|(_, limit)| machine.is_none_or(|(_, total)| *limit <= total));
         let (used, limit, whose) = match (cgroup, machine) {
             (Some((used, limit)), _) => (used, limit, Whose::Cgroup),
             (None, Some((used, total))) => (used, total, Whose::Machine),
@@ -184,7 +185,10 @@ mod tests {
             ("proc/self/cgroup", "0::/\n"),
             ("sys/fs/cgroup/memory.max", "1000000\n"),
             ("sys/fs/cgroup/memory.current", "700000\n"),
-            ("sys/fs/cgroup/memory.stat", "anon 500000\nfile 200000\ninactive_file 150000\nactive_file 50000\n"),
+            (
+                "sys/fs/cgroup/memory.stat",
+                "anon 500000\nfile 200000\ninactive_file 150000\nactive_file 50000\n",
+            ),
         ]);
         assert_eq!(fake.files().cgroup(), Some((550_000, 1_000_000)));
     }

@@ -119,7 +119,8 @@ impl Host {
             }
         }
         if self.native_depth.get() >= NATIVE_DEPTH_MAX {
-            let message = format!("more than {NATIVE_DEPTH_MAX} calls of the worker's functions inside one another");
+            let message =
+                format!("more than {NATIVE_DEPTH_MAX} calls of the worker's functions inside one another");
             return Err(Exception::throw_range(ctx, &message));
         }
         self.native_depth.set(self.native_depth.get() + 1);
