@@ -8,6 +8,7 @@ mod blpop;
 mod embedded;
 mod examples;
 mod layering;
+mod leaks;
 mod lifecycle;
 mod limits;
 mod real_input;
