@@ -15,8 +15,16 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The examples that a test of this module or `real_input` runs.
-const COVERED: [&str; 7] =
-    ["embed.rs", "env.js", "hello.js", "redis.js", "thread_control.js", "tzdata.js", "worker1.config"];
+const COVERED: [&str; 8] = [
+    "embed.rs",
+    "env.js",
+    "hello.js",
+    "redis.js",
+    "thread_control.js",
+    "tzdata.js",
+    "web.js",
+    "worker1.config",
+];
 
 #[test]
 fn every_example_has_a_test() -> Result<()> {
@@ -83,6 +91,11 @@ fn redis() -> Result<()> {
 #[test]
 fn thread_control() -> Result<()> {
     check("thread_control", 0)
+}
+
+#[test]
+fn web() -> Result<()> {
+    check("web", 0)
 }
 
 /// A configuration of 2020, with the Redis that is built in and with one of one's own.
