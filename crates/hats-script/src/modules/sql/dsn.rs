@@ -180,6 +180,21 @@ impl Parts {
                 Place::Tcp { host, address: self.address, port: self.port.unwrap_or(port) }
             }
         };
+        if let Place::Unix(path) = &place
+            && !path.is_absolute()
+        {
+            return Err(Malformed("the path of a socket begins with a /"));
+        }
+        // What a server reads before it knows who speaks to it. One that is no database at all is to see no lines in it.
+        let is_broken = |text: &str| text.contains(char::is_control);
+        if is_broken(&place.to_string())
+            || self.user.as_deref().is_some_and(is_broken)
+            || self.database.as_deref().is_some_and(is_broken)
+            || self.settings.iter().any(|(_, value)| is_broken(value))
+            || self.password.as_ref().is_some_and(|password| password.contains('\0'))
+        {
+            return Err(Malformed("it has a control character"));
+        }
         if self.tls.certificate.is_some() != self.tls.key.is_some() {
             return Err(Malformed("a client's certificate and its key go together"));
         }
@@ -589,6 +604,9 @@ impl PostgresOptions {
             login.database = Some(login.user.clone());
         }
         let application_name = self.application_name.unwrap_or_else(|| APPLICATION_NAME.to_owned());
+        if application_name.contains(char::is_control) {
+            return Err(Malformed("it has a control character"));
+        }
         Ok(Postgres { login, application_name })
     }
 }

@@ -493,7 +493,9 @@ impl Guard {
             AuthAction::CreateVtable { module_name, .. } if !is_module(module_name) => {
                 Some(format!("virtual tables of the kind {module_name:?} are not available"))
             }
-            AuthAction::Pragma { pragma_name, pragma_value: Some(_) } if !self.is_pragma(pragma_name) => {
+            AuthAction::Pragma { pragma_name, pragma_value: Some(value) }
+                if !self.is_pragma(pragma_name, value) =>
+            {
                 Some(format!(
                     "PRAGMA {pragma_name} cannot be given a value here: it would last longer than the statement"
                 ))
@@ -507,12 +509,16 @@ impl Guard {
 
     /// Pragmas that may be given a value: those that ask about something, those that are kept in the file, and, where
     /// the connection is nobody else's, those that change only what it does.
-    fn is_pragma(&self, name: &str) -> bool {
+    fn is_pragma(&self, name: &str, value: &str) -> bool {
         match name.to_ascii_lowercase().as_str() {
             "foreign_key_check" | "foreign_key_list" | "index_info" | "index_list" | "index_xinfo"
             | "integrity_check" | "quick_check" | "table_info" | "table_list" | "table_xinfo" => true,
-            "application_id" | "auto_vacuum" | "encoding" | "incremental_vacuum" | "journal_mode"
-            | "optimize" | "user_version" | "wal_checkpoint" => true,
+            "application_id" | "auto_vacuum" | "encoding" | "incremental_vacuum" | "optimize"
+            | "user_version" | "wal_checkpoint" => true,
+            // The other modes are forgotten with the connection.
+            "journal_mode" => {
+                self.is_private || ["wal", "delete"].iter().any(|mode| value.eq_ignore_ascii_case(mode))
+            }
             // Ends with the transaction.
             "defer_foreign_keys" => true,
             "automatic_index"

@@ -121,6 +121,9 @@ fn mysql_is_read_in_both_forms() {
         ("mysql://h/%", "a % is not followed by two hexadecimal digits: write it as %25"),
         ("mysql://h/%ff", "what is percent-encoded is not UTF-8"),
         ("u@tcp(h)/d\0", "it has a zero character"),
+        ("mysql://u@h/d?socket=%00hats", "the path of a socket begins with a /"),
+        ("mysql://u@h/d?socket=/s%00", "it has a control character"),
+        ("mysql://u@h/d%00", "it has a control character"),
     ] {
         assert_eq!(said(dsn, "mysql"), expected, "{dsn}");
     }
@@ -176,6 +179,8 @@ fn postgres_is_read_in_both_forms() {
         ("postgres://u@a,b/d", "it names several hosts, and one is possible"),
         ("host=h user=u port=x", "the port is no number from 0 to 65535"),
         ("user=u sslmode=maybe", "sslmode is one of disable, allow, prefer, require, verify-ca, verify-full"),
+        ("postgres://u%0d%0aFLUSHALL%0d%0a@h/d", "it has a control character"),
+        ("postgres://u@h/d?application_name=%0a", "it has a control character"),
         ("user=u options=-x", "options are written as -c name=value"),
         ("user=u options='-c a'", "options are written as -c name=value"),
         ("user=u a-b=c", "the name of a parameter is no name"),
@@ -246,9 +251,9 @@ proptest! {
 
     #[test]
     fn a_url_says_what_it_was_made_of(
-        user in "[^\0]{1,8}",
+        user in "\\PC{1,8}",
         password in "[^\0]{1,12}",
-        database in "[^\0/@.]{1,8}",
+        database in "[^/@.\\pC]{1,8}",
         port in 1..=u16::MAX,
     ) {
         let encode = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
@@ -268,7 +273,7 @@ proptest! {
     }
 
     #[test]
-    fn a_list_says_what_it_was_made_of(user in "[^\0]{1,8}", password in "[^\0]{0,12}", blank in "[ \t\n]{0,3}") {
+    fn a_list_says_what_it_was_made_of(user in "\\PC{1,8}", password in "[^\0]{0,12}", blank in "[ \t\n]{0,3}") {
         let quote = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
         let dsn = format!("user{blank}={blank}{} password={blank}{}{blank}", quote(&user), quote(&password));
         let Target::Postgres(postgres) = parse(&dsn, "postgres").unwrap().unwrap() else { panic!("{dsn}") };

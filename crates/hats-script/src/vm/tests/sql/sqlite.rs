@@ -221,6 +221,7 @@ async fn files_are_shared_and_stay() {
             ("ro.Error", "attempt to write a readonly database"),
             ("sql.New('file:absent.db?mode=rw', 'sqlite').Ping().slice(0, 60)", "the database cannot be opened: unable to open database file:"),
             ("db.Query('PRAGMA journal_mode = wal')", "[{ journal_mode: \"wal\" }]"),
+            ("db.Query('PRAGMA journal_mode = off')", "null"),
             ("db.Exec('PRAGMA user_version = 7')", "0"),
             ("db.Query('PRAGMA user_version')", "[{ user_version: 7 }]"),
             ("db.Exec('VACUUM')", "0"),
