@@ -81,13 +81,11 @@ pub struct ScriptHandle {
 /// What a lane is doing, for whoever watches it from outside.
 #[derive(Default)]
 pub struct LaneStatus {
-    /// Scripts that live on the lane, from the moment that they are put there.
-    scripts: AtomicUsize,
+    /// Scripts that live on the lane, from the moment that they are put there, by a number of their own.
+    scripts: Mutex<HashMap<usize, Arc<dyn TaskControl>>>,
+    numbers: AtomicUsize,
     /// The number of the script that the lane is in the middle of; 0 for none.
     current: AtomicUsize,
-    /// Those that have begun, by a number of their own.
-    begun: Mutex<HashMap<usize, Arc<dyn TaskControl>>>,
-    numbers: AtomicUsize,
 }
 
 /// What every lane hands to the scripts on it.
@@ -138,14 +136,13 @@ impl Lanes {
         let fiber = Handle::new();
         let handle = ScriptHandle { fiber: fiber.clone() };
         let (result, ended) = oneshot::channel();
-        if let Some(lane) = self.lanes.iter().min_by_key(|lane| lane.status.scripts.load(Ordering::Relaxed)) {
-            lane.status.scripts.fetch_add(1, Ordering::Relaxed);
-            let counted = Counted(lane.status.clone());
+        if let Some(lane) = self.lanes.iter().min_by_key(|lane| lane.status.scripts()) {
+            let place = Place::new(lane.status.clone(), task.control.clone());
             let job: Job = Box::new(move |context, local| {
                 let context = context.clone();
                 local.spawn_local(async move {
                     // The receiver may be gone: then nobody wants to know how the script ended.
-                    let _ = result.send(run(counted, context, fiber, task, f).await);
+                    let _ = result.send(run(place, context, fiber, task, f).await);
                 });
             });
             if let Some(jobs) = &lane.jobs {
@@ -164,13 +161,12 @@ impl Lanes {
 }
 
 async fn run<R: 'static>(
-    counted: Counted,
+    place: Place,
     context: Rc<LaneContext>,
     handle: Handle,
     task: ScriptTask,
     f: impl FnOnce(&mut Vm) -> R + 'static,
 ) -> Result<R, Error> {
-    let control = task.control.clone();
     let stack = task.limits.stack;
     if !(Limits::STACK_MIN..=Limits::STACK_MAX).contains(&stack) {
         let (least, most) = (Limits::STACK_MIN, Limits::STACK_MAX);
@@ -183,8 +179,7 @@ async fn run<R: 'static>(
         Ok(f(&mut vm))
     })
     .map_err(|error| Error::Vm(error.to_string()))?;
-    let number = counted.0.begin(control);
-    match (OnLane { fiber, number, counted }).await {
+    match (OnLane { fiber, place }).await {
         Ok(result) => result,
         Err(panicked) => Err(Error::Panicked(panicked.to_string())),
     }
@@ -217,25 +212,18 @@ impl LaneStatus {
     #[must_use]
     pub fn script(&self) -> Option<String> {
         let current = self.current.load(Ordering::Relaxed);
-        self.begun().get(&current).map(|control| control.name().to_owned())
+        self.table().get(&current).map(|control| control.name().to_owned())
     }
 
     /// How many scripts live on the lane.
     #[must_use]
     pub fn scripts(&self) -> usize {
-        self.scripts.load(Ordering::Relaxed)
+        self.table().len()
     }
 
-    /// Remembers a script whose code will run on the lane.
-    fn begin(&self, control: Arc<dyn TaskControl>) -> usize {
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
-        self.begun().insert(number, control);
-        number
-    }
-
-    fn begun(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Arc<dyn TaskControl>>> {
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Arc<dyn TaskControl>>> {
         // Nothing that holds this lock can panic half-way through a change.
-        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+        self.scripts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -315,32 +303,37 @@ fn lane_main(
 /// A script's fiber while it is polled on its lane.
 struct OnLane<R: 'static> {
     fiber: Fiber<Result<R, Error>>,
-    number: usize,
-    counted: Counted,
+    // Given up after the fiber: fields are dropped in order.
+    place: Place,
 }
 
 impl<R: 'static> Future for OnLane<R> {
     type Output = Result<Result<R, Error>, hats_fiber::Panicked>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.counted.0.current.store(self.number, Ordering::Relaxed);
+        self.place.status.current.store(self.place.number, Ordering::Relaxed);
         let poll = Pin::new(&mut self.fiber).poll(context);
-        self.counted.0.current.store(0, Ordering::Relaxed);
+        self.place.status.current.store(0, Ordering::Relaxed);
         poll
     }
 }
 
-impl<R: 'static> Drop for OnLane<R> {
-    fn drop(&mut self) {
-        self.counted.0.begun().remove(&self.number);
+/// A script's place among those of its lane, for as long as it lives.
+struct Place {
+    status: Arc<LaneStatus>,
+    number: usize,
+}
+
+impl Place {
+    fn new(status: Arc<LaneStatus>, control: Arc<dyn TaskControl>) -> Self {
+        let number = status.numbers.fetch_add(1, Ordering::Relaxed) + 1;
+        status.table().insert(number, control);
+        Self { status, number }
     }
 }
 
-/// Counts a script on its lane for as long as it lives.
-struct Counted(Arc<LaneStatus>);
-
-impl Drop for Counted {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.scripts.fetch_sub(1, Ordering::Relaxed);
+        self.status.table().remove(&self.number);
     }
 }
