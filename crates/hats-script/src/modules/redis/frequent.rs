@@ -115,15 +115,14 @@ pub(super) async fn send_round(client: &Client, round: Vec<Asked>, most: Duratio
             waiting.push(reply);
         }
     }
-    let results = send_together(client, commands, time).await;
+    let mut results = send_together(client, commands, time).await;
     let overdue = results.iter().any(is_timeout);
     // Where the connection broke there is one error for several.
-    let last = results.last().cloned();
-    let results = results.into_iter().map(Some).chain(std::iter::repeat(last));
+    if let Some(last) = results.last().cloned() {
+        results.resize(waiting.len(), last);
+    }
     for (reply, result) in waiting.into_iter().zip(results) {
-        if let Some(result) = result {
-            answer(reply, result.map_err(|error| message_of(&error)));
-        }
+        answer(reply, result.map_err(|error| message_of(&error)));
     }
     if overdue { Err(Overdue) } else { Ok(()) }
 }
