@@ -180,6 +180,12 @@ pub(crate) fn bytes_of(host: &Host, ctx: &Ctx<'_>, array: &TypedArray<'_, u8>) -
     Ok(bytes)
 }
 
+/// An object that is neither an array nor a function.
+#[cfg(any(feature = "http", feature = "redis"))]
+pub(crate) fn plain_object<'a, 'js>(value: &'a Value<'js>) -> Option<&'a Object<'js>> {
+    value.as_object().filter(|_| !value.is_array() && !value.is_function())
+}
+
 /// What JavaScript makes of a primitive value as text.
 pub(crate) fn coerced<'js>(ctx: &Ctx<'js>, value: Value<'js>) -> rquickjs::Result<String> {
     let Coerced(text): Coerced<rquickjs::String<'js>> = rquickjs::FromJs::from_js(ctx, value)?;

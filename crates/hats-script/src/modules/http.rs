@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) use self::client::Budget;
 use self::client::{Answer, Body, Redirect, Request};
 pub use self::client::{Client, Error, Settings};
-use super::{Call, bytes_of, coerced, define, inspect, string_of};
+use super::{Call, bytes_of, coerced, define, inspect, plain_object, string_of};
 use crate::vm::Host;
 
 /// How long a request may take unless it says otherwise.
@@ -253,11 +253,6 @@ fn each_text<'js>(
         Some(items) => items.iter::<Value<'js>>().try_for_each(|item| one(&item?)),
         None => one(value),
     }
-}
-
-/// An object that is nothing more special.
-fn plain_object<'a, 'js>(value: &'a Value<'js>) -> Option<&'a Object<'js>> {
-    value.as_object().filter(|_| !value.is_array() && !value.is_function())
 }
 
 /// A `TypeError` about a part of the n-th argument.

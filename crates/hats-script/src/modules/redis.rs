@@ -25,7 +25,7 @@ pub(crate) use self::connections::LaneConnection;
 pub use self::connections::{Connections, Error};
 use self::frequent::Frequent;
 use self::value::Arguments;
-use super::{Call, define, lazy};
+use super::{Call, define, lazy, plain_object};
 use crate::vm::Host;
 
 /// The same text as `HSET` with a fence beside the data. `__epoch` is the field that holds it.
@@ -80,8 +80,9 @@ fn hset_fenced<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<V
     arguments.push_argument(call, 0)?;
     arguments.push(host.control.epoch().to_string());
     let fields = call.argument(1);
-    let plain = fields.as_object().filter(|_| !fields.is_array() && !fields.is_function());
-    let Some(fields) = plain else { return Err(call.wrong(1, "an object of fields and values")) };
+    let Some(fields) = plain_object(&fields) else {
+        return Err(call.wrong(1, "an object of fields and values"));
+    };
     let mut empty = true;
     for field in fields.props::<String, Value<'js>>() {
         let (name, item) = field?;
