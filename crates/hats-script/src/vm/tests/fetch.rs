@@ -1,13 +1,7 @@
 //! `fetch`, and how operations of the host go on beside the script.
 
-use super::http::server::Server;
-use super::http::{check, client, eval, eval_with};
+use super::http::{check, eval, eval_with, open};
 use super::*;
-use crate::egress::Egress;
-
-async fn open() -> (Server, Lanes) {
-    (Server::start().await, lanes_with_http(2, client(Egress::default())))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fetch_works_as_on_the_web() {

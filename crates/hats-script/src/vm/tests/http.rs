@@ -37,7 +37,7 @@ pub(super) async fn check(lanes: &Lanes, server: &Server, cases: &[(&str, &str)]
     }
 }
 
-async fn open() -> (Server, Lanes) {
+pub(super) async fn open() -> (Server, Lanes) {
     (Server::start().await, lanes_with_http(2, client(Egress::default())))
 }
 
