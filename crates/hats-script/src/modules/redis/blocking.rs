@@ -7,7 +7,7 @@
 //!
 //! What must hold:
 //! - The server gives up waiting before the lease could end, so nothing is popped for a worker that has lost it: a
-//!   slice is never longer than the time left until the soft stop.
+//!   slice is never longer than the time left until the soft stop, and one that has not left by then never does.
 //! - While others wait for a connection a slice is at most a second, so that each gets its turn.
 //! - A connection that breaks ends a slice, not the wait.
 //! - An element that was popped reaches the script: a slice that has begun is waited for to its end. When the
@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 use super::Reply;
 use super::command::{self, Timeout};
 use super::connections::{Broken, Connections, LaneConnection, Turn};
+use crate::host::TaskControl;
 use crate::vm::Host;
 
 /// A slice while others wait.
@@ -152,15 +153,27 @@ fn one_slice(
         let arguments = timeout.write(arguments, slice);
         let reply = {
             let mut reply = std::pin::pin!(connection.send(&name, arguments, slice + ANSWER_MARGIN));
-            tokio::select! {
-                reply = &mut reply => reply,
-                // Also when the script has gone: then nobody is left to wait for.
-                _ = stopped => {
-                    if let Some(id) = id {
-                        connections.unblock(id).await;
+            let unblocked = async {
+                tokio::select! {
+                    reply = &mut reply => reply,
+                    // Also when the script has gone: then nobody is left to wait for.
+                    _ = stopped => {
+                        if control.trusted_for().is_zero() {
+                            return lost();
+                        }
+                        if let Some(id) = id {
+                            connections.unblock(id).await;
+                        }
+                        reply.await
                     }
-                    reply.await
                 }
+            };
+            // The connection may be one that is being made again, and the command wait in it. Dropped with the connection
+            // it never leaves.
+            tokio::select! {
+                biased;
+                () = lease_end(&*control) => lost(),
+                reply = unblocked => reply,
             }
         };
         // The connection is free for the next one before the script goes on.
@@ -179,6 +192,21 @@ fn one_slice(
         }
     };
     Ok(reply.unwrap_or_else(|_| Err(Broken("ERR the connection to Redis broke".to_owned()))))
+}
+
+/// Resolves when the task is no longer ours; later than that by a renewal's time if it is lost before its time.
+async fn lease_end(control: &dyn TaskControl) {
+    loop {
+        let trusted = control.trusted_for();
+        if trusted.is_zero() {
+            return;
+        }
+        tokio::time::sleep(trusted).await;
+    }
+}
+
+fn lost() -> Result<Reply, Broken> {
+    Err(Broken("ERR the task is no longer ours".to_owned()))
 }
 
 /// `$` means "newer than what is there now". Between two slices it would mean another now, so it is replaced by the
