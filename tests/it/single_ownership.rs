@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use hats_tests::cluster::{Cluster, NAME, Shape};
+use hats_tests::cluster::{Cluster, NAME, PATIENT, Shape};
 use hats_tests::proxy::{Action, Link, Match, Rule};
 use hats_tests::{Lab, clock, redis};
 
@@ -432,7 +432,8 @@ fn random_walk(forgets: bool) -> Result<()> {
     let name = if forgets { "random walk, Redis forgets" } else { "random walk, Redis' clock steps" };
     eprintln!("{name}: from {}", random.0);
     let redis = redis::Options { persistent: true, fake_clock: true };
-    let shape = Shape { workers: 5, threads: 100, redis, fake_clocks: true, ..Shape::default() };
+    let shape =
+        Shape { workers: 5, threads: 100, source: PATIENT, redis, fake_clocks: true, ..Shape::default() };
     Lab::run(name, |lab| {
         let mut cluster = Cluster::start(lab, shape)?;
         let start = std::time::Instant::now();
