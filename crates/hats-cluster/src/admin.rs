@@ -3,7 +3,7 @@
 //! All of it writes definitions and, of what the workers own, only what ends a back-off or a poison mark of a thread
 //! that nobody owns. Must always hold: nothing in here can take or double a lease.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use fred::interfaces::ClientLike;
@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::id::{Nonce, SessionId};
 use crate::keys::Keys;
 use crate::name::{ClusterName, TaskKind, TaskName};
-use crate::records::{ClaimRecord, DefinitionRead, RestartPolicy, SessionRecord, State};
+use crate::records::{ClaimRecord, Definition, DefinitionRead, RestartPolicy, SessionRecord, State};
 use crate::store::{Put, Store, wall_clock_text};
 
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -60,7 +60,8 @@ pub async fn put_thread(store: &Store, name: &TaskName, source: &str) -> Result<
     put_thread_with(store, name, source, &[]).await
 }
 
-/// As [`put_thread`], and sets further fields in the same step.
+/// As [`put_thread`], and sets further fields in the same step, [`Modules::fields`](crate::records::Modules::fields)
+/// among them.
 ///
 /// # Errors
 /// When the outcome is not known; it may be repeated.
@@ -136,11 +137,14 @@ pub struct ThreadRow {
     pub hang_ms: Option<u64>,
     /// `on-failure` or `never`.
     pub restart: Option<&'static str>,
-    /// The length of the source.
+    /// The length of the source, its modules included.
     pub source_bytes: Option<usize>,
     /// The source, in [`show_thread`] only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// The files that it imports, in [`show_thread`] only.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub modules: BTreeMap<String, String>,
 }
 
 /// All threads, by name.
@@ -161,8 +165,11 @@ pub async fn show_thread(store: &Store, name: &TaskName) -> Result<Option<Thread
     let mut row = rows(store, vec![name.clone()]).await?.pop();
     if let Some(row) = &mut row {
         let read = store.read_definition(name, None).await?;
-        row.source =
-            read.and_then(|read| read.definition.ok()).map(|definition| definition.source.to_string());
+        if let Some(definition) = read.and_then(|read| read.definition.ok()) {
+            row.source = Some(definition.source.to_string());
+            let files = definition.modules.files.iter();
+            row.modules = files.map(|(path, text)| (path.clone(), text.to_string())).collect();
+        }
     }
     Ok(row)
 }
@@ -223,7 +230,8 @@ fn row(
             RestartPolicy::OnFailure => "on-failure",
             RestartPolicy::Never => "never",
         }),
-        source_bytes: definition.map(|definition| definition.source.len()),
+        source_bytes: definition.map(Definition::source_bytes),
         source: None,
+        modules: BTreeMap::new(),
     }
 }

@@ -4,7 +4,7 @@
 //! a definition is an answer ([`FieldError`]) that makes that one task `crashed`; a malformed number in a record of
 //! ours counts as absent.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +17,13 @@ use crate::name::{TaskName, WorkerName};
 /// `Hang` of a definition that has none.
 pub const HANG_DEFAULT: Duration = Duration::from_millis(1);
 
-/// SHA-1 of a source in lower-case hex, the same text that `redis.sha1hex` gives in Lua.
+/// SHA-1 of a source in lower-case hex, the same text that `redis.sha1hex` gives in Lua. Where the source has modules, it
+/// stands for them too; `read.lua` says how.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceDigest(Arc<str>);
 
 impl SourceDigest {
-    /// The digest of this source.
+    /// The digest of this source, without modules.
     #[must_use]
     pub fn of(source: &str) -> Self {
         let hash = Sha1::digest(source.as_bytes());
@@ -84,12 +85,24 @@ pub struct Limits {
     pub call_timeout: Option<Duration>,
 }
 
+/// The files that a script imports, each in a field of its own beside `Source`, and where the script itself stands among
+/// them. All paths are relative to one folder above them all and have no `.` and `..` in them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Modules {
+    /// `SourceFile`, the path of the script itself.
+    pub main: Option<Arc<str>>,
+    /// `Module:<path>`, the texts by their paths.
+    pub files: Arc<BTreeMap<String, Arc<str>>>,
+}
+
 /// What people wrote about a thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
     /// The script.
     pub source: Arc<str>,
-    /// Its digest.
+    /// The files that it imports.
+    pub modules: Modules,
+    /// The digest of both.
     pub digest: SourceDigest,
     /// False when `Status` says `disabled`.
     pub enabled: bool,
@@ -136,7 +149,7 @@ pub struct Mirror {
 /// One reading of a definition. What is malformed in it is beside what can be used even then.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DefinitionRead {
-    /// The digest of the source (of the empty text, where there is none).
+    /// The digest of the source and its modules (of the empty text, where there is none).
     pub digest: SourceDigest,
     /// False only when `Status` says `disabled`.
     pub enabled: bool,
@@ -310,7 +323,47 @@ pub struct Fields<'a> {
     pub restart_at: Option<&'a str>,
 }
 
+const SOURCE_FILE: &str = "SourceFile";
+const MODULE_PREFIX: &str = "Module:";
+
+impl Modules {
+    /// The fields that say it in a definition.
+    #[must_use]
+    pub fn fields(&self) -> Vec<(String, String)> {
+        let main = self.main.iter().map(|path| (SOURCE_FILE.to_owned(), path.to_string()));
+        let files =
+            self.files.iter().map(|(path, text)| (format!("{MODULE_PREFIX}{path}"), text.to_string()));
+        main.chain(files).collect()
+    }
+
+    /// Reads them from their fields; a value of None is no text.
+    pub(crate) fn from_fields(
+        fields: impl IntoIterator<Item = (String, Option<String>)>,
+    ) -> Result<Self, FieldError> {
+        let mut main = None;
+        let mut files = BTreeMap::new();
+        for (field, value) in fields {
+            let Some(value) = value else {
+                let value = field.chars().take(VALUE_CHARS_SHOWN).collect();
+                return Err(FieldError { field: "Module", value, expected: "a module in UTF-8" });
+            };
+            if field == SOURCE_FILE {
+                main = Some(Arc::from(value));
+            } else if let Some(path) = field.strip_prefix(MODULE_PREFIX) {
+                files.insert(path.to_owned(), Arc::from(value));
+            }
+        }
+        Ok(Self { main, files: Arc::new(files) })
+    }
+}
+
 impl Definition {
+    /// The length of the source, its modules included.
+    #[must_use]
+    pub fn source_bytes(&self) -> usize {
+        self.source.len() + self.modules.files.values().map(|text| text.len()).sum::<usize>()
+    }
+
     /// Makes a definition of its fields. What is absent or empty has its default.
     ///
     /// # Errors
@@ -318,6 +371,7 @@ impl Definition {
     pub fn parse(source: Arc<str>, digest: SourceDigest, fields: &Fields<'_>) -> Result<Self, FieldError> {
         Ok(Self {
             source,
+            modules: Modules::default(),
             digest,
             enabled: parse_status(fields.status)?,
             hang: parse_field("Hang", fields.hang, DURATION, duration)?.unwrap_or(HANG_DEFAULT),
@@ -401,16 +455,20 @@ impl DefinitionRead {
     #[must_use]
     pub(crate) fn new(
         source: Option<Arc<str>>,
+        modules: Result<Modules, FieldError>,
         digest: SourceDigest,
         fields: &Fields<'_>,
         mirror: Mirror,
     ) -> Self {
         let definition = match source {
-            Some(source) => Definition::parse(source, digest.clone(), fields),
+            Some(source) => modules.and_then(|modules| {
+                let definition = Definition::parse(source, digest.clone(), fields)?;
+                Ok(Definition { modules, ..definition })
+            }),
             None => Err(FieldError {
                 field: "Source",
                 value: String::new(),
-                expected: "a script in UTF-8, of 16 MiB at most",
+                expected: "a script in UTF-8, of 16 MiB at most with all its modules",
             }),
         };
         Self {

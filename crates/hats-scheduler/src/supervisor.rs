@@ -268,6 +268,7 @@ mod tests {
     fn wanted(source: &str) -> Wanted {
         let definition = Definition {
             source: source.into(),
+            modules: hats_cluster::records::Modules::default(),
             digest: SourceDigest::of(source),
             enabled: true,
             hang: Duration::from_millis(1),

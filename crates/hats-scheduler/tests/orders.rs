@@ -13,7 +13,7 @@ use hats_cluster::address::RedisConfig;
 use hats_cluster::id::Nonce;
 use hats_cluster::lease::Lease;
 use hats_cluster::name::TaskName;
-use hats_cluster::records::{Definition, Limits, RestartPolicy, SourceDigest};
+use hats_cluster::records::{Definition, Limits, Modules, RestartPolicy, SourceDigest};
 use hats_cluster::{Event, Grant, StopReason};
 use hats_scheduler::{CallLog, Config, Drained, Scheduler, Why};
 use hats_script::{EnvOverlay, Lanes, LanesConfig, WorkerInfo};
@@ -178,6 +178,7 @@ fn name() -> TaskName {
 fn definition(source: &str) -> Definition {
     Definition {
         source: source.into(),
+        modules: Modules::default(),
         digest: SourceDigest::of(source),
         enabled: true,
         hang: Duration::from_millis(1),

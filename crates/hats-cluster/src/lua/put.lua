@@ -1,5 +1,6 @@
 -- put: registers a script. A different Source is replaced, a missing Status set; Status disabled is left alone.
--- UPDATED: the source or one of the further fields was another.
+-- UPDATED: the source or one of the further fields was another. The modules are a part of the source: those that are
+-- not among the further fields go.
 -- KEYS[1]  the definition
 -- ARGV     [1] Source, then name and value of each further field to set
 -- Returns  {'CREATED' | 'UPDATED' | 'UNCHANGED', Status}
@@ -15,9 +16,19 @@ end
 if outcome ~= 'UNCHANGED' then
   redis.call('HSET', key, 'Source', ARGV[1])
 end
+local given = {}
 for i = 2, #ARGV, 2 do
+  given[ARGV[i]] = true
   if redis.call('HGET', key, ARGV[i]) ~= ARGV[i + 1] then
     redis.call('HSET', key, ARGV[i], ARGV[i + 1])
+    if outcome == 'UNCHANGED' then
+      outcome = 'UPDATED'
+    end
+  end
+end
+for _, field in ipairs(redis.call('HKEYS', key)) do
+  if not given[field] and (field == 'SourceFile' or string.sub(field, 1, 7) == 'Module:') then
+    redis.call('HDEL', key, field)
     if outcome == 'UNCHANGED' then
       outcome = 'UPDATED'
     end

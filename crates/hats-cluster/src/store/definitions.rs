@@ -10,10 +10,12 @@ use super::{Call, PIPELINE_MAX, SOURCES_MAX, Store, failed, lua};
 use crate::clock::unix_nanos;
 use crate::error::Error;
 use crate::name::{TaskKind, TaskName};
-use crate::records::{Definition, DefinitionRead, Fields, Mirror, SourceDigest, State};
+use crate::records::{Definition, DefinitionRead, Fields, Mirror, Modules, SourceDigest, State};
 
 /// A longer source is not even looked at. Far above what a worker runs: that limit is a setting of its own.
 const SOURCE_BYTES_READ_MAX: usize = 16 << 20;
+/// A definition with more fields has been written by mistake. Far above the modules of any script.
+const FIELDS_READ_MAX: usize = 10_000;
 
 /// What becomes of the mirrored `Error`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -78,7 +80,8 @@ impl Store {
 
     fn read_call(&self, thread: &TaskName, known: Option<&Definition>) -> Call {
         let known = known.map(|known| known.digest.to_string()).unwrap_or_default();
-        Call::new(&lua::READ, self.keys().thread(thread), vec![known, SOURCE_BYTES_READ_MAX.to_string()])
+        let most = [SOURCE_BYTES_READ_MAX, FIELDS_READ_MAX].map(|most| most.to_string());
+        Call::new(&lua::READ, self.keys().thread(thread), [vec![known], most.to_vec()].concat())
     }
 
     /// Writes our state into a definition for people. False: there is no such definition any more.
@@ -149,7 +152,8 @@ impl Store {
         self.edit(TaskKind::Thread, thread, &[("Status", "disabled".to_owned())]).await
     }
 
-    /// Registers a script: replaces `Source` if it differs, sets a missing `Status`. Gives the `Status` too.
+    /// Registers a script: replaces `Source` if it differs, sets a missing `Status`, removes modules of another source.
+    /// Gives the `Status` too.
     ///
     /// # Errors
     /// When the outcome is not known; it may be repeated.
@@ -157,7 +161,8 @@ impl Store {
         self.put_with(thread, source, &[]).await
     }
 
-    /// As [`Store::put`], and sets further fields in the same step: a thread may begin its life disabled.
+    /// As [`Store::put`], and sets further fields in the same step: a thread may begin its life disabled, and a script
+    /// comes with its [`Modules::fields`].
     ///
     /// # Errors
     /// When the outcome is not known; it may be repeated.
@@ -232,21 +237,26 @@ impl Store {
     }
 }
 
-/// The order of fields is that of `read.lua`: digest, source, then these.
+/// Where the modules stand in the answer of `read.lua`.
+const MODULES_AT: usize = 15;
+
+/// The order of fields is that of `read.lua`: digest, source, then these, then the modules.
 fn parse_read(mut reply: lua::Reply, known: Option<&Definition>) -> Option<DefinitionRead> {
     if reply.is_empty() {
         return None;
     }
     let digest = SourceDigest::from_hex(&reply.text(0).ok()?);
-    let source = match (known, reply.take(1)) {
-        (_, Some(source)) => source.into_string().map(Arc::from),
+    let (source, modules) = match (known, reply.take(1)) {
+        (_, Some(source)) => {
+            (source.into_string().map(Arc::from), Modules::from_fields(reply.pairs(MODULES_AT)))
+        }
         // One that is too long has no digest, and is not known for having none.
         (Some(known), None) if known.digest == digest && !digest.as_str().is_empty() => {
-            Some(known.source.clone())
+            (Some(known.source.clone()), Ok(known.modules.clone()))
         }
-        (_, None) => None,
+        (_, None) => (None, Ok(Modules::default())),
     };
-    let text: Vec<Option<String>> = (2..15).map(|nth| reply.text(nth).ok()).collect();
+    let text: Vec<Option<String>> = (2..MODULES_AT).map(|nth| reply.text(nth).ok()).collect();
     let [
         status,
         hang,
@@ -282,7 +292,7 @@ fn parse_read(mut reply: lua::Reply, known: Option<&Definition>) -> Option<Defin
         error: error.clone(),
         error_time: time.clone(),
     };
-    Some(DefinitionRead::new(source, digest, &fields, mirror))
+    Some(DefinitionRead::new(source, modules, digest, &fields, mirror))
 }
 
 /// The wall clock as people read it, RFC 3339. It decides nothing.

@@ -96,6 +96,12 @@ impl Reply {
         self.values.get_mut(nth).map(Value::take).filter(|value| !value.is_null())
     }
 
+    /// The names and values in the list at a place. A value that is no UTF-8 is none; in a name that is replaced.
+    pub(super) fn pairs(&mut self, nth: usize) -> Vec<(String, Option<String>)> {
+        let Some(Value::Array(values)) = self.take(nth) else { return Vec::new() };
+        values.chunks_exact(2).map(|pair| (lossy(&pair[0]).unwrap_or_default(), pair[1].as_string())).collect()
+    }
+
     /// Calls with each text of the list at a place.
     pub(super) fn each_of(&mut self, nth: usize, mut each: impl FnMut(&str)) {
         if let Some(Value::Array(values)) = self.take(nth) {

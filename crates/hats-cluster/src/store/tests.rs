@@ -17,7 +17,7 @@ use crate::address::{RedisAddress, RedisConfig};
 use crate::admin;
 use crate::id::Nonce;
 use crate::name::ClusterName;
-use crate::records::{ClaimRecord, DeadSession, Definition, SessionEnd, SourceDigest, State};
+use crate::records::{ClaimRecord, DeadSession, Definition, Modules, SessionEnd, SourceDigest, State};
 
 /// A server and a store on it.
 struct Bench {
@@ -234,6 +234,7 @@ conformance![
     a_source_beyond_all_measure_is_not_looked_at,
     a_mirror_writes_only_into_what_exists,
     registering_is_an_upsert_that_leaves_disabled_alone,
+    modules_are_a_part_of_the_source,
     operators_see_and_steer_threads,
     a_scan_finds_everything,
     rows_of_workers_come_and_go,
@@ -793,6 +794,74 @@ async fn registering_is_an_upsert_that_leaves_disabled_alone(bench: Bench) {
     assert_eq!(with("6").await, outcome(Put::Updated, true));
     let read = bench.store.read_definition(&other, None).await.unwrap().unwrap();
     assert_eq!(read.definition.unwrap().hang, Duration::from_millis(6));
+}
+
+async fn modules_are_a_part_of_the_source(bench: Bench) {
+    let store = &bench.store;
+    let modules = |files: &[(&str, &str)]| Modules {
+        main: Some("jobs/a.js".into()),
+        files: Arc::new(files.iter().map(|(path, text)| ((*path).to_owned(), (*text).into())).collect()),
+    };
+    let put = async |source: &str, modules: &Modules| {
+        let fields = modules.fields();
+        let fields: Vec<_> = fields.iter().map(|(field, value)| (field.as_str(), value.clone())).collect();
+        admin::put_thread_with(store, &thread(), source, &fields).await.unwrap().put
+    };
+    let read = async |known: Option<&Definition>| {
+        store.read_definition(&thread(), known).await.unwrap().unwrap().definition.unwrap()
+    };
+
+    let source = "import './x.js'";
+    let two = modules(&[("jobs/x.js", "x"), ("y.js", "\u{e4}\n")]);
+    assert_eq!(put(source, &two).await, Put::Created);
+    assert_eq!(put(source, &two).await, Put::Unchanged);
+    let first = read(None).await;
+    assert_eq!((&first.modules, &*first.source), (&two, source));
+    assert_eq!(first.source_bytes(), source.len() + 1 + 3);
+    assert_ne!(first.digest, SourceDigest::of(source));
+    // Whoever knows the digest is not sent the texts.
+    assert_eq!(read(Some(&Definition { source: "kept".into(), ..first.clone() })).await.source.as_ref(), "kept");
+
+    // A change of any part is another digest: of a text, a path, or the script's own place.
+    let mut digests = vec![first.digest.clone()];
+    for changed in [
+        modules(&[("jobs/x.js", "x"), ("y.js", "y")]),
+        modules(&[("jobs/x.js", "x"), ("z.js", "y")]),
+        modules(&[("jobs/x.js", "x")]),
+        Modules { main: Some("b.js".into()), ..modules(&[("jobs/x.js", "x")]) },
+        Modules::default(),
+    ] {
+        assert_eq!(put(source, &changed).await, Put::Updated);
+        let read = read(Some(&first)).await;
+        assert_eq!(read.modules, changed);
+        assert!(!digests.contains(&read.digest), "{changed:?}");
+        digests.push(read.digest);
+    }
+    assert_eq!(digests.last(), Some(&SourceDigest::of(source)));
+    let fields: Vec<String> = store.client.hkeys(store.keys.thread(&thread())).await.unwrap();
+    assert!(!fields.iter().any(|field| field.contains("Module") || field == "SourceFile"), "{fields:?}");
+
+    // Written by hand, one by one.
+    let key = store.keys.thread(&thread());
+    bench.hset(key.clone(), "Module:x.js", "by hand").await;
+    let by_hand = read(None).await;
+    assert_eq!(by_hand.modules.files.get("x.js").map(|text| &**text), Some("by hand"));
+    assert_eq!(by_hand.modules.main, None);
+    let shown = admin::show_thread(store, &thread()).await.unwrap().unwrap();
+    assert_eq!(shown.modules.get("x.js").map(String::as_str), Some("by hand"));
+    // They mean nothing to a source that imports nothing.
+    bench.hset(key.clone(), "Source", "function main() {}").await;
+    assert_eq!(read(None).await.digest, SourceDigest::of("function main() {}"));
+
+    // What is no text, and what is too long, is said of this definition alone.
+    bench.hset(key.clone(), "Source", source).await;
+    let bytes = Value::Bytes(b"\xff\xfe".as_slice().into());
+    let _: i64 = store.client.hset(key.clone(), ("Module:x.js", bytes)).await.unwrap();
+    let error = store.read_definition(&thread(), None).await.unwrap().unwrap().definition.unwrap_err();
+    assert!(error.to_string().contains("Module:x.js"), "{error}");
+    bench.hset(key, "Module:x.js", &"x".repeat(16 << 20)).await;
+    let error = store.read_definition(&thread(), None).await.unwrap().unwrap().definition.unwrap_err();
+    assert!(error.to_string().contains("16 MiB"), "{error}");
 }
 
 async fn operators_see_and_steer_threads(bench: Bench) {

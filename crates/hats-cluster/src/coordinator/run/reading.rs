@@ -203,6 +203,7 @@ impl Coordinator {
 pub(super) fn unfetched(digest: SourceDigest) -> Definition {
     Definition {
         source: "".into(),
+        modules: crate::records::Modules::default(),
         digest,
         enabled: true,
         hang: crate::records::HANG_DEFAULT,
