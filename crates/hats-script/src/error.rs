@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The runtime could not run a script; the script itself is not at fault.
@@ -22,6 +23,16 @@ pub enum Error {
     /// The runtime itself failed inside the script's fiber; the message of the panic.
     #[error("{0}")]
     Panicked(String),
+    /// A library that is to be evaluated before every script cannot be.
+    #[error("{library} cannot be preloaded: {error}{hint}")]
+    Library {
+        /// Its name.
+        library: Arc<str>,
+        /// What is wrong with it.
+        error: ScriptError,
+        /// What may help.
+        hint: &'static str,
+    },
     /// The lanes have been closed, or the script's lane has gone.
     #[error("the script lanes are closed")]
     Closed,
@@ -39,6 +50,8 @@ pub enum ScriptError {
     Memory(usize),
     /// The source is longer than its limit: its length and the limit, in bytes.
     SourceTooLong(usize, usize),
+    /// The source has more modules than a script may have: their number and the limit.
+    TooManyModules(usize, usize),
     /// The call was ended from outside, because the task has to stop and did not.
     Interrupted,
     /// The lease was lost: the task is no longer ours.
@@ -73,6 +86,9 @@ impl fmt::Display for ScriptError {
             }
             Self::SourceTooLong(length, limit) => {
                 write!(f, "SourceError: the source has {length} bytes, more than the limit of {limit}")
+            }
+            Self::TooManyModules(count, limit) => {
+                write!(f, "SourceError: the source has {count} modules, more than the limit of {limit}")
             }
             Self::Interrupted => {
                 f.write_str("InterruptedError: the call did not end in time when the task was stopped")

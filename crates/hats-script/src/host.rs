@@ -57,3 +57,46 @@ pub trait WorkerInfo: Send + Sync + 'static {
     /// `worker.Healthy`, asked at each use.
     fn healthy(&self) -> bool;
 }
+
+/// Stands for a task where libraries are tried out: nobody's, with nothing to tell.
+pub(crate) struct NoTask;
+
+impl TaskControl for NoTask {
+    fn name(&self) -> &str {
+        "preload"
+    }
+
+    fn key(&self) -> &str {
+        ""
+    }
+
+    fn epoch(&self) -> u64 {
+        0
+    }
+
+    fn hang(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn trusted_for(&self) -> Duration {
+        Duration::MAX
+    }
+
+    fn stopped(&self) -> bool {
+        false
+    }
+
+    fn stop(&self) {}
+
+    fn disable(&self) -> BoxFuture<Result<(), String>> {
+        Box::pin(async { Err("there is no task yet".to_owned()) })
+    }
+
+    fn state(&self) -> BoxFuture<Result<String, String>> {
+        Box::pin(async { Err("there is no task yet".to_owned()) })
+    }
+
+    fn status(&self) -> BoxFuture<Result<String, String>> {
+        self.state()
+    }
+}

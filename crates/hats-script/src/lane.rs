@@ -21,8 +21,9 @@ use hats_fiber::{Ask, Fiber, Handle};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
-use crate::error::Error;
-use crate::host::{TaskControl, WorkerInfo};
+use crate::bundle::{self, Library};
+use crate::error::{Error, ScriptError};
+use crate::host::{NoTask, TaskControl, WorkerInfo};
 use crate::limits::Limits;
 use crate::modules::env::EnvOverlay;
 #[cfg(feature = "http")]
@@ -36,6 +37,8 @@ const NATIVE_STACK_BYTES: usize = 512 << 10;
 /// Stack of a lane's OS thread, on which the Redis client reads replies: it calls itself for each level of nesting, and
 /// a script can have the server nest thousands of arrays. Pages that are never touched cost nothing.
 const LANE_STACK_BYTES: usize = 16 << 20;
+/// A library that takes longer is taken for broken.
+const LIBRARY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an idle lane says that it comes round.
 const TURN_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -54,6 +57,8 @@ pub struct LanesConfig {
     /// Connections for the `redis` module; without them its calls fail.
     #[cfg(feature = "redis")]
     pub redis: Option<redis::Connections>,
+    /// Evaluated before every script's own source, in this order.
+    pub preload: Arc<[Library]>,
     /// Called with the lane's number at least every half second while the lane comes round.
     pub on_turn: Arc<dyn Fn(usize) + Send + Sync>,
 }
@@ -94,6 +99,7 @@ pub(crate) struct LaneContext {
     pub(crate) env: EnvOverlay,
     #[cfg(feature = "http")]
     pub(crate) http: Option<http::Client>,
+    pub(crate) preload: Arc<[Library]>,
     #[cfg(feature = "redis")]
     pub(crate) redis: Option<redis::LaneConnection>,
     /// The runtime for I/O that a lane does not drive itself.
@@ -151,6 +157,26 @@ impl Lanes {
             }
         }
         (handle, async move { ended.await.unwrap_or(Err(Error::Closed)) })
+    }
+
+    /// Evaluates the libraries in a scope that is thrown away: scripts would fail of one that is broken.
+    ///
+    /// # Errors
+    /// [`Error::Library`] names the first that cannot be used.
+    pub async fn try_libraries(&self, limits: Limits) -> Result<(), Error> {
+        let limits = Limits { call_timeout: Some(LIBRARY_TIMEOUT), ..limits };
+        let task = ScriptTask { control: Arc::new(NoTask), limits };
+        let (_, ended) = self.spawn(task, |vm| vm.preload_each());
+        ended.await?.map_err(|(library, error)| {
+            let imports = bundle::imports(&library.source, &library.name);
+            let is_module = matches!(error, ScriptError::Thrown(_)) && imports.no_module.is_none();
+            let hint = if is_module && (!imports.found.is_empty() || library.source.contains("export")) {
+                "\nIt seems to be an ES module. Preload a build of it that is a script (UMD or IIFE), or import it."
+            } else {
+                ""
+            };
+            Error::Library { library: library.name, error, hint }
+        })
     }
 
     /// What each lane is doing.
@@ -265,7 +291,7 @@ fn lane_main(
     io: tokio::runtime::Handle,
     mut inbox: mpsc::UnboundedReceiver<Job>,
 ) {
-    let LanesConfig { worker, env, on_turn, .. } = config;
+    let LanesConfig { worker, env, preload, on_turn, .. } = config;
     let local = LocalSet::new();
     executor.block_on(local.run_until(async {
         let context = Rc::new(LaneContext {
@@ -273,6 +299,7 @@ fn lane_main(
             env,
             #[cfg(feature = "http")]
             http: config.http,
+            preload,
             #[cfg(feature = "redis")]
             redis: config.redis.and_then(|connections| match connections.for_lane() {
                 Ok(connection) => Some(connection),

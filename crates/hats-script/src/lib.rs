@@ -14,6 +14,7 @@
 //! This crate knows no cluster. What it needs of one it asks for through [`TaskControl`] and [`WorkerInfo`].
 
 pub mod egress;
+mod bundle;
 mod error;
 mod host;
 mod lane;
@@ -21,6 +22,7 @@ mod limits;
 mod modules;
 mod vm;
 
+pub use crate::bundle::{Bundle, Import, Imports, Library, Unresolvable, imports, resolve};
 pub use crate::error::{Error, ScriptError, Thrown};
 pub use crate::host::{BoxFuture, TaskControl, WorkerInfo};
 pub use crate::lane::{LaneStatus, Lanes, LanesConfig, ScriptHandle, ScriptTask};

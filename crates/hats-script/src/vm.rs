@@ -15,6 +15,7 @@ mod host;
     expect(dead_code, reason = "only promises of `http` are settled from outside")
 )]
 mod operations;
+mod loader;
 mod source;
 
 use std::rc::Rc;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use hats_fiber::{Ask, Ended, Handle, running_for, trim_stack, wait, wait_ending};
 use rquickjs::{Atom, Context, Ctx, Function, Object, Persistent, Runtime, Value};
 
+use crate::bundle::{Bundle, Library};
 use crate::error::{Error, ScriptError};
 use crate::lane::{LaneContext, ScriptTask};
 use crate::modules;
@@ -44,6 +46,8 @@ pub struct Vm {
     host: Rc<Host>,
     // Invariant: holds values of `context`, so it is emptied before `context` goes (see `drop`).
     entries: Option<Entries>,
+    /// Whether the libraries have been evaluated.
+    preloaded: bool,
     context: Context,
     runtime: Runtime,
 }
@@ -89,18 +93,60 @@ impl Vm {
             tracker.events.track_rejection(&ctx, promise, reason, handled);
         })));
         context.with(|ctx| modules::install(&ctx, &host)).map_err(no_vm)?;
-        Ok(Self { host, entries: None, context, runtime })
+        Ok(Self { host, entries: None, preloaded: false, context, runtime })
     }
 
-    /// Evaluates a whole source in the script's scope: as a script, or as a module if it only parses as one.
-    /// `file` stands in stack traces.
+    /// Evaluates the worker's libraries in the script's scope, unless that has been done.
+    ///
+    /// # Errors
+    /// What a library threw, or the limit that it ran into.
+    pub fn preload(&mut self) -> Result<(), ScriptError> {
+        self.preload_each().map_err(|(_, error)| error)
+    }
+
+    /// The same; an error comes with the library that it is of.
+    pub(crate) fn preload_each(&mut self) -> Result<(), (Library, ScriptError)> {
+        if std::mem::replace(&mut self.preloaded, true) {
+            return Ok(());
+        }
+        let host = self.host.clone();
+        host.is_preloading.set(true);
+        let evaluated = host.lane.preload.iter().try_for_each(|library| {
+            let evaluated = self.enter(|ctx| {
+                source::evaluate_library(ctx, library)?;
+                host.settle(ctx, None)
+            });
+            evaluated.map_err(|error| (library.clone(), error))
+        });
+        host.is_preloading.set(false);
+        evaluated
+    }
+
+    /// Evaluates a whole source in the script's scope, after the libraries: as a script, or as a module if it only parses
+    /// as one. `file` stands in stack traces.
     ///
     /// # Errors
     /// What the script threw, or the limit that it ran into.
     pub fn load(&mut self, source: &str, file: &str) -> Result<(), ScriptError> {
-        let limit = self.host.limits.source;
-        if source.len() > limit {
-            return Err(ScriptError::SourceTooLong(source.len(), limit));
+        self.load_bundle(&Bundle::from(source), file)
+    }
+
+    /// As [`Vm::load`], for a source with the modules that it may import.
+    ///
+    /// # Errors
+    /// What the script threw, or the limit that it ran into.
+    pub fn load_bundle(&mut self, bundle: &Bundle, file: &str) -> Result<(), ScriptError> {
+        let (limit, bytes) = (self.host.limits.source, bundle.bytes());
+        if bytes > limit {
+            return Err(ScriptError::SourceTooLong(bytes, limit));
+        }
+        if bundle.modules.len() > Bundle::MODULES_MAX {
+            return Err(ScriptError::TooManyModules(bundle.modules.len(), Bundle::MODULES_MAX));
+        }
+        self.preload()?;
+        let source = &*bundle.main;
+        if source::may_be_module(source) {
+            loader::serve(&self.runtime, bundle, file);
         }
         let host = self.host.clone();
         let entries = self.enter(|ctx| {

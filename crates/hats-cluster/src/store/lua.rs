@@ -99,7 +99,10 @@ impl Reply {
     /// The names and values in the list at a place. A value that is no UTF-8 is none; in a name that is replaced.
     pub(super) fn pairs(&mut self, nth: usize) -> Vec<(String, Option<String>)> {
         let Some(Value::Array(values)) = self.take(nth) else { return Vec::new() };
-        values.chunks_exact(2).map(|pair| (lossy(&pair[0]).unwrap_or_default(), pair[1].as_string())).collect()
+        values
+            .chunks_exact(2)
+            .map(|pair| (lossy(&pair[0]).unwrap_or_default(), pair[1].as_string()))
+            .collect()
     }
 
     /// Calls with each text of the list at a place.

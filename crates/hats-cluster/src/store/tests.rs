@@ -820,7 +820,10 @@ async fn modules_are_a_part_of_the_source(bench: Bench) {
     assert_eq!(first.source_bytes(), source.len() + 1 + 3);
     assert_ne!(first.digest, SourceDigest::of(source));
     // Whoever knows the digest is not sent the texts.
-    assert_eq!(read(Some(&Definition { source: "kept".into(), ..first.clone() })).await.source.as_ref(), "kept");
+    assert_eq!(
+        read(Some(&Definition { source: "kept".into(), ..first.clone() })).await.source.as_ref(),
+        "kept"
+    );
 
     // A change of any part is another digest: of a text, a path, or the script's own place.
     let mut digests = vec![first.digest.clone()];

@@ -48,6 +48,8 @@ pub(crate) struct Host {
     timer_was_last: Cell<bool>,
     /// How many host functions the script is inside of.
     native_depth: Cell<u32>,
+    /// Libraries are being evaluated.
+    pub(super) is_preloading: Cell<bool>,
     /// Made by the `redis` module at its first reply, for all of them.
     #[cfg(feature = "redis")]
     pub(crate) reply_parts: RefCell<Option<ReplyParts>>,
@@ -72,6 +74,7 @@ impl Host {
             ended: RefCell::new(None),
             timer_was_last: Cell::new(false),
             native_depth: Cell::new(0),
+            is_preloading: Cell::new(false),
             #[cfg(feature = "redis")]
             reply_parts: RefCell::new(None),
             #[cfg(feature = "http")]
@@ -202,6 +205,11 @@ impl Host {
     pub(crate) fn gate(&self, ctx: &Ctx<'_>) -> rquickjs::Result<()> {
         if let Some(end) = self.end_now() {
             return Err(Exception::throw_internal(ctx, &end.to_string()));
+        }
+        // Each script evaluates them, and nobody is told whose doing it was.
+        if self.is_preloading.get() {
+            let message = "a preloaded library reaches outside only from functions that a script calls";
+            return Err(Exception::throw_message(ctx, message));
         }
         self.control.effect();
         Ok(())

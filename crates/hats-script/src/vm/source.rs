@@ -1,13 +1,21 @@
-//! From a source text to a scope: script or module, and where its entry points are.
+//! From a source text to a scope: library, script or module, and where its entry points are.
 
 use rquickjs::context::EvalOptions;
 use rquickjs::{CatchResultExt, CaughtError, Ctx, Function, Module, Object, Persistent, Promise, Value};
 
 use super::failure::Failure;
+use crate::bundle::Library;
 use crate::error::{ScriptError, Thrown};
 
 /// The functions of a script that a runner calls.
 pub(super) const ENTRY_POINTS: [&str; 3] = ["init", "main", "cleanup"];
+
+/// Evaluates a library: a sloppy script in the global scope, as a page in a browser has it.
+pub(super) fn evaluate_library(ctx: &Ctx<'_>, library: &Library) -> Result<(), Failure> {
+    refuse_nul(&library.source, &library.name)?;
+    ctx.eval_with_options::<Value<'_>, _>(&*library.source, sloppy(&library.name))?;
+    Ok(())
+}
 
 /// Evaluates `source`. For a module, returns the promise of its evaluation and its exports. A script is done when it
 /// has run: the value of its last statement means nothing, be it a promise or not.
@@ -16,29 +24,46 @@ pub(super) fn evaluate<'js>(
     source: &str,
     file: &str,
 ) -> Result<Option<(Promise<'js>, Object<'js>)>, Failure> {
-    if source.contains('\0') {
-        return Err(Failure::Script(ScriptError::Thrown(Thrown {
-            name: "SyntaxError".to_owned(),
-            message: "the source contains a NUL character".to_owned(),
-            stack: format!("    at {file}"),
-            rejected: false,
-        })));
+    refuse_nul(source, file)?;
+    let no_script = match ctx.eval_with_options::<Value<'_>, _>(source, sloppy(file)).catch(ctx) {
+        Ok(_) => return Ok(None),
+        Err(error) => error,
+    };
+    let Some(script_stops_at) = place_of_compile_error(&no_script, file).filter(|_| may_be_module(source))
+    else {
+        return Err(no_script.throw(ctx).into());
+    };
+    match Module::declare(ctx.clone(), file, source).catch(ctx) {
+        Ok(module) => {
+            let (module, promise) = module.eval()?;
+            Ok(Some((promise, module.namespace()?)))
+        }
+        Err(no_module) => {
+            // What gets further is what it was meant to be. A module of which only an import fails got to its end.
+            let is_module =
+                place_of_compile_error(&no_module, file).is_none_or(|stops_at| stops_at > script_stops_at);
+            Err(if is_module { no_module } else { no_script }.throw(ctx).into())
+        }
     }
+}
+
+fn sloppy(file: &str) -> EvalOptions {
     let mut options = EvalOptions::default();
     options.strict = false;
     options.filename = Some(file.to_owned());
-    let failed = match ctx.eval_with_options::<Value<'_>, _>(source, options).catch(ctx) {
-        Ok(_) => return Ok(None),
-        Err(failed) => failed,
-    };
-    if may_be_module(source)
-        && is_compile_error(&failed, file)
-        && let Ok(module) = Module::declare(ctx.clone(), file, source).catch(ctx)
-    {
-        let (module, promise) = module.eval()?;
-        return Ok(Some((promise, module.namespace()?)));
+    options
+}
+
+fn refuse_nul(source: &str, file: &str) -> Result<(), Failure> {
+    if !source.contains('\0') {
+        return Ok(());
     }
-    Err(failed.throw(ctx).into())
+    Err(Failure::Script(ScriptError::Thrown(Thrown {
+        name: "SyntaxError".to_owned(),
+        message: "the source contains a NUL character".to_owned(),
+        stack: format!("    at {file}"),
+        rejected: false,
+    })))
 }
 
 /// A function that finds a global function by name, `const` and `let` included, each time it is called. None if the
@@ -60,17 +85,22 @@ pub(super) fn lookup<'js>(
     Ok(if is_global { None } else { Some(Persistent::save(ctx, function)) })
 }
 
-fn may_be_module(source: &str) -> bool {
+/// Whether a source may be or import a module.
+pub(super) fn may_be_module(source: &str) -> bool {
     ["import", "export", "await"].iter().any(|word| source.contains(word))
 }
 
-/// True if nothing of the source has run yet: a compile error's stack is the place in the file and no frame,
-/// while an error thrown by running code names the frames that it passed.
-fn is_compile_error(error: &CaughtError<'_>, file: &str) -> bool {
-    let CaughtError::Exception(exception) = error else { return false };
+/// Line and column at which the source does not compile. None if that is not what is wrong: a compile error's stack is
+/// the place in the file and no frame, while an error thrown by running code names the frames that it passed.
+fn place_of_compile_error(error: &CaughtError<'_>, file: &str) -> Option<(u32, u32)> {
+    let CaughtError::Exception(exception) = error else { return None };
     let name: String = exception.as_object().get("name").unwrap_or_default();
     let stack = exception.stack().unwrap_or_default();
     let mut frames = stack.lines().map(str::trim).filter(|line| !line.is_empty());
-    let place = frames.next().and_then(|frame| frame.strip_prefix("at "));
-    name == "SyntaxError" && frames.next().is_none() && place.is_some_and(|place| place.starts_with(file))
+    let place = frames.next()?.strip_prefix("at ")?.strip_prefix(file)?.strip_prefix(':')?;
+    if name != "SyntaxError" || frames.next().is_some() {
+        return None;
+    }
+    let (line, column) = place.split_once(':')?;
+    Some((line.parse().ok()?, column.parse().ok()?))
 }

@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::*;
 use crate::{BoxFuture, EnvOverlay, Lanes, LanesConfig, Limits, ScriptHandle, TaskControl, WorkerInfo};
 
+mod any_source;
 mod conformance;
 #[cfg(feature = "http")]
 mod fetch;
 mod hostile;
 #[cfg(feature = "http")]
 mod http;
+mod modules;
 #[cfg(feature = "redis")]
 mod redis;
 mod sharing;
@@ -90,6 +92,7 @@ impl WorkerInfo for Fake {
 
 fn lanes(count: usize, #[cfg(feature = "redis")] redis: Option<crate::redis::Connections>) -> Lanes {
     Lanes::start(&LanesConfig {
+        preload: std::sync::Arc::default(),
         count,
         worker: Fake::new(),
         env: EnvOverlay::default(),

@@ -1,0 +1,189 @@
+//! Finds the modules that a script imports among those of its bundle, and nowhere else.
+//!
+//! The engine knows modules by a name, which is also what stack traces show: the task's own name for the source itself,
+//! and for the others their path, below the folder that the task's name says if it ends like the source's path does.
+//!
+//! What must hold: each file has one name, and no two share one. A module of which a dependency could not be had is never
+//! handed out again, nor is any that was loaded along with it: the engine frees the one and leaves the others pointing
+//! at it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use rquickjs::loader::{ImportAttributes, Loader, Resolver};
+use rquickjs::module::Declared;
+use rquickjs::{Ctx, Exception, Module, Runtime};
+
+use crate::bundle::{self, Bundle, line_of_import};
+
+/// Static imports that may be inside one another. The engine follows them by calling itself, and looks at no stack limit
+/// on its way.
+const DEPTH_MAX: usize = 100;
+/// Of the modules that there are, so many are named in an error.
+const NAMES_SHOWN: usize = 8;
+
+/// Lets the scripts of a runtime import the modules of a bundle.
+pub(super) fn serve(runtime: &Runtime, bundle: &Bundle, task: &str) {
+    let modules = Modules {
+        shared: Rc::new(Shared {
+            prefix: bundle.file.as_deref().and_then(|file| prefix(task, file)).unwrap_or_default().to_owned(),
+            bundle: bundle.clone(),
+            task: task.to_owned(),
+            depth: Cell::new(0),
+            loading: RefCell::default(),
+            broken: RefCell::default(),
+        }),
+    };
+    runtime.set_loader(modules.clone(), modules);
+}
+
+/// What the task's name says before the path of its source.
+fn prefix<'a>(task: &'a str, file: &str) -> Option<&'a str> {
+    let prefix = task.strip_suffix(file)?;
+    (prefix.is_empty() || prefix.ends_with('/')).then_some(prefix)
+}
+
+#[derive(Clone)]
+struct Modules {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    task: String,
+    prefix: String,
+    bundle: Bundle,
+    /// How many modules are being loaded, each for another.
+    depth: Cell<usize>,
+    /// Their paths, and those of all that were loaded for them.
+    loading: RefCell<Vec<String>>,
+    broken: RefCell<Vec<String>>,
+}
+
+impl Shared {
+    /// What the engine calls the file at this path.
+    fn name(&self, path: &str) -> String {
+        if self.is_main(path) {
+            return self.task.clone();
+        }
+        let name = format!("{}{path}", self.prefix);
+        // A task may have the name that a module would have had.
+        if name == self.task { format!("./{name}") } else { name }
+    }
+
+    /// Whether this is the path of the source, which may have none.
+    fn is_main(&self, path: &str) -> bool {
+        path == self.bundle.file.as_deref().unwrap_or_default()
+    }
+
+    /// The path of the file that the engine knows by this name. Code that is no file's imports as the source does.
+    fn path(&self, name: &str) -> &str {
+        let find = |name: &str| {
+            let path = name.strip_prefix(&self.prefix)?;
+            self.bundle.modules.get_key_value(path).map(|(path, _)| path.as_str())
+        };
+        let module = if name == self.task { None } else { find(name) };
+        let renamed = || name.strip_prefix("./").filter(|rest| *rest == self.task).and_then(find);
+        module.or_else(renamed).or(self.bundle.file.as_deref()).unwrap_or_default()
+    }
+
+    fn text(&self, path: &str) -> Option<&str> {
+        if self.is_main(path) {
+            return Some(&self.bundle.main);
+        }
+        self.bundle.modules.get(path).map(|text| &**text)
+    }
+
+    /// The path that an import means, or why there is none.
+    fn resolve(&self, importer: &str, specifier: &str) -> Result<String, String> {
+        let path = bundle::resolve(importer, specifier).map_err(|error| error.to_string())?;
+        let is_main = self.bundle.file.is_some() && self.is_main(&path);
+        if is_main || self.bundle.modules.contains_key(&path) {
+            return Ok(path);
+        }
+        let mut names: Vec<&str> = self.bundle.modules.keys().take(NAMES_SHOWN).map(String::as_str).collect();
+        if self.bundle.modules.len() > NAMES_SHOWN {
+            names.push("…");
+        }
+        Err(if names.is_empty() {
+            format!("the task has no module {path}, nor any other")
+        } else {
+            format!("the task has no module {path}, but {}", names.join(", "))
+        })
+    }
+
+    /// Why this import did not work.
+    fn refusal(&self, importer: &str, specifier: &str, why: &str) -> String {
+        let line = self.text(importer).and_then(|text| line_of_import(text, specifier));
+        let line = line.map(|line| format!(":{line}")).unwrap_or_default();
+        format!("{}{line} cannot import {specifier:?}: {why}", self.name(importer))
+    }
+
+    /// From now on, nothing that is being loaded is handed out.
+    fn give_up(&self) {
+        self.broken.borrow_mut().append(&mut self.loading.borrow_mut());
+    }
+}
+
+impl Resolver for Modules {
+    fn resolve<'js>(
+        &mut self,
+        ctx: &Ctx<'js>,
+        base: &str,
+        name: &str,
+        attributes: Option<ImportAttributes<'js>>,
+    ) -> rquickjs::Result<String> {
+        let shared = &*self.shared;
+        let importer = shared.path(base);
+        let resolved = bundle::refuse_attributes(ctx, attributes.as_ref()).and_then(|()| {
+            let resolved = shared.resolve(importer, name).and_then(|path| {
+                let is_broken = shared.broken.borrow().contains(&path);
+                if is_broken { Err("an import of it has failed before".to_owned()) } else { Ok(path) }
+            });
+            resolved.map_err(|why| Exception::throw_type(ctx, &shared.refusal(importer, name, &why)))
+        });
+        if resolved.is_err() {
+            shared.give_up();
+        }
+        resolved.map(|path| shared.name(&path))
+    }
+}
+
+impl Loader for Modules {
+    fn load<'js>(
+        &mut self,
+        ctx: &Ctx<'js>,
+        name: &str,
+        _attributes: Option<ImportAttributes<'js>>,
+    ) -> rquickjs::Result<Module<'js, Declared>> {
+        let shared = self.shared.clone();
+        let path = shared.path(name);
+        let depth = shared.depth.get();
+        shared.loading.borrow_mut().push(path.to_owned());
+        let module = match shared.bundle.modules.get(path).filter(|_| name != shared.task) {
+            // Had it been run as one, the engine would know it.
+            None => Err(Exception::throw_type(
+                ctx,
+                &format!("{name} cannot be imported: it was run as a script, not as a module"),
+            )),
+            Some(_) if depth >= DEPTH_MAX => Err(Exception::throw_range(
+                ctx,
+                &format!("{name} cannot be imported: more than {DEPTH_MAX} imports inside one another"),
+            )),
+            Some(text) if text.contains('\0') => {
+                Err(Exception::throw_syntax(ctx, &format!("{name} contains a NUL character")))
+            }
+            Some(text) => {
+                shared.depth.set(depth + 1);
+                let module = Module::declare(ctx.clone(), name, &**text);
+                shared.depth.set(depth);
+                module
+            }
+        };
+        if module.is_err() {
+            shared.give_up();
+        } else if depth == 0 {
+            shared.loading.borrow_mut().clear();
+        }
+        module
+    }
+}
