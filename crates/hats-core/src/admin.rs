@@ -11,10 +11,14 @@ use hats_cluster::records::{Definition, Fields, SourceDigest};
 use hats_cluster::store::Store;
 
 use crate::Error;
-use crate::config::{AdminConfig, Config};
+use crate::config::{AdminConfig, Bundle};
+use crate::registration::modules;
 
 pub use hats_cluster::admin::{PutOutcome, ThreadRow};
 pub use hats_cluster::store::Put;
+
+/// A longer source, its modules included, is not registered; by default workers refuse it as well.
+pub const SOURCE_BYTES_MAX: usize = 1 << 20;
 
 /// How long a connection is tried for.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -56,20 +60,29 @@ impl Threads {
         Ok(Self { store })
     }
 
-    /// Registers a script: replaces `Source` if it differs, sets a missing `Status` and what the options say.
+    /// Registers a script: replaces `Source` and its modules if they differ, sets a missing `Status` and what the options
+    /// say. A text is a script too, by `into()`; what is in files, [`Source`](crate::bundle::Source) reads.
     ///
     /// # Errors
     ///
     /// [`Error::Config`] for a name, a source or an option that cannot be used; otherwise the outcome is not known,
     /// and it may be repeated.
-    pub async fn put(&self, name: &str, source: &str, options: &PutOptions) -> Result<PutOutcome, Error> {
+    pub async fn put(
+        &self,
+        name: &str,
+        source: impl Into<Bundle>,
+        options: &PutOptions,
+    ) -> Result<PutOutcome, Error> {
         let name = checked(name)?;
-        let limit = Config::default().limits.source;
-        if source.len() > limit {
-            return Err(Error::Config(format!("the source is larger than {limit} bytes")));
+        let source = source.into();
+        if source.bytes() > SOURCE_BYTES_MAX {
+            return Err(Error::Config(format!("the source is larger than {SOURCE_BYTES_MAX} bytes")));
         }
-        let fields = options.checked_fields()?;
-        Ok(admin::put_thread_with(&self.store, &name, source, &fields).await?)
+        let options = options.checked_fields()?;
+        let modules = modules(&source).fields();
+        let modules = modules.iter().map(|(field, text)| (field.as_str(), text.clone()));
+        let fields: Vec<_> = options.into_iter().chain(modules).collect();
+        Ok(admin::put_thread_with(&self.store, &name, &source.main, &fields).await?)
     }
 
     /// All threads, by name, without their sources.

@@ -14,7 +14,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hats_cluster::address::RedisConfig;
@@ -23,7 +22,10 @@ use hats_script::egress::Egress;
 
 use crate::Error;
 
+pub(crate) use value::quoted;
+
 pub use hats_script::egress::Rule as NetRule;
+pub use hats_script::{Bundle, Library};
 pub use load::{AdminConfig, LogConfig, LogFormat, LogLevel, Settings};
 pub use value::{Percent, duration, size};
 
@@ -70,8 +72,8 @@ pub struct Config {
     pub health_port: Option<u16>,
     /// For both ports. Default 0.0.0.0.
     pub bind: IpAddr,
-    /// Evaluated before every script.
-    pub preload: Vec<Script>,
+    /// Evaluated before every script, in the same scope.
+    pub preload: Vec<Library>,
     /// What scripts may reach although `deny_net` names it.
     pub allow_net: Vec<NetRule>,
     /// What scripts may not reach, beside what nobody may. Default nothing.
@@ -84,13 +86,13 @@ pub struct Config {
     pub call_log: Option<PathBuf>,
 }
 
-/// A file that is registered as a thread, or evaluated before others.
+/// A file that is registered as a thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
     /// The thread's name: the path as given.
     pub name: TaskName,
-    /// JavaScript.
-    pub source: Arc<str>,
+    /// JavaScript, and what it imports. A text will do, by `into()`.
+    pub source: Bundle,
 }
 
 /// What scripts may use unless their task says otherwise.
@@ -187,7 +189,7 @@ impl Config {
         if self.health_interval.is_zero() {
             return refuse("health-interval must be above 0".to_owned());
         }
-        if let Some(script) = self.scripts.iter().find(|script| script.source.len() > self.limits.source) {
+        if let Some(script) = self.scripts.iter().find(|script| script.source.bytes() > self.limits.source) {
             return refuse(format!("script {} is larger than {} bytes", script.name, self.limits.source));
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! worker can be told. `worker` owns the order in which the parts start, `shutdown` that in which they stop.
 
 pub mod admin;
+pub mod bundle;
 pub mod config;
 #[cfg(feature = "embedded-redis")]
 mod embedded_redis;
@@ -11,6 +12,7 @@ mod error;
 pub mod jobs;
 mod registration;
 mod shutdown;
+mod typescript;
 mod worker;
 
 pub use crate::config::Config;

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hats_cluster::name::TaskName;
+use hats_cluster::records::Modules;
 use hats_cluster::store::{Put, Store};
 use hats_cluster::{Handle, admin};
 use tokio::sync::Notify;
 
-use crate::config::Script;
+use crate::config::{Bundle, Script};
 
 /// Between two rounds of tries, at first and at most.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -78,7 +79,9 @@ impl Registrar {
         if when == When::Later && self.is_known(name).await? {
             return Ok(());
         }
-        let outcome = admin::put_thread(&self.store, name, &script.source).await?;
+        let fields = modules(&script.source).fields();
+        let fields: Vec<_> = fields.iter().map(|(field, text)| (field.as_str(), text.clone())).collect();
+        let outcome = admin::put_thread_with(&self.store, name, &script.source.main, &fields).await?;
         self.cluster.look(vec![name.clone()]);
         let what = match outcome.put {
             Put::Created => "registered",
@@ -105,6 +108,11 @@ impl Registrar {
     fn names(&self) -> Vec<TaskName> {
         self.scripts.iter().map(|script| script.name.clone()).collect()
     }
+}
+
+/// What a source imports, as it stands in Redis.
+pub(crate) fn modules(source: &Bundle) -> Modules {
+    Modules { main: source.file.clone(), files: source.modules.clone() }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

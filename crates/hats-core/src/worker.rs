@@ -241,16 +241,20 @@ fn cluster_config(config: &Config, home: &RedisHome, hook: Option<HardStopHook>)
 }
 
 fn scheduler_config(config: &Config, call_log: Option<Arc<CallLog>>) -> hats_scheduler::Config {
+    let limits = script_limits(config);
+    hats_scheduler::Config { drain_timeout: config.drain_timeout, limits, call_log, ..Default::default() }
+}
+
+fn script_limits(config: &Config) -> hats_script::Limits {
     let limits = &config.limits;
-    let limits = hats_script::Limits {
+    hats_script::Limits {
         memory: limits.memory,
         stack: limits.stack,
         source: limits.source,
         http_body: limits.http_body,
         log_line: limits.log_line,
         call_timeout: limits.call_timeout,
-    };
-    hats_scheduler::Config { drain_timeout: config.drain_timeout, limits, call_log, ..Default::default() }
+    }
 }
 
 fn http_settings(config: &Config) -> http::Settings {
@@ -293,9 +297,14 @@ async fn start_lanes(
         env: EnvOverlay::default(),
         http: Some(script_http),
         redis: Some(script_redis.clone()),
+        preload: config.preload.clone().into(),
         on_turn: Arc::new(on_turn),
     })
     .map_err(|error| Error::System(error.to_string()))?;
+    lanes
+        .try_libraries(script_limits(config))
+        .await
+        .map_err(|error| Error::Config(format!("preload: {error}")))?;
     let made = lanes.status().into_iter().enumerate().map(|(number, status)| {
         let namer = move || status.script().and_then(|name| TaskName::new(name).ok());
         cluster.stamp_with(&format!("lane {number}"), Arc::new(namer))

@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 
 use hats_cluster::id::Nonce;
 use hats_cluster::name::TaskName;
-use hats_cluster::records::RestartPolicy;
+use hats_cluster::records::{Definition, Modules, RestartPolicy};
 use hats_cluster::{Grant, Handle, Release};
-use hats_script::{Lanes, ScriptTask};
+use hats_script::{Bundle, Lanes, ScriptTask};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::Instrument;
@@ -156,7 +156,7 @@ async fn run_once(
     control.adopt(seen.definition.hang, limits.call_timeout);
     let interrupts = Arc::new(Interrupts::default());
     let thread = Thread {
-        source: seen.definition.source.clone(),
+        source: bundle(&seen.definition),
         control: control.clone(),
         interrupts: interrupts.clone(),
         cleanup_timeout: shared.config.cleanup_timeout,
@@ -203,6 +203,12 @@ async fn run_once(
             }
         }
     }
+}
+
+/// What the definition has to run.
+fn bundle(definition: &Definition) -> Bundle {
+    let Modules { main, files } = definition.modules.clone();
+    Bundle { main: definition.source.clone(), file: main, modules: files }
 }
 
 fn is_newer(seen: &Wanted, wanted: &Wanted) -> bool {
@@ -259,7 +265,7 @@ async fn disable(cluster: &Handle, grant: &Grant, wanted: &mut watch::Receiver<W
 
 #[cfg(test)]
 mod tests {
-    use hats_cluster::records::{Definition, SourceDigest};
+    use hats_cluster::records::SourceDigest;
 
     use super::*;
 
@@ -268,7 +274,7 @@ mod tests {
     fn wanted(source: &str) -> Wanted {
         let definition = Definition {
             source: source.into(),
-            modules: hats_cluster::records::Modules::default(),
+            modules: Modules::default(),
             digest: SourceDigest::of(source),
             enabled: true,
             hang: Duration::from_millis(1),

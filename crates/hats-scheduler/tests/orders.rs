@@ -61,6 +61,7 @@ impl World {
             ..Config::default()
         };
         let lanes = Lanes::start(&LanesConfig {
+            preload: Arc::default(),
             count: 2,
             worker: Arc::new(Info),
             env: EnvOverlay::default(),

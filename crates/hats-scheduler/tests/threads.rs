@@ -77,6 +77,7 @@ impl World {
         let builder = redis.builder(Duration::from_secs(5)).unwrap();
         let connections = redis::Connections::connect(&builder, NonZeroUsize::MIN).await.unwrap();
         let lanes = Lanes::start(&LanesConfig {
+            preload: Arc::default(),
             count: 2,
             worker: Arc::new(Info),
             env: EnvOverlay::default(),

@@ -1,19 +1,18 @@
 //! `hats-worker thread …`.
 
-use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use hats_core::Error;
-use hats_core::admin::{Put, PutOptions, PutOutcome, ThreadRow, Threads};
+use hats_core::admin::{Put, PutOptions, PutOutcome, SOURCE_BYTES_MAX, ThreadRow, Threads};
+use hats_core::bundle::Source;
 use hats_core::config::AdminConfig;
 use serde_json::{Value, json};
+use tracing::warn;
 
 use super::{plain, print};
-
-/// A script longer than this is refused before it is read whole; workers refuse it as well.
-const SOURCE_BYTES_MAX: u64 = 1 << 20;
 
 /// What can be done to threads.
 #[derive(Debug, Subcommand)]
@@ -82,8 +81,11 @@ impl Command {
         if let Self::Put(put) = self {
             // The file first: what is wrong with it does not need Redis to be told.
             let source = read_source(&put.file)?;
+            for left_out in &source.left_out {
+                warn!("{}; it is left out", plain(left_out, false));
+            }
             let threads = Threads::connect(config).await?;
-            let outcome = threads.put(&put.name, &source, &put.options()).await?;
+            let outcome = threads.put(&put.name, source.bundle, &put.options()).await?;
             return put.output.print(|| put_json(&put.name, outcome), || put_text(&put.name, outcome));
         }
         let threads = Threads::connect(config).await?;
@@ -134,19 +136,19 @@ impl Output {
     }
 }
 
-fn read_source(file: &str) -> Result<String, Error> {
-    let shown = plain(file, false);
-    let refuse = |why: String| Error::Config(format!("cannot read {shown}: {why}"));
+fn read_source(file: &str) -> Result<Source, Error> {
+    if file != "-" {
+        return Source::from_file(Path::new(file), SOURCE_BYTES_MAX);
+    }
+    let refuse = |why: String| Error::Config(format!("cannot read -: {why}"));
     let mut bytes = Vec::new();
-    let read = match file {
-        "-" => io::stdin().lock().take(SOURCE_BYTES_MAX + 1).read_to_end(&mut bytes),
-        path => File::open(path).and_then(|file| file.take(SOURCE_BYTES_MAX + 1).read_to_end(&mut bytes)),
-    };
+    let read = io::stdin().lock().take(SOURCE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
     read.map_err(|error| refuse(error.to_string()))?;
-    if bytes.len() as u64 > SOURCE_BYTES_MAX {
+    if bytes.len() > SOURCE_BYTES_MAX {
         return Err(refuse(format!("it is larger than {SOURCE_BYTES_MAX} bytes")));
     }
-    String::from_utf8(bytes).map_err(|_| refuse("it is not valid UTF-8".to_owned()))
+    let text = String::from_utf8(bytes).map_err(|_| refuse("it is not valid UTF-8".to_owned()))?;
+    Source::from_text(&text, "-")
 }
 
 fn put_word(outcome: PutOutcome) -> &'static str {
@@ -241,12 +243,20 @@ fn details(row: &ThreadRow) -> String {
     }
     if let Some(source) = &row.source {
         text.push_str(&format!("Source    {} bytes\n", source.len()));
-        text.push_str(&plain(source, true));
-        if !source.ends_with('\n') {
-            text.push('\n');
-        }
+        push_lines(&mut text, source);
+    }
+    for (path, module) in &row.modules {
+        text.push_str(&format!("Module    {}, {} bytes\n", plain(path, false), module.len()));
+        push_lines(&mut text, module);
     }
     text
+}
+
+fn push_lines(text: &mut String, source: &str) {
+    text.push_str(&plain(source, true));
+    if !source.ends_with('\n') {
+        text.push('\n');
+    }
 }
 
 #[cfg(test)]
@@ -268,6 +278,7 @@ mod tests {
             restart: Some("on-failure"),
             source_bytes: Some(3),
             source: None,
+            modules: Default::default(),
         }
     }
 
@@ -296,6 +307,7 @@ b.js          enabled  crashed (again in 4s)  -            1700000000001  3     
             error: Some("Error: no\n    at main (a.js:1)".to_owned()),
             error_time: Some("2026-01-01T00:00:00Z".to_owned()),
             source: Some("main".to_owned()),
+            modules: [("lib/b.js".to_owned(), "b\n".to_owned())].into(),
             ..row("a.js")
         };
         let expected = "\
@@ -312,6 +324,8 @@ Error     2026-01-01T00:00:00Z
       at main (a.js:1)
 Source    4 bytes
 main
+Module    lib/b.js, 2 bytes
+b
 ";
         assert_eq!(details(&row), expected);
     }

@@ -11,12 +11,9 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use figment::providers::{Format, Json, Toml, Yaml};
@@ -26,8 +23,9 @@ use hats_cluster::address::{RedisAddress, RedisConfig, Secret};
 use hats_cluster::name::{ClusterName, TaskName, WorkerName};
 
 use super::value::{boolean, duration, is_off, quoted, size};
-use super::{Config, Limits, Script};
+use super::{Config, Library, Limits, Script};
 use crate::Error;
+use crate::bundle::{self, Source, read_text};
 
 /// A config file above this size is refused before it is read whole.
 const CONFIG_BYTES_MAX: usize = 1 << 20;
@@ -78,12 +76,12 @@ const KEYS: &[Key] = &[
     Key { served: false, ..key("host-port") },
     Key { served: false, ..key("health-port") },
     Key { served: false, ..key("bind") },
-    Key { served: false, ..key("preload") },
     key("allow-net"),
     key("deny-net"),
     key("http-proxy"),
     key("http-fence"),
     key("http-body-limit"),
+    key("preload"),
 ];
 
 /// Everything that was set, by whom, with unknown keys already refused. Values are read from it by
@@ -200,7 +198,7 @@ impl Settings {
             redis_blocking_connections: self
                 .read_as("redis-blocking-connections", connections)?
                 .unwrap_or(default.redis_blocking_connections),
-            scripts: self.files("scripts", limits.source)?,
+            scripts: self.scripts("scripts", limits.source)?,
             run_now: self.read_as("run-now", boolean)?.unwrap_or_default(),
             lease: self.read_as("lease-seconds", lease)?.unwrap_or(default.lease),
             drain_timeout: self.read_as("drain-timeout", duration)?.unwrap_or(default.drain_timeout),
@@ -214,7 +212,7 @@ impl Settings {
             host_port: self.read_as("host-port", port)?.unwrap_or(default.host_port),
             health_port: self.read_as("health-port", port)?,
             bind: self.read_as("bind", address)?.unwrap_or(default.bind),
-            preload: self.files("preload", limits.source)?,
+            preload: self.libraries("preload", limits.source)?,
             allow_net: self.list_of("allow-net")?,
             deny_net: self.list_of("deny-net")?,
             http_proxy: self.read_as("http-proxy", boolean)?.unwrap_or_default(),
@@ -378,19 +376,36 @@ impl Settings {
             .collect()
     }
 
-    fn files(&self, name: &'static str, bytes_max: usize) -> Result<Vec<Script>, Error> {
+    /// The scripts that a setting names, with what they import.
+    fn scripts(&self, name: &'static str, bytes_max: usize) -> Result<Vec<Script>, Error> {
+        self.each_of(name, |path| {
+            let Source { bundle, left_out } =
+                Source::from_file(Path::new(path), bytes_max).map_err(|error| error.to_string())?;
+            for left_out in left_out {
+                tracing::warn!("{left_out}; it is left out");
+            }
+            let name = TaskName::new(path).map_err(|error| error.to_string())?;
+            Ok(Script { name, source: bundle })
+        })
+    }
+
+    fn libraries(&self, name: &'static str, bytes_max: usize) -> Result<Vec<Library>, Error> {
+        self.each_of(name, |path| {
+            let source = bundle::read_alone(Path::new(path), bytes_max)?;
+            Ok(Library { name: path.into(), source: source.into() })
+        })
+    }
+
+    fn each_of<T>(
+        &self,
+        name: &'static str,
+        mut of: impl FnMut(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, Error> {
         let refuse = |message: String| match self.find(name) {
             Some(value) => self.refuse(&value, name, &message),
             None => Error::Config(message),
         };
-        self.list(name)?
-            .into_iter()
-            .map(|path| {
-                let source = read_text(Path::new(&path), bytes_max).map_err(&refuse)?;
-                let name = TaskName::new(&path).map_err(|error| refuse(error.to_string()))?;
-                Ok(Script { name, source: Arc::from(source) })
-            })
-            .collect()
+        self.list(name)?.iter().map(|path| of(path).map_err(refuse)).collect()
     }
 
     /// Whether a setting is given and wants something: `host: false` does not.
@@ -580,22 +595,6 @@ fn toml(content: &str) -> Result<Value, String> {
         let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
         format!("not valid TOML at line {line} column {column}")
     })
-}
-
-/// The whole of a text file.
-fn read_text(path: &Path, bytes_max: usize) -> Result<String, String> {
-    let shown = quoted(&path.to_string_lossy());
-    let cannot_read = |error: io::Error| format!("cannot read {shown}: {error}");
-    let file = File::open(path).map_err(cannot_read)?;
-    if file.metadata().map_err(cannot_read)?.is_dir() {
-        return Err(format!("cannot read {shown}: it is a directory"));
-    }
-    let mut content = Vec::new();
-    file.take(bytes_max as u64 + 1).read_to_end(&mut content).map_err(cannot_read)?;
-    if content.len() > bytes_max {
-        return Err(format!("{shown} is larger than {bytes_max} bytes"));
-    }
-    String::from_utf8(content).map_err(|_| format!("{shown} is not valid UTF-8"))
 }
 
 /// What a scalar would be in the environment.

@@ -302,6 +302,28 @@ fn thresholds_lists_and_sizes_are_read() {
 }
 
 #[test]
+fn scripts_come_with_what_they_import_and_libraries_alone() {
+    let file = ConfigFile::new("main.ts", "import { b } from './lib.js';\nlet a: number = b;");
+    let library = file.folder.path().join("lib.js");
+    let (script, library) = (file.path.to_str().unwrap().to_owned(), library.to_str().unwrap().to_owned());
+    let message = refusal(flags(&[("scripts", &script)]));
+    assert!(
+        message.starts_with("--scripts: ") && message.contains("main.ts:1: cannot import `./lib.js`"),
+        "{message}"
+    );
+
+    std::fs::write(&library, "export const b = 1;").unwrap();
+    let config = flags(&[("scripts", &script), ("preload", &library)]).unwrap();
+    let source = &config.scripts[0].source;
+    assert_eq!(
+        (&*source.main, source.file.as_deref()),
+        ("import { b } from './lib.js';\nlet a         = b;", Some("main.ts"))
+    );
+    assert_eq!(source.modules.keys().collect::<Vec<_>>(), ["lib.js"]);
+    assert_eq!(config.preload, [Library { name: library.into(), source: "export const b = 1;".into() }]);
+}
+
+#[test]
 fn scripts_are_read_and_named_by_their_path() {
     let file = ConfigFile::new("a.js", "function main() {}");
     let path = file.path.to_str().unwrap();
@@ -309,7 +331,7 @@ fn scripts_are_read_and_named_by_their_path() {
     for config in [flags(&[("scripts", path)]).unwrap(), listed.worker().unwrap()] {
         let [script] = &config.scripts[..] else { panic!("{:?}", config.scripts) };
         assert_eq!(script.name.as_str(), path);
-        assert_eq!(&*script.source, "function main() {}");
+        assert_eq!(script.source, "function main() {}".into());
     }
     let refused = |name: &str, content: &[u8], expected: &str| {
         let path = file.folder.path().join(name);

@@ -101,7 +101,7 @@ pub(super) fn is_off(text: &str) -> bool {
 }
 
 /// The value as an error repeats it: short, and with nothing a terminal would act on.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     const SHOWN: usize = 60;
     let shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
     let more = if text.chars().nth(SHOWN).is_some() { "…" } else { "" };

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hats_cluster::clock::BootInstant;
-use hats_script::{ScriptError, TaskControl, Vm, Wake};
+use hats_script::{Bundle, ScriptError, TaskControl, Vm, Wake};
 
 use crate::call_log::CallOutcome;
 use crate::control::Control;
@@ -20,7 +20,7 @@ const ERROR_BYTES_MAX: usize = 10_000;
 
 /// What to run.
 pub(crate) struct Thread {
-    pub(crate) source: Arc<str>,
+    pub(crate) source: Bundle,
     pub(crate) control: Arc<Control>,
     pub(crate) interrupts: Arc<Interrupts>,
     pub(crate) cleanup_timeout: Duration,
@@ -85,7 +85,7 @@ pub(crate) fn run(vm: &mut Vm, thread: &Thread, started: impl FnOnce()) -> Ended
 
 fn live(vm: &mut Vm, thread: &Thread, started: impl FnOnce()) -> Result<(), ScriptError> {
     let control = &*thread.control;
-    call(vm, control, "load", |vm| vm.load(&thread.source, control.name()))?;
+    call(vm, control, "load", |vm| vm.load_bundle(&thread.source, control.name()))?;
     if !control.is_stopped() && vm.has("init") {
         call(vm, control, "init", |vm| vm.call("init"))?;
     }
