@@ -16,13 +16,20 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The examples that a test of this module or `real_input` runs.
-const COVERED: [&str; 8] = [
+const COVERED: [&str; 15] = [
     "embed.rs",
     "env.js",
     "hello.js",
     "http.js",
+    "modules/lib/counter.js",
+    "modules/lib/farewell.js",
+    "modules/lib/greet.js",
+    "modules/main.js",
+    "preload/main.js",
+    "preload/text.js",
     "redis.js",
     "thread_control.js",
+    "typescript.ts",
     "tzdata.js",
     "worker1.config",
 ];
@@ -30,10 +37,16 @@ const COVERED: [&str; 8] = [
 #[test]
 fn every_example_has_a_test() -> Result<()> {
     let mut files = BTreeSet::new();
-    for entry in fs::read_dir(workspace().join("examples"))? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            files.insert(entry.file_name().to_string_lossy().into_owned());
+    let mut folders = vec![workspace().join("examples")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.strip_prefix(workspace().join("examples"))?.to_string_lossy().into_owned();
+            if !path.is_dir() {
+                files.insert(name);
+            } else if !["data", "expected"].contains(&&*name) {
+                folders.push(path);
+            }
         }
     }
     assert_eq!(files, COVERED.map(str::to_owned).into());
@@ -41,7 +54,7 @@ fn every_example_has_a_test() -> Result<()> {
 }
 
 /// What the script of a worker with JSON logs has printed so far.
-fn printed(log: &Path) -> Vec<String> {
+pub(crate) fn printed(log: &Path) -> Vec<String> {
     let content = fs::read_to_string(log).unwrap_or_default();
     content
         .lines()
@@ -64,9 +77,14 @@ fn check(name: &str, after: usize) -> Result<()> {
 
 /// The same with environment variables.
 fn check_with(name: &str, after: usize, environment: &[(&str, &str)]) -> Result<()> {
+    check_script(name, &format!("{name}.js"), after, environment)
+}
+
+/// The same for a script of another name.
+fn check_script(name: &str, script: &str, after: usize, environment: &[(&str, &str)]) -> Result<()> {
     Lab::run(name, |lab| {
         let expected = expected(name)?;
-        let script = format!("examples/{name}.js");
+        let script = format!("examples/{script}");
         let mut options = Options::bare(name).argument("--scripts", &script).argument("--log-format", "json");
         for (key, value) in environment {
             options = options.environment(key, value);
@@ -106,6 +124,21 @@ fn redis() -> Result<()> {
 #[test]
 fn thread_control() -> Result<()> {
     check("thread_control", 0)
+}
+
+#[test]
+fn modules() -> Result<()> {
+    check_script("modules", "modules/main.js", 0, &[])
+}
+
+#[test]
+fn typescript() -> Result<()> {
+    check_script("typescript", "typescript.ts", 0, &[])
+}
+
+#[test]
+fn preload() -> Result<()> {
+    check_script("preload", "preload/main.js", 0, &[("HATS_PRELOAD", "examples/preload/text.js")])
 }
 
 /// A configuration of 2020, with the Redis that is built in and with one of one's own.

@@ -10,10 +10,13 @@ mod examples;
 mod http;
 mod layering;
 mod lifecycle;
+mod modules;
+mod preload;
 mod real_input;
 mod single_ownership;
 mod subcommands;
 mod takeover;
+mod types;
 
 use std::env;
 use std::time::Duration;

@@ -15,6 +15,7 @@ pub mod clock;
 pub mod cluster;
 pub mod history;
 pub mod lab;
+pub mod npm;
 pub mod process;
 pub mod proxy;
 pub mod redis;

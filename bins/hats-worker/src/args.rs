@@ -144,6 +144,10 @@ struct WorkerFlags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     run_now: Option<String>,
 
+    /// Library files evaluated before every script, in its scope
+    #[arg(long, value_name = "FILE,FILE")]
+    preload: Option<String>,
+
     /// Whether to start a Redis of its own where no address is given: auto or never [default: auto]
     #[arg(long, value_name = "WHEN", help_heading = "Redis")]
     embedded_redis: Option<String>,
@@ -226,7 +230,7 @@ struct HealthFlags {
 }
 
 #[derive(Args)]
-#[command(next_help_heading = "Endpoints and libraries (accepted, not served yet)")]
+#[command(next_help_heading = "Endpoints (accepted, not served yet)")]
 struct EndpointFlags {
     /// Serve endpoints
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -239,10 +243,6 @@ struct EndpointFlags {
     /// Address for both ports [default: 0.0.0.0]
     #[arg(long, value_name = "ADDR")]
     bind: Option<String>,
-
-    /// Library files evaluated before every script
-    #[arg(long, value_name = "FILE,FILE")]
-    preload: Option<String>,
 }
 
 #[derive(Args)]

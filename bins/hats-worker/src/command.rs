@@ -24,6 +24,8 @@ pub(crate) enum Command {
     /// Jobs: scripts that run on a schedule
     #[command(subcommand)]
     Job(job::Command),
+    /// Print the TypeScript declarations of what scripts can call (hats.d.ts), for editors and type checkers
+    Types,
 }
 
 impl Command {
@@ -36,6 +38,7 @@ impl Command {
         let command = match self {
             Self::Thread(command) => command,
             Self::Job(command) => return command.run(),
+            Self::Types => return print(hats_core::TYPES),
         };
         let config = settings.admin()?;
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -19,3 +19,4 @@ pub use crate::config::Config;
 pub use crate::error::Error;
 pub use crate::worker::{Builder, Stopped, Worker};
 pub use hats_cluster::watchdog::HardStop;
+pub use hats_script::TYPES;

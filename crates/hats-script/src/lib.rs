@@ -33,3 +33,6 @@ pub use crate::modules::http;
 #[cfg(feature = "redis")]
 pub use crate::modules::redis;
 pub use crate::vm::{Vm, Wake};
+
+/// The TypeScript declarations of what scripts can call, for editors and type checkers.
+pub const TYPES: &str = include_str!("../hats.d.ts");
