@@ -17,6 +17,9 @@ command:cc gcc
 command:redis-server redis-server
 command:redis-cli redis-tools
 command:faketime faketime
+command:node nodejs
+command:npm npm
+command:tar tar
 library:libfaketime.so.1 libfaketime
 END
 }

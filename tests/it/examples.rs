@@ -16,7 +16,7 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The examples that a test of this module or `real_input` runs.
-const COVERED: [&str; 15] = [
+pub(crate) const COVERED: [&str; 15] = [
     "embed.rs",
     "env.js",
     "hello.js",

@@ -19,11 +19,12 @@ const ARROWS: [(&str, &[&str]); 7] = [
 ];
 
 /// Libraries that stay inside the crates that exist because of them.
-const HOMES: [(&str, &[&str]); 4] = [
+const HOMES: [(&str, &[&str]); 5] = [
     ("corosensei", &["hats-fiber"]),
     ("rquickjs", &["hats-script"]),
     ("encore-miniredis", &["hats-core", "hats-cluster", "hats-script", "hats-scheduler"]),
     ("clap", &["hats-worker"]),
+    ("tsv_ts", &["hats-core"]),
 ];
 
 #[test]

@@ -71,7 +71,7 @@ fn are_registered_with_a_thread_and_reloaded_with_any_of_them() -> Result<()> {
         said(&cluster.redis, "by hand")?;
 
         let shown = thread(&cluster.redis, &["show", "report"])?;
-        for part in ["Module    shared/second.js, 37 bytes", "Module    shared/word.js", "'by hand'"] {
+        for part in ["Module    shared/second.js, 36 bytes", "Module    shared/word.js", "'by hand'"] {
             ensure!(shown.stdout.contains(part), "no {part:?} in {shown:?}");
         }
         let shown = thread(&cluster.redis, &["show", "report", "--json"])?;

@@ -1,14 +1,15 @@
 // Logs each global that is really there, with its members, one a line, as compiler.cjs tells what is declared.
 
 const own = Object.getOwnPropertyNames;
-// Those of errors are the language's.
-const ignored = new Set(["constructor", "name", "message", "stack", "cause"]);
-const ends = new Set([null, Object.prototype, Function.prototype, Error.prototype]);
+// Those of errors are the language's, and DOMException has a constant for each code.
+const errors = new Set(["constructor", "name", "message", "stack", "cause"]);
+const isIgnored = (name) => errors.has(name) || name.endsWith("_ERR");
+const ends = new Set([null, Object.prototype, Function.prototype, Error, Error.prototype]);
 
 function members(object) {
   const found = new Set();
   for (let at = object; !ends.has(at); at = Object.getPrototypeOf(at)) {
-    for (const name of own(at)) if (!ignored.has(name)) found.add(name);
+    for (const name of own(at)) if (!isIgnored(name)) found.add(name);
     if (Object.hasOwn(at, Symbol.iterator)) found.add("@@iterator");
   }
   return [...found].sort();
@@ -31,8 +32,7 @@ for (const name of own(globalThis)) {
   const value = globalThis[name];
   if (isClass(value)) {
     show(name, members(value.prototype));
-    const ofClass = new Set(["length", "prototype", ...Object.keys(value).filter((key) => key.endsWith("_ERR"))]);
-    show(`static ${name}`, members(value).filter((key) => !ofClass.has(key)));
+    show(`static ${name}`, members(value).filter((key) => key !== "length" && key !== "prototype"));
   } else {
     show(name, typeof value === "function" || Object(value) !== value ? [] : members(value));
   }
