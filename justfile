@@ -36,3 +36,7 @@ bench *args:
 soak *args:
     cargo build -p hats-worker
     HATS_SOAK=1 cargo test -p hats-tests --test it {{args}} -- --nocapture
+
+# Longer runs of the property tests
+fuzz *args:
+    PROPTEST_CASES=20000 cargo test --workspace --lib {{args}}

@@ -20,8 +20,18 @@ use crate::typescript;
 
 pub use hats_script::Bundle;
 
-/// Of an import, so many files may be read.
+/// What can be imported, by the ends of the names.
 const EXTENSIONS: [&str; 4] = ["js", "mjs", "ts", "mts"];
+
+/// A script as it is registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The script and what it imports.
+    pub bundle: Bundle,
+    /// Files that an `import()` names and that are not there, which is no error: it may stand in a comment, or expect to
+    /// fail.
+    pub left_out: Vec<String>,
+}
 
 impl Source {
     /// Reads a script and all the files that it imports, which may have so many bytes together.
@@ -47,16 +57,6 @@ impl Source {
             ))),
         }
     }
-}
-
-/// A script as it is registered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// The script and what it imports.
-    pub bundle: Bundle,
-    /// Files that an `import()` names and that are not there, which is no error: it may stand in a comment, or expect to
-    /// fail.
-    pub left_out: Vec<String>,
 }
 
 /// Reads a script that imports nothing, such as a library.
@@ -94,7 +94,8 @@ fn read(path: &Path, bytes_max: usize) -> Result<Source, String> {
     let shown = path.to_string_lossy();
     let absolute =
         std::path::absolute(path).map_err(|error| format!("cannot read {}: {error}", quoted(&shown)))?;
-    let main = normal(&absolute).ok_or_else(|| format!("cannot read {}: it is no file", quoted(&shown)))?;
+    let main =
+        normal(&absolute).ok_or_else(|| format!("cannot read {}: it is a directory", quoted(&shown)))?;
     let mut reader = Reader {
         bytes_max,
         home: std::env::current_dir().unwrap_or_default(),

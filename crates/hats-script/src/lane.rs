@@ -166,7 +166,7 @@ impl Lanes {
     pub async fn try_libraries(&self, limits: Limits) -> Result<(), Error> {
         let limits = Limits { call_timeout: Some(LIBRARY_TIMEOUT), ..limits };
         let task = ScriptTask { control: Arc::new(NoTask), limits };
-        let (_, ended) = self.spawn(task, |vm| vm.preload_each());
+        let (_, ended) = self.spawn(task, |vm| vm.try_libraries());
         ended.await?.map_err(|(library, error)| {
             let imports = bundle::imports(&library.source, &library.name);
             let is_module = matches!(error, ScriptError::Thrown(_)) && imports.no_module.is_none();

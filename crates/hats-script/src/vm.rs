@@ -101,11 +101,18 @@ impl Vm {
     /// # Errors
     /// What a library threw, or the limit that it ran into.
     pub fn preload(&mut self) -> Result<(), ScriptError> {
-        self.preload_each().map_err(|(_, error)| error)
+        self.preload_each(|_| Ok(())).map_err(|(_, error)| error)
     }
 
-    /// The same; an error comes with the library that it is of.
-    pub(crate) fn preload_each(&mut self) -> Result<(), (Library, ScriptError)> {
+    /// The same, each with a look at what it is for scripts; an error comes with the library that it is of.
+    pub(crate) fn try_libraries(&mut self) -> Result<(), (Library, ScriptError)> {
+        self.preload_each(source::refuse_entry_points)
+    }
+
+    fn preload_each(
+        &mut self,
+        then: impl Fn(&Ctx<'_>) -> rquickjs::Result<()>,
+    ) -> Result<(), (Library, ScriptError)> {
         if std::mem::replace(&mut self.preloaded, true) {
             return Ok(());
         }
@@ -114,7 +121,8 @@ impl Vm {
         let evaluated = host.lane.preload.iter().try_for_each(|library| {
             let evaluated = self.enter(|ctx| {
                 source::evaluate_library(ctx, library)?;
-                host.settle(ctx, None)
+                host.settle(ctx, None)?;
+                Ok(then(ctx)?)
             });
             evaluated.map_err(|error| (library.clone(), error))
         });

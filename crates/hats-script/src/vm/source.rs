@@ -1,7 +1,9 @@
 //! From a source text to a scope: library, script or module, and where its entry points are.
 
 use rquickjs::context::EvalOptions;
-use rquickjs::{CatchResultExt, CaughtError, Ctx, Function, Module, Object, Persistent, Promise, Value};
+use rquickjs::{
+    CatchResultExt, CaughtError, Ctx, Exception, Function, Module, Object, Persistent, Promise, Value,
+};
 
 use super::failure::Failure;
 use crate::bundle::Library;
@@ -14,6 +16,17 @@ pub(super) const ENTRY_POINTS: [&str; 3] = ["init", "main", "cleanup"];
 pub(super) fn evaluate_library(ctx: &Ctx<'_>, library: &Library) -> Result<(), Failure> {
     refuse_nul(&library.source, &library.name)?;
     ctx.eval_with_options::<Value<'_>, _>(&*library.source, sloppy(&library.name))?;
+    Ok(())
+}
+
+/// Refuses a library that leaves a function in the scope that a runner would take for the script's.
+pub(super) fn refuse_entry_points(ctx: &Ctx<'_>) -> rquickjs::Result<()> {
+    for name in ENTRY_POINTS {
+        if ctx.eval(format!("typeof {name} === 'function'"))? {
+            let message = format!("it defines {name}(), which would be that of every script without one");
+            return Err(Exception::throw_type(ctx, &message));
+        }
+    }
     Ok(())
 }
 

@@ -306,4 +306,7 @@ async fn a_broken_library_is_named_with_its_error() {
         // Nor does a script get past it.
         assert!(try_eval(&lanes, "var x = 1", "x").await.is_err());
     }
+    let lanes = lane_with(&[("fine.js", "var fine = 1"), ("entry.js", "const init = () => {}")]);
+    let error = lanes.try_libraries(Limits::default()).await.unwrap_err().to_string();
+    assert!(error.starts_with("entry.js cannot be preloaded: TypeError: it defines init()"), "{error}");
 }
