@@ -153,11 +153,9 @@ impl Vm {
         }
         self.preload()?;
         let source = &*bundle.main;
-        if source::may_be_module(source) {
-            loader::serve(&self.runtime, bundle, file);
-        }
+        let modules = source::may_be_module(source).then(|| loader::serve(&self.runtime, bundle, file));
         let host = self.host.clone();
-        let entries = self.enter(|ctx| {
+        let loaded = self.enter(|ctx| {
             let module = source::evaluate(ctx, source, file)?;
             let (evaluated, exports) =
                 module.map_or((None, None), |(promise, exports)| (Some(promise), Some(exports)));
@@ -171,8 +169,11 @@ impl Vm {
                 lookups: lookups.collect::<rquickjs::Result<_>>()?,
                 exports: exports.map(|exports| Persistent::save(ctx, exports)),
             })
-        })?;
-        self.entries = Some(entries);
+        });
+        if let (Err(_), Some(modules)) = (&loaded, modules) {
+            modules.abandon();
+        }
+        self.entries = Some(loaded?);
         // The parser and the making of a scope went much deeper than the calls to come.
         trim_stack();
         Ok(())

@@ -23,7 +23,7 @@ const DEPTH_MAX: usize = 100;
 const NAMES_SHOWN: usize = 8;
 
 /// Lets the scripts of a runtime import the modules of a bundle.
-pub(super) fn serve(runtime: &Runtime, bundle: &Bundle, task: &str) {
+pub(super) fn serve(runtime: &Runtime, bundle: &Bundle, task: &str) -> Modules {
     let modules = Modules {
         shared: Rc::new(Shared {
             prefix: bundle.file.as_deref().and_then(|file| prefix(task, file)).unwrap_or_default().to_owned(),
@@ -32,9 +32,11 @@ pub(super) fn serve(runtime: &Runtime, bundle: &Bundle, task: &str) {
             depth: Cell::new(0),
             loading: RefCell::default(),
             broken: RefCell::default(),
+            is_abandoned: Cell::new(false),
         }),
     };
-    runtime.set_loader(modules.clone(), modules);
+    runtime.set_loader(modules.clone(), modules.clone());
+    modules
 }
 
 /// What the task's name says before the path of its source.
@@ -43,8 +45,9 @@ fn prefix<'a>(task: &'a str, file: &str) -> Option<&'a str> {
     (prefix.is_empty() || prefix.ends_with('/')).then_some(prefix)
 }
 
+/// The modules that a runtime's scripts can import.
 #[derive(Clone)]
-struct Modules {
+pub(super) struct Modules {
     shared: Rc<Shared>,
 }
 
@@ -57,6 +60,14 @@ struct Shared {
     /// Their paths, and those of all that were loaded for them.
     loading: RefCell<Vec<String>>,
     broken: RefCell<Vec<String>>,
+    is_abandoned: Cell<bool>,
+}
+
+impl Modules {
+    /// The source itself has failed. It may have been freed, and any of its modules may refer to it.
+    pub(super) fn abandon(&self) {
+        self.shared.is_abandoned.set(true);
+    }
 }
 
 impl Shared {
@@ -136,7 +147,7 @@ impl Resolver for Modules {
         let importer = shared.path(base);
         let resolved = bundle::refuse_attributes(ctx, attributes.as_ref()).and_then(|()| {
             let resolved = shared.resolve(importer, name).and_then(|path| {
-                let is_broken = shared.broken.borrow().contains(&path);
+                let is_broken = shared.is_abandoned.get() || shared.broken.borrow().contains(&path);
                 if is_broken { Err("an import of it has failed before".to_owned()) } else { Ok(path) }
             });
             resolved.map_err(|why| Exception::throw_type(ctx, &shared.refusal(importer, name, &why)))

@@ -202,6 +202,25 @@ async fn what_a_failed_import_left_behind_is_not_touched_again() {
 }
 
 #[tokio::test]
+async fn nothing_is_imported_once_the_source_itself_has_failed() {
+    // `a` has been loaded and refers to the source, which is gone.
+    let bundle = bundle(
+        Some("main.js"),
+        "import './a.js'; import './gone.js'; export const name = 'main';",
+        &[("a.js", "import { name } from './main.js'; export const shown = () => name")],
+    );
+    let lanes = lane_with(&[(
+        "later.js",
+        "var later = () => import('./a.js').then((m) => m.shown(), (e) => e.message)",
+    )]);
+    let run = spawn(&lanes, &Fake::new(), Limits::default(), move |vm| {
+        assert!(vm.load_bundle(&bundle, "main.js").is_err());
+        vm.eval("later()")
+    });
+    assert_eq!(run.1.await.unwrap(), "main.js:1 cannot import \"./a.js\": an import of it has failed before");
+}
+
+#[tokio::test]
 async fn many_modules_and_deep_ones_end_in_an_error() {
     let chain = |length: usize, order: fn(usize, usize) -> String| -> Bundle {
         let modules = (0..length).map(|n| (format!("{n}.js"), order(n, length).into())).collect();
