@@ -157,6 +157,9 @@ impl Vm {
         let host = self.host.clone();
         let loaded = self.enter(|ctx| {
             let module = source::evaluate(ctx, source, file)?;
+            if let Some(modules) = &modules {
+                modules.source_is_declared();
+            }
             let (evaluated, exports) =
                 module.map_or((None, None), |(promise, exports)| (Some(promise), Some(exports)));
             host.settle(ctx, evaluated)?;

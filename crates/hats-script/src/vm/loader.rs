@@ -3,9 +3,9 @@
 //! The engine knows modules by a name, which is also what stack traces show: the task's own name for the source itself,
 //! and for the others their path, below the folder that the task's name says if it ends like the source's path does.
 //!
-//! What must hold: each file has one name, and no two share one. A module of which a dependency could not be had is never
+//! What must hold: each file has one name, and no two share one. And a module that could not be loaded or linked is never
 //! handed out again, nor is any that was loaded along with it: the engine frees the one and leaves the others pointing
-//! at it.
+//! at it, and it loses count of the variables of modules that it links a second time, which in the end aborts the process.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -32,6 +32,7 @@ pub(super) fn serve(runtime: &Runtime, bundle: &Bundle, task: &str) -> Modules {
             depth: Cell::new(0),
             loading: RefCell::default(),
             broken: RefCell::default(),
+            is_declaring: Cell::new(true),
             is_abandoned: Cell::new(false),
         }),
     };
@@ -60,10 +61,17 @@ struct Shared {
     /// Their paths, and those of all that were loaded for them.
     loading: RefCell<Vec<String>>,
     broken: RefCell<Vec<String>>,
+    /// The source itself is being declared, if it is a module, with all that it imports.
+    is_declaring: Cell<bool>,
     is_abandoned: Cell<bool>,
 }
 
 impl Modules {
+    /// What is loaded from now on is loaded by a call of `import()`.
+    pub(super) fn source_is_declared(&self) {
+        self.shared.is_declaring.set(false);
+    }
+
     /// The source itself has failed. It may have been freed, and any of its modules may refer to it.
     pub(super) fn abandon(&self) {
         self.shared.is_abandoned.set(true);
@@ -187,7 +195,12 @@ impl Loader for Modules {
                 shared.depth.set(depth + 1);
                 let module = Module::declare(ctx.clone(), name, &**text);
                 shared.depth.set(depth);
-                module
+                if depth == 0 && !shared.is_declaring.get() {
+                    // The engine would do so right after this. Here we learn of it if it cannot be linked.
+                    module.and_then(|module| module.clone().eval().map(|_| module))
+                } else {
+                    module
+                }
             }
         };
         if module.is_err() {

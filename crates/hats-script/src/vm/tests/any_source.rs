@@ -163,4 +163,55 @@ proptest! {
         let ran = run(&bundle, task, "ran.size");
         prop_assert_eq!(ran, Ok(reached.len().to_string()));
     }
+
+    #[test]
+    fn broken_modules_in_any_order_end_in_errors_of_the_script(
+        edges in vec((0..6_usize, 0..8_usize, 0..4_usize), 0..24),
+        kinds in vec(0..8_usize, 6),
+        order in vec(0..8_usize, 1..16),
+        is_module: bool,
+    ) {
+        // Modules 6 and 7 do not exist.
+        let text = |nth: usize| {
+            let mut text = String::new();
+            for (n, (_, to, form)) in edges.iter().enumerate().filter(|(_, (from, ..))| *from == nth) {
+                text += &match form {
+                    0 => format!("import './{to}.js';\n"),
+                    1 => format!("import * as m{n} from './{to}.js'; globalThis.kept = m{n};\n"),
+                    2 => format!("import {{ x as x{n} }} from './{to}.js';\nexport const f{n} = () => x{n};"),
+                    _ => format!("export * from './{to}.js';\n"),
+                };
+            }
+            text += match kinds[nth] {
+                0 => "throw new Error('at once');",
+                1 => "export let = 1",
+                2 => "await null; export const x = 1;",
+                3 => "await null; throw new Error('later');",
+                4 => "export const nothing = 1;",
+                _ => "export const x = 1;",
+            };
+            text
+        };
+        let calls: String = order.iter().map(|nth| format!("await look('./{nth}.js');\n")).collect();
+        let own = if is_module { "import './0.js'; export const x = 0;" } else { "" };
+        let main = format!(
+            "{own} globalThis.looks = 0;
+             async function look(path) {{
+               const all = import(path).then((m) => [Object.keys(m).map((k) => {{ try {{ return m[k] }} catch (e) {{ return e }} }})]);
+               await Promise.race([all.catch(() => 0), new Promise((r) => setTimeout(r, 1))]);
+               looks += 1;
+             }}
+             globalThis.all = async () => {{ {calls} return looks }};"
+        );
+        let modules = (0..6).map(|nth| (format!("{nth}.js"), text(nth).into()));
+        let bundle = Bundle {
+            main: main.into(),
+            file: Some("main.js".into()),
+            modules: std::sync::Arc::new(modules.collect()),
+        };
+        match run(&bundle, "main.js", "all()") {
+            Ok(looks) => prop_assert_eq!(looks, order.len().to_string()),
+            Err(error) => prop_assert!(is_module, "{}", error),
+        }
+    }
 }

@@ -202,6 +202,24 @@ async fn what_a_failed_import_left_behind_is_not_touched_again() {
 }
 
 #[tokio::test]
+async fn modules_that_cannot_be_linked_are_not_linked_again() {
+    // `x` is ambiguous in 0.js, which is found out when some of its circle has been linked.
+    let bundle = bundle(
+        Some("main.js"),
+        "globalThis.tried = () => import('./0.js').catch((e) => e.name + ' ' + e.message.split(': ').at(-1));",
+        &[
+            ("0.js", "export * from './2.js'; export * from './4.js';"),
+            ("2.js", "import { x as y } from './0.js'; import './5.js'; export const x = 1;"),
+            ("4.js", "import './0.js'; export const x = 1;"),
+            ("5.js", "import './4.js';"),
+        ],
+    );
+    let shown = outcome(&bundle, "tried().then(async (first) => [first, await tried()])").await;
+    assert!(shown.starts_with("[\"SyntaxError "), "{shown}");
+    assert!(shown.ends_with("\"TypeError an import of it has failed before\"]"), "{shown}");
+}
+
+#[tokio::test]
 async fn nothing_is_imported_once_the_source_itself_has_failed() {
     // `a` has been loaded and refers to the source, which is gone.
     let bundle = bundle(
