@@ -13,8 +13,8 @@
 //!
 //! This crate knows no cluster. What it needs of one it asks for through [`TaskControl`] and [`WorkerInfo`].
 
-pub mod egress;
 mod bundle;
+pub mod egress;
 mod error;
 mod host;
 mod lane;

@@ -10,12 +10,12 @@
 mod events;
 mod failure;
 mod host;
+mod loader;
 #[cfg_attr(
     not(feature = "http"),
     expect(dead_code, reason = "only promises of `http` are settled from outside")
 )]
 mod operations;
-mod loader;
 mod source;
 
 use std::rc::Rc;

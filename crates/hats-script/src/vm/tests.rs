@@ -108,6 +108,7 @@ fn lanes(count: usize, #[cfg(feature = "redis")] redis: Option<crate::redis::Con
 #[cfg(feature = "http")]
 fn lanes_with_http(count: usize, http: crate::http::Client) -> Lanes {
     Lanes::start(&LanesConfig {
+        preload: std::sync::Arc::default(),
         count,
         worker: Fake::new(),
         env: EnvOverlay::default(),

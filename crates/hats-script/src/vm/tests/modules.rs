@@ -301,6 +301,8 @@ fn lane_with(libraries: &[(&str, &str)]) -> Lanes {
         count: 1,
         worker: Fake::new(),
         env: EnvOverlay::default(),
+        #[cfg(feature = "http")]
+        http: None,
         #[cfg(feature = "redis")]
         redis: None,
         on_turn: std::sync::Arc::new(|_| {}),
