@@ -116,16 +116,7 @@ pub(crate) fn getter<'js, T: IntoJs<'js> + 'js>(
 
 /// Adds a global that is made from JavaScript at its first use, so that scripts without it pay nothing.
 pub(crate) fn lazy<'js>(ctx: &Ctx<'js>, name: &'static str, source: &'static str) -> rquickjs::Result<()> {
-    let replace = move |ctx: &Ctx<'js>, value: Value<'js>| {
-        ctx.globals().prop(name, Property::from(value).writable().configurable())
-    };
-    let get = move |ctx: Ctx<'js>| {
-        let value: Value<'js> = ctx.eval(source)?;
-        replace(&ctx, value.clone())?;
-        rquickjs::Result::Ok(value)
-    };
-    let set = move |ctx: Ctx<'js>, value: Value<'js>| replace(&ctx, value);
-    ctx.globals().prop(name, Accessor::new(get, set).configurable())
+    lazy_with(ctx, name, move |ctx| ctx.eval(source))
 }
 
 /// Adds globals that are made together at the first use of any of them. `make` returns an object that has all of them.
@@ -136,21 +127,32 @@ pub(crate) fn lazy_group<'js>(
     names: &'static [&'static str],
     make: fn(&Ctx<'js>, &Rc<Host>) -> rquickjs::Result<Object<'js>>,
 ) -> rquickjs::Result<()> {
-    fn replace<'js>(ctx: &Ctx<'js>, name: &str, value: Value<'js>) -> rquickjs::Result<()> {
-        ctx.globals().prop(name, Property::from(value).writable().configurable())
-    }
-    for (place, name) in names.iter().enumerate() {
+    names.iter().try_for_each(|name| {
         let host = host.clone();
-        let get = move |ctx: Ctx<'js>| {
-            let group = host.made(&ctx, names[0], make)?;
-            let value: Value<'js> = group.get(names[place])?;
-            replace(&ctx, names[place], value.clone())?;
-            rquickjs::Result::Ok(value)
-        };
-        let set = move |ctx: Ctx<'js>, value: Value<'js>| replace(&ctx, names[place], value);
-        ctx.globals().prop(*name, Accessor::new(get, set).configurable())?;
-    }
-    Ok(())
+        lazy_with(ctx, name, move |ctx| host.made(ctx, names[0], make)?.get(*name))
+    })
+}
+
+/// Adds a global that `make` makes at its first use.
+fn lazy_with<'js>(
+    ctx: &Ctx<'js>,
+    name: &'static str,
+    make: impl Fn(&Ctx<'js>) -> rquickjs::Result<Value<'js>> + 'js,
+) -> rquickjs::Result<()> {
+    // One function both gets and sets, since every script has it: only who sets calls it with an argument.
+    let access = move |ctx: Ctx<'js>, Rest(given): Rest<Value<'js>>| {
+        let value = given.into_iter().next().map_or_else(|| make(&ctx), Ok)?;
+        ctx.globals().prop(name, Property::from(value.clone()).writable().configurable())?;
+        rquickjs::Result::Ok(value)
+    };
+    let access = Function::new(ctx.clone(), access)?;
+    let descriptor = Object::new(ctx.clone())?;
+    descriptor.set("get", access.clone())?;
+    descriptor.set("set", access)?;
+    descriptor.set("configurable", true)?;
+    let object: Object<'js> = ctx.globals().get("Object")?;
+    let define: Function<'js> = object.get("defineProperty")?;
+    define.call((ctx.globals(), name, descriptor))
 }
 
 /// A JavaScript string as UTF-8; a lone surrogate, which UTF-8 cannot say, becomes U+FFFD.
