@@ -429,10 +429,8 @@ declare class EventTarget {
   dispatchEvent(event: Event): boolean;
 }
 
-declare class AbortSignal {
+declare class AbortSignal extends EventTarget {
   private constructor();
-  addEventListener(type: "abort", listener: EventListener): void;
-  removeEventListener(type: "abort", listener: EventListener): void;
   static abort(reason?: any): AbortSignal;
   static timeout(ms: number): AbortSignal;
   static any(signals: Iterable<AbortSignal>): AbortSignal;

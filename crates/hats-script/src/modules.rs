@@ -17,15 +17,20 @@ mod worker;
 
 use std::rc::Rc;
 
-#[cfg(any(feature = "http", feature = "redis"))]
-use rquickjs::TypedArray;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as STANDARD;
 use rquickjs::function::Rest;
 use rquickjs::object::{Accessor, Property};
-use rquickjs::{Coerced, Ctx, Exception, Function, IntoJs, Object, Value};
+use rquickjs::{Coerced, Ctx, Exception, Function, IntoJs, Object, TypedArray, Value};
 
 use crate::vm::Host;
 
-pub(crate) use self::inspect::text_of;
+pub(crate) use self::inspect::{is_error, text_of};
+
+/// So much of an array is copied before others have their turn: a multiple of 3, so that no padding comes in between.
+const PIECE_BYTES: usize = 48 << 10;
+const PIECE_TO_BASE64: &str = "(({ toBase64 }) => (array, start, length) => \
+     toBase64.call(new Uint8Array(array.buffer, array.byteOffset + start, length)))(Uint8Array.prototype)";
 
 /// Puts every module into the scope.
 pub(crate) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
@@ -34,7 +39,7 @@ pub(crate) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     worker::install(ctx, host)?;
     thread::install(ctx, host)?;
     timers::install(ctx, host)?;
-    web::install(ctx)?;
+    web::install(ctx, host)?;
     #[cfg(feature = "http")]
     http::install(ctx, host)?;
     #[cfg(feature = "redis")]
@@ -120,16 +125,15 @@ pub(crate) fn lazy<'js>(ctx: &Ctx<'js>, name: &'static str, source: &'static str
 }
 
 /// Adds globals that are made together at the first use of any of them. `make` returns an object that has all of them.
-#[cfg(feature = "http")]
 pub(crate) fn lazy_group<'js>(
     ctx: &Ctx<'js>,
     host: &Rc<Host>,
     names: &'static [&'static str],
-    make: fn(&Ctx<'js>, &Rc<Host>) -> rquickjs::Result<Object<'js>>,
+    make: impl Fn(&Ctx<'js>, &Rc<Host>) -> rquickjs::Result<Object<'js>> + Copy + 'js,
 ) -> rquickjs::Result<()> {
     names.iter().try_for_each(|name| {
         let host = host.clone();
-        lazy_with(ctx, name, move |ctx| host.made(ctx, names[0], make)?.get(*name))
+        lazy_with(ctx, name, move |ctx| host.made(ctx, names[0], |ctx| make(ctx, &host))?.get(*name))
     })
 }
 
@@ -166,18 +170,36 @@ pub(crate) fn string_of<'js>(ctx: &Ctx<'js>, text: rquickjs::String<'js>) -> rqu
     }
 }
 
-/// The bytes of a `Uint8Array`. Read one by one: the engine's memory itself may change while it is looked at. A long one
-/// takes its time, so the lane's other scripts have their turn meanwhile.
-#[cfg(any(feature = "http", feature = "redis"))]
-pub(crate) fn bytes_of(host: &Host, ctx: &Ctx<'_>, array: &TypedArray<'_, u8>) -> rquickjs::Result<Vec<u8>> {
-    const BYTES_PER_LOOK: u32 = 4096;
-    let length = u32::try_from(array.len()).unwrap_or(u32::MAX);
-    let mut bytes = Vec::with_capacity(array.len());
-    for n in 0..length {
-        if n % BYTES_PER_LOOK == BYTES_PER_LOOK - 1 {
+/// The bytes of a `Uint8Array`, copied. The interpreter's memory may change whenever it runs, and what it offers to copy
+/// out of it safely are single elements, and text: so a long array is copied as base64, piece by piece. The lane's other
+/// scripts have their turn between pieces.
+pub(crate) fn bytes_of<'js>(
+    host: &Host,
+    ctx: &Ctx<'js>,
+    array: &TypedArray<'js, u8>,
+) -> rquickjs::Result<Vec<u8>> {
+    /// Up to here elements are faster.
+    const FEW: usize = 16;
+    let length = array.len();
+    let mut bytes = Vec::with_capacity(length);
+    if length <= FEW {
+        for n in 0..u32::try_from(length).unwrap_or(u32::MAX) {
+            bytes.push(array.get::<_, u8>(n)?);
+        }
+        return Ok(bytes);
+    }
+    let to_base64: Function<'js> = host.made(ctx, "piece to base64", |ctx| ctx.eval(PIECE_TO_BASE64))?;
+    while bytes.len() < length {
+        if !bytes.is_empty() {
             host.look_up(ctx)?;
         }
-        bytes.push(array.get::<_, u8>(n)?);
+        let (start, piece) = (bytes.len(), (length - bytes.len()).min(PIECE_BYTES));
+        let text: rquickjs::String<'_> = to_base64.call((array.clone(), start, piece))?;
+        let text = text.to_string()?;
+        if STANDARD.decode_vec(text, &mut bytes).is_err() || bytes.len() != start + piece {
+            // The script has put something else into the array's place.
+            return Err(Exception::throw_type(ctx, "the bytes of the Uint8Array cannot be read"));
+        }
     }
     Ok(bytes)
 }

@@ -282,14 +282,11 @@ fn set_body<'js>(host: &Rc<Host>, ctx: &Ctx<'js>, result: &Object<'js>, body: &B
         Body::Text(text) => {
             let text = text.as_str().into_js(ctx)?;
             result.set("body", text.clone())?;
-            let make = host.made(ctx, "http bytes", |ctx, host| {
+            let make: Function<'js> = host.made(ctx, "http bytes", |ctx| {
                 let maker: Function<'js> = ctx.eval(LAZY_BYTES)?;
                 maker.call((utf8_function(ctx, host)?,))
             })?;
-            match make.as_function() {
-                Some(make) => make.call((result.clone(), text)),
-                None => Ok(()),
-            }
+            make.call((result.clone(), text))
         }
         Body::Bytes(bytes) => {
             result.set("body", String::from_utf8_lossy(bytes).as_ref())?;

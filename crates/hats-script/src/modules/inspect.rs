@@ -39,6 +39,13 @@ pub(super) fn brief<'js>(ctx: &Ctx<'js>, value: &Value<'js>) -> String {
     }
 }
 
+/// Whether a value is an error: an `Error` or a `DOMException`, which to the engine is an object of another class that has
+/// an error for its prototype.
+pub(crate) fn is_error(value: &Value<'_>) -> bool {
+    let prototype = || value.as_object().filter(|_| !value.is_proxy()).and_then(Object::get_prototype);
+    value.is_error() || prototype().is_some_and(|prototype| prototype.is_error())
+}
+
 struct Inspector<'a, 'js> {
     ctx: &'a Ctx<'js>,
     out: String,
@@ -91,7 +98,7 @@ impl<'js> Inspector<'_, 'js> {
             self.function(function);
             return;
         }
-        if value.is_error() {
+        if is_error(value) {
             self.error(object);
             return;
         }
@@ -111,6 +118,10 @@ impl<'js> Inspector<'_, 'js> {
                 "Map" => self.entries(object, "Map", depth),
                 "Set" => self.entries(object, "Set", depth),
                 "Promise" => self.out.push_str("[Promise]"),
+                class @ ("URL" | "URLSearchParams") => {
+                    let _ = write!(self.out, "{class} ");
+                    self.method(object, "toString", "{}");
+                }
                 class => self.properties(object, class, depth),
             }
         }

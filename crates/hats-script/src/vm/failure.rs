@@ -4,7 +4,7 @@ use rquickjs::{CaughtError, Ctx, Error, Value};
 
 use super::Host;
 use crate::error::{ScriptError, Thrown};
-use crate::modules::text_of;
+use crate::modules::{is_error, text_of};
 
 /// Either is possible inside a call: the interpreter's error, whose value is still pending in it, or one of ours.
 pub(crate) enum Failure {
@@ -59,7 +59,7 @@ impl Host {
     /// What a thrown value says, whatever it is.
     pub(crate) fn thrown<'js>(&self, ctx: &Ctx<'js>, value: Value<'js>, rejected: bool) -> ScriptError {
         self.events.forget_failures();
-        let Some(error) = value.as_object().filter(|_| value.is_error()) else {
+        let Some(error) = value.as_object().filter(|_| is_error(&value)) else {
             let mut message = text_of(ctx, &value);
             if value.is_null() {
                 // The engine throws a bare null when there is no memory left for an error.

@@ -11,7 +11,7 @@ use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending};
 #[cfg(feature = "redis")]
 use hats_fiber::{wait_through, wait_unless_killed};
 use rquickjs::promise::PromiseState;
-use rquickjs::{Ctx, Exception, Object, Persistent, Promise, Value};
+use rquickjs::{Ctx, Exception, FromJs, IntoJs, Persistent, Promise, Value};
 
 use super::TIME_SLICE;
 use super::events::Events;
@@ -57,7 +57,7 @@ pub(crate) struct Host {
     #[cfg(feature = "http")]
     pub(crate) bodies: Budget,
     /// What host modules keep of the interpreter for this script, by a name of their own.
-    made: RefCell<HashMap<&'static str, Persistent<Object<'static>>>>,
+    made: RefCell<HashMap<&'static str, Persistent<Value<'static>>>>,
 }
 
 impl Host {
@@ -92,21 +92,21 @@ impl Host {
         drop(self.reply_parts.take());
     }
 
-    /// An object that is made once for each scope.
-    #[cfg(feature = "http")]
-    pub(crate) fn made<'js>(
-        self: &Rc<Self>,
+    /// What is made once for each scope.
+    pub(crate) fn made<'js, T: FromJs<'js> + IntoJs<'js> + Clone>(
+        &self,
         ctx: &Ctx<'js>,
         name: &'static str,
-        make: impl FnOnce(&Ctx<'js>, &Rc<Self>) -> rquickjs::Result<Object<'js>>,
-    ) -> rquickjs::Result<Object<'js>> {
+        make: impl FnOnce(&Ctx<'js>) -> rquickjs::Result<T>,
+    ) -> rquickjs::Result<T> {
         let known = self.made.borrow().get(name).cloned();
         if let Some(known) = known {
-            return known.restore(ctx);
+            return T::from_js(ctx, known.restore(ctx)?);
         }
-        let object = make(ctx, self)?;
-        self.made.borrow_mut().insert(name, Persistent::save(ctx, object.clone()));
-        Ok(object)
+        let made = make(ctx)?;
+        let kept = Persistent::save(ctx, made.clone().into_js(ctx)?);
+        self.made.borrow_mut().insert(name, kept);
+        Ok(made)
     }
 
     /// Starts the clock of a call.
@@ -133,7 +133,6 @@ impl Host {
     }
 
     /// For long native work: lets others have their turn, and ends with an error if the call in hand has to end.
-    #[cfg(any(feature = "http", feature = "redis"))]
     pub(crate) fn look_up(&self, ctx: &Ctx<'_>) -> rquickjs::Result<()> {
         if self.interrupt() {
             return Err(Exception::throw_internal(ctx, &self.why_ended().to_string()));

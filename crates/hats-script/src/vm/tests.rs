@@ -16,6 +16,7 @@ mod modules;
 #[cfg(feature = "redis")]
 mod redis;
 mod sharing;
+mod web;
 
 /// A worker and a task as a test wants them.
 struct Fake {

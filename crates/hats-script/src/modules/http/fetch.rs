@@ -1,6 +1,5 @@
 //! `fetch`, `Request`, `Response` and `Headers`: written in JavaScript (`fetch.js`) on top of one host function that
-//! begins a request and returns a promise. `AbortController` and `AbortSignal` (`abort.js`) are of use elsewhere too, so
-//! another module may have brought them. Nothing of it all exists in a script that uses none.
+//! begins a request and returns a promise. Nothing of it all exists in a script that uses none.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,7 +16,6 @@ use crate::modules::{Call, bytes_of, define, lazy_group};
 use crate::vm::{Finish, Host};
 
 const NAMES: &[&str] = &["fetch", "Headers", "Request", "Response"];
-const ABORT_NAMES: &[&str] = &["AbortController", "AbortSignal"];
 
 pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     lazy_group(ctx, host, NAMES, |ctx, host| {
@@ -29,13 +27,6 @@ pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
         define(&native, "fetch.abort", host, abort)?;
         let make: Function<'_> = ctx.eval(include_str!("fetch.js"))?;
         make.call((native,))
-    })?;
-    if ctx.globals().contains_key(ABORT_NAMES[0])? {
-        return Ok(());
-    }
-    lazy_group(ctx, host, ABORT_NAMES, |ctx, _| {
-        let make: Function<'_> = ctx.eval(include_str!("abort.js"))?;
-        make.call(())
     })
 }
 

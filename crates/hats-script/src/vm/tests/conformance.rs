@@ -79,7 +79,7 @@ async fn timers_promises_and_clones_work_as_on_the_web() {
              "{ a: [1, 1970-01-01T00:00:00.000Z, Map(1) { 1 => { b: 2 } }], s: Set(1) { 3 } }"),
             ("(() => { const o = {}; o.self = o; const c = structuredClone(o); return c !== o && c.self === c })()", "true"),
             ("structuredClone(new Uint8Array([1, 2]))", "Uint8Array(2) [1, 2]"),
-            ("structuredClone(() => 1)", "DataCloneError: () => 1 cannot be cloned"),
+            ("structuredClone(() => 1)", "DataCloneError: structuredClone: () => 1 cannot be cloned"),
         ],
     )
     .await;

@@ -111,7 +111,7 @@ async fn an_abort_ends_the_request_and_tells_why() {
                 "[\"abort\", true]",
             ),
             ("(c => { c.signal.addEventListener('abort', () => { throw new Error('late') }); c.abort(7); return c.signal.throwIfAborted() })(new AbortController())", "uncaught 7"),
-            ("new AbortSignal()", "TypeError: AbortSignal: use AbortController, or AbortSignal.timeout"),
+            ("new AbortSignal()", "TypeError: AbortSignal: use AbortController, or AbortSignal.abort, timeout or any"),
             ("AbortSignal.timeout('x')", "TypeError: AbortSignal.timeout: argument 1 must be a number of milliseconds"),
         ],
     )
