@@ -10,6 +10,7 @@ mod examples;
 mod http;
 mod layering;
 mod lifecycle;
+mod limits;
 mod modules;
 mod preload;
 mod real_input;

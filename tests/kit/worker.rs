@@ -172,6 +172,8 @@ impl Worker {
         }
         command.current_dir(workspace());
         only_given(&mut command);
+        // How much memory the machine has left is no affair of a test's that does not ask.
+        command.env("HATS_MEMORY_BUDGET", "off");
         command.envs(options.environment.iter().cloned());
         command.env("NO_COLOR", "1");
         if let Some(clock) = &clock {

@@ -148,6 +148,11 @@ struct WorkerFlags {
     #[arg(long, value_name = "FILE,FILE")]
     preload: Option<String>,
 
+    /// No new threads above it: a share of the cgroup's or the machine's memory, a size of this process, or off
+    /// [default: 80%]
+    #[arg(long, value_name = "X")]
+    memory_budget: Option<String>,
+
     /// Whether to start a Redis of its own where no address is given: auto or never [default: auto]
     #[arg(long, value_name = "WHEN", help_heading = "Redis")]
     embedded_redis: Option<String>,
@@ -215,10 +220,6 @@ struct HealthFlags {
     /// Unhealthy above this percentage of memory, or off [default: 90]
     #[arg(long, value_name = "X")]
     mem_threshold: Option<String>,
-
-    /// No new claims above it: a percentage or a size [default: 80%]
-    #[arg(long, value_name = "X")]
-    memory_budget: Option<String>,
 
     /// Between two readings of CPU and memory [default: 5]
     #[arg(long, value_name = "D")]

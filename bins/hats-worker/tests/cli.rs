@@ -80,7 +80,7 @@ fn wrong_files_are_named() {
         path.to_str().unwrap().to_owned()
     };
     let large = file("large.js", &vec![b' '; (1 << 20) + 1]);
-    run(hats(&["--scripts", &large])).expect(2, "is larger than 1048576 bytes");
+    run(hats(&["--scripts", &large])).expect(2, "is larger than 1048576 bytes (source-limit)");
     let binary = file("binary.js", b"\xff\xfe");
     run(hats(&["--scripts", &binary])).expect(2, "is not valid UTF-8");
     let config = file("a.json", br#"{"redis-adress": "h:1"}"#);
@@ -187,6 +187,17 @@ fn threads_are_administered() {
         admin(&["thread", verb, "a"]).expect(1, "there is no thread `a`");
     }
     admin(&["thread", "put", "a", script, "--hang", "soon"]).expect(2, "field Hang");
+    admin(&["thread", "put", "a", script, "--stack-limit", "1k"]).expect(2, "field StackLimit: \"1k\"");
+    admin(&["thread", "put", "a", script, "--log-line-limit", "0"]).expect(2, "field LogLineLimit");
+    let large = folder.path().join("large.js");
+    fs::write(&large, "/".repeat(1_500_000)).unwrap();
+    let large = large.to_str().unwrap();
+    admin(&["thread", "put", "large", large]).expect(
+        2,
+        "the source has 1500000 bytes, more than the limit of 1048576 (SourceLimit, --source-limit)",
+    );
+    admin(&["thread", "put", "large", large, "--source-limit", "2MiB"]).expect(0, "large: created");
+    admin(&["thread", "remove", "large"]).expect(0, "large: removed");
     admin(&["thread", "put", "", script]).expect(2, "a task name must not be empty");
     admin(&["thread", "put", "a", "/no/such/file"]).expect(2, "No such file");
     // The cluster's name is a part of every key.

@@ -4,7 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::address::RedisConfig;
+use crate::coordinator::Admission;
 use crate::error::Error;
 use crate::lease::Timing;
 use crate::name::{ClusterName, TaskName, WorkerName};
@@ -34,6 +37,9 @@ pub struct Config {
     pub settle: Duration,
     /// How long [`crate::coordinator::Handle::close`] waits for Redis to answer the last releases. Default 5 s.
     pub close_timeout: Duration,
+    /// Whether new threads may be taken at the moment, by the judgement of whoever composes the worker. What is owned
+    /// stays owned. Default always; when the sender is gone its last word holds.
+    pub admission: watch::Receiver<Admission>,
     /// The version that is written into the worker's row.
     pub version: String,
     /// Called at the hard stop. The default writes the reason to standard error and exits with 70.
@@ -51,6 +57,7 @@ impl Config {
             stall_after: Duration::from_secs(10),
             settle: Duration::from_secs(1),
             close_timeout: Duration::from_secs(5),
+            admission: watch::channel(Admission::Open).1,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             on_hard_stop: Arc::new(crate::watchdog::exit_at_hard_stop),
         }

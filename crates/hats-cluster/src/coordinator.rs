@@ -97,6 +97,16 @@ pub enum StopReason {
     Moved,
 }
 
+/// Whether a worker may take new threads.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Admission {
+    /// It may.
+    #[default]
+    Open,
+    /// It may not; the reason is for people, in the worker's row.
+    Refused(Arc<str>),
+}
+
 /// A thread that this worker owns.
 #[derive(Debug, Clone)]
 pub struct Grant {

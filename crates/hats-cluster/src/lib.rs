@@ -30,5 +30,5 @@ pub mod coordinator;
 mod watch;
 
 pub use crate::config::Config;
-pub use crate::coordinator::{Event, Grant, Handle, Release, StopReason, start};
+pub use crate::coordinator::{Admission, Event, Grant, Handle, Release, StopReason, start};
 pub use crate::error::Error;

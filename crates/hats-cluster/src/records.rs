@@ -14,6 +14,15 @@ use sha1::{Digest as _, Sha1};
 use crate::id::{Nonce, SessionId};
 use crate::name::{TaskName, WorkerName};
 
+/// A longer source is not even looked at, whatever a worker or a definition allows.
+pub const SOURCE_BYTES_MAX: usize = 16 << 20;
+
+/// The stacks that an interpreter can run with, in bytes.
+pub const STACK_LIMITS: std::ops::RangeInclusive<u64> = 16 << 10..=16 << 20;
+
+/// `LogLineLimit` is no larger.
+const LOG_LINE_MAX: u64 = 1_000_000;
+
 /// `Hang` of a definition that has none.
 pub const HANG_DEFAULT: Duration = Duration::from_millis(1);
 
@@ -83,6 +92,10 @@ pub struct Limits {
     pub stack: Option<u64>,
     /// Time for one call.
     pub call_timeout: Option<Duration>,
+    /// Bytes of source.
+    pub source: Option<u64>,
+    /// Characters of a line of log.
+    pub log_line: Option<u64>,
 }
 
 /// The files that a script imports, each in a field of its own beside `Source`, and where the script itself stands among
@@ -319,6 +332,10 @@ pub struct Fields<'a> {
     pub stack_limit: Option<&'a str>,
     /// `CallTimeout`.
     pub call_timeout: Option<&'a str>,
+    /// `SourceLimit`.
+    pub source_limit: Option<&'a str>,
+    /// `LogLineLimit`.
+    pub log_line_limit: Option<&'a str>,
     /// `RestartAt`.
     pub restart_at: Option<&'a str>,
 }
@@ -384,9 +401,17 @@ impl Definition {
             requires: fields.requires.filter(|text| !text.is_empty()).map(Arc::from),
             limits: Limits {
                 memory: parse_field("MemoryLimit", fields.memory_limit, BYTES, bytes)?,
-                stack: parse_field("StackLimit", fields.stack_limit, BYTES, bytes)?,
+                stack: parse_field("StackLimit", fields.stack_limit, STACK_BYTES, |text| {
+                    bytes(text).filter(|stack| STACK_LIMITS.contains(stack))
+                })?,
                 call_timeout: parse_field("CallTimeout", fields.call_timeout, TIMEOUT, |text| {
                     duration(text).filter(|timeout| !timeout.is_zero())
+                })?,
+                source: parse_field("SourceLimit", fields.source_limit, SOURCE_BYTES, |text| {
+                    bytes(text).filter(|source| *source <= SOURCE_BYTES_MAX as u64)
+                })?,
+                log_line: parse_field("LogLineLimit", fields.log_line_limit, CHARACTERS, |text| {
+                    text.parse().ok().filter(|characters| (1..=LOG_LINE_MAX).contains(characters))
                 })?,
             },
             restart_at: fields.restart_at.filter(|text| !text.is_empty()).map(Arc::from),
@@ -397,6 +422,9 @@ impl Definition {
 const DURATION: &str = "milliseconds, or a duration such as 500ms or 30s, of 30 days at most";
 const TIMEOUT: &str = "milliseconds, or a duration such as 500ms or 30s, above zero and of 30 days at most";
 const BYTES: &str = "a number of bytes above zero, or one such as 64MiB";
+const STACK_BYTES: &str = "a number of bytes from 16KiB to 16MiB, or one such as 512KiB";
+const SOURCE_BYTES: &str = "a number of bytes above zero, or one such as 2MiB, of 16MiB at most";
+const CHARACTERS: &str = "a number of characters from 1 to 1000000";
 const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 const VALUE_CHARS_SHOWN: usize = 100;
 
@@ -564,6 +592,8 @@ mod tests {
             memory_limit: Some("64MiB"),
             stack_limit: Some("262144"),
             call_timeout: Some("1m 30s"),
+            source_limit: Some("2 MiB"),
+            log_line_limit: Some("80"),
             restart_at: Some("now"),
         })
         .unwrap();
@@ -574,6 +604,8 @@ mod tests {
         assert_eq!(definition.limits.memory, Some(64 << 20));
         assert_eq!(definition.limits.stack, Some(262_144));
         assert_eq!(definition.limits.call_timeout, Some(Duration::from_secs(90)));
+        assert_eq!(definition.limits.source, Some(2 << 20));
+        assert_eq!(definition.limits.log_line, Some(80));
         assert_eq!(definition.restart_at.as_deref(), Some("now"));
     }
 
@@ -587,7 +619,13 @@ mod tests {
             (Fields { memory_limit: Some("0"), ..Fields::default() }, "MemoryLimit"),
             (Fields { memory_limit: Some("lots"), ..Fields::default() }, "MemoryLimit"),
             (Fields { stack_limit: Some("99999999999999GiB"), ..Fields::default() }, "StackLimit"),
+            (Fields { stack_limit: Some("16383"), ..Fields::default() }, "StackLimit"),
+            (Fields { stack_limit: Some("17MiB"), ..Fields::default() }, "StackLimit"),
             (Fields { call_timeout: Some("0"), ..Fields::default() }, "CallTimeout"),
+            (Fields { source_limit: Some("17MiB"), ..Fields::default() }, "SourceLimit"),
+            (Fields { source_limit: Some("0"), ..Fields::default() }, "SourceLimit"),
+            (Fields { log_line_limit: Some("80 characters"), ..Fields::default() }, "LogLineLimit"),
+            (Fields { log_line_limit: Some("1000001"), ..Fields::default() }, "LogLineLimit"),
         ] {
             assert_eq!(parse(&fields).unwrap_err().field, field);
         }
@@ -605,7 +643,7 @@ mod tests {
             let all = Fields {
                 status: Some(&text), hang: Some(&text), restart: Some(&text), requires: Some(&text),
                 memory_limit: Some(&text), stack_limit: Some(&text), call_timeout: Some(&text),
-                restart_at: Some(&text),
+                source_limit: Some(&text), log_line_limit: Some(&text), restart_at: Some(&text),
             };
             let _ = parse(&all);
         }

@@ -68,8 +68,8 @@ pub(crate) enum Notice {
 pub(crate) struct Vitals {
     /// How many threads the worker owns.
     pub(crate) threads: AtomicU64,
-    /// Whether it takes no more of them.
-    pub(crate) draining: AtomicBool,
+    /// Whether it takes no more of them, for now or for good.
+    pub(crate) closed: AtomicBool,
     /// Whether the last renewal was answered.
     pub(crate) answered: AtomicBool,
     /// Redis' clock minus the boot clock, in milliseconds, as of the last answer. 0 = never answered.
@@ -366,7 +366,7 @@ impl Keeper {
         let store = self.client().await?;
         let load = Load {
             threads: self.vitals.threads.load(Ordering::Relaxed),
-            ready: !self.vitals.draining.load(Ordering::Relaxed),
+            ready: !self.vitals.closed.load(Ordering::Relaxed),
         };
         let t0 = BootInstant::now();
         let renewal = self.answer(store.renew(lease.session(), load)).await?;

@@ -7,21 +7,22 @@ use std::time::Duration;
 
 use hats_cluster::admin;
 use hats_cluster::name::TaskName;
-use hats_cluster::records::{Definition, Fields, SourceDigest};
+use hats_cluster::records::{Definition, Fields, Limits, SourceDigest};
 use hats_cluster::store::Store;
 
 use crate::Error;
-use crate::config::{AdminConfig, Bundle};
+use crate::config::{AdminConfig, Bundle, Config};
 use crate::registration::modules;
 
 pub use hats_cluster::admin::{PutOutcome, ThreadRow};
+pub use hats_cluster::records::SOURCE_BYTES_MAX;
 pub use hats_cluster::store::Put;
-
-/// A longer source, its modules included, is not registered; by default workers refuse it as well.
-pub const SOURCE_BYTES_MAX: usize = 1 << 20;
 
 /// How long a connection is tried for.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// A field of a definition and what is written into it.
+type Field = (&'static str, String);
 
 /// The threads of a cluster.
 #[derive(Clone, Debug)]
@@ -45,6 +46,10 @@ pub struct PutOptions {
     pub stack_limit: Option<String>,
     /// `CallTimeout`.
     pub call_timeout: Option<String>,
+    /// `SourceLimit`.
+    pub source_limit: Option<String>,
+    /// `LogLineLimit`.
+    pub log_line_limit: Option<String>,
 }
 
 impl Threads {
@@ -75,10 +80,14 @@ impl Threads {
     ) -> Result<PutOutcome, Error> {
         let name = checked(name)?;
         let source = source.into();
-        if source.bytes() > SOURCE_BYTES_MAX {
-            return Err(Error::Config(format!("the source is larger than {SOURCE_BYTES_MAX} bytes")));
+        let (options, limits) = options.checked_fields()?;
+        let (length, default) = (source.bytes() as u64, Config::default().limits.source as u64);
+        let limit = limits.source.unwrap_or(default);
+        if length > limit {
+            return Err(Error::Config(format!(
+                "the source has {length} bytes, more than the limit of {limit} (SourceLimit, --source-limit)"
+            )));
         }
-        let options = options.checked_fields()?;
         let modules = modules(&source).fields();
         let modules = modules.iter().map(|(field, text)| (field.as_str(), text.clone()));
         let fields: Vec<_> = options.into_iter().chain(modules).collect();
@@ -142,8 +151,8 @@ impl Threads {
 }
 
 impl PutOptions {
-    /// The fields to write, each known to mean something to a worker.
-    fn checked_fields(&self) -> Result<Vec<(&'static str, String)>, Error> {
+    /// The fields to write, each known to mean something to a worker, and the limits among them.
+    fn checked_fields(&self) -> Result<(Vec<Field>, Limits), Error> {
         let status = self.disabled.then(|| "disabled".to_owned());
         let fields = Fields {
             status: status.as_deref(),
@@ -152,9 +161,11 @@ impl PutOptions {
             memory_limit: self.memory_limit.as_deref(),
             stack_limit: self.stack_limit.as_deref(),
             call_timeout: self.call_timeout.as_deref(),
+            source_limit: self.source_limit.as_deref(),
+            log_line_limit: self.log_line_limit.as_deref(),
             ..Fields::default()
         };
-        Definition::parse("".into(), SourceDigest::of(""), &fields)
+        let definition = Definition::parse("".into(), SourceDigest::of(""), &fields)
             .map_err(|error| Error::Config(error.to_string()))?;
         let all = [
             ("Status", &status),
@@ -163,8 +174,11 @@ impl PutOptions {
             ("MemoryLimit", &self.memory_limit),
             ("StackLimit", &self.stack_limit),
             ("CallTimeout", &self.call_timeout),
+            ("SourceLimit", &self.source_limit),
+            ("LogLineLimit", &self.log_line_limit),
         ];
-        Ok(all.into_iter().filter_map(|(field, value)| Some((field, value.clone()?))).collect())
+        let fields = all.into_iter().filter_map(|(field, value)| Some((field, value.clone()?))).collect();
+        Ok((fields, definition.limits))
     }
 }
 
@@ -196,8 +210,9 @@ mod tests {
     fn only_what_is_given_is_written() {
         let options =
             PutOptions { disabled: true, memory_limit: Some("32MiB".to_owned()), ..PutOptions::default() };
-        let fields = options.checked_fields().unwrap();
+        let (fields, limits) = options.checked_fields().unwrap();
+        assert_eq!(limits.memory, Some(32 << 20));
         assert_eq!(fields, [("Status", "disabled".to_owned()), ("MemoryLimit", "32MiB".to_owned())]);
-        assert!(PutOptions::default().checked_fields().unwrap().is_empty());
+        assert!(PutOptions::default().checked_fields().unwrap().0.is_empty());
     }
 }

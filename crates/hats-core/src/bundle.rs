@@ -22,6 +22,8 @@ pub use hats_script::Bundle;
 
 /// What can be imported, by the ends of the names.
 const EXTENSIONS: [&str; 4] = ["js", "mjs", "ts", "mts"];
+/// What allows no longer ones.
+const SOURCE_LIMIT: &str = " (source-limit)";
 
 /// A script as it is registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +66,7 @@ impl Source {
 /// # Errors
 /// A text that says why not.
 pub(crate) fn read_alone(path: &Path, bytes_max: usize) -> Result<String, String> {
-    let text = read_text(path, bytes_max)?;
+    let text = read_text(path, bytes_max, SOURCE_LIMIT)?;
     without_types(path, &path.to_string_lossy(), text)
 }
 
@@ -118,7 +120,7 @@ impl Reader {
     fn take(&mut self, file: PathBuf, importer: Option<&Importer>) -> Result<(), String> {
         let is_main = file == self.main;
         let shown = self.shown(&file);
-        let text = match read_text(&file, self.bytes_max) {
+        let text = match read_text(&file, self.bytes_max, SOURCE_LIMIT) {
             Ok(text) => text,
             Err(why) => {
                 let Some(importer) = importer else { return Err(self.as_given(&why, &file)) };
@@ -148,7 +150,10 @@ impl Reader {
         let bytes: usize = self.texts.values().map(String::len).sum();
         if bytes > self.bytes_max {
             let main = self.shown(&self.main);
-            return Err(format!("{main} is larger than {} bytes with what it imports", self.bytes_max));
+            return Err(format!(
+                "{main} is larger than {} bytes with what it imports{SOURCE_LIMIT}",
+                self.bytes_max
+            ));
         }
         if self.texts.len() > Bundle::MODULES_MAX {
             let main = self.shown(&self.main);
@@ -318,11 +323,11 @@ fn one_line(error: &str) -> String {
     }
 }
 
-/// The whole of a text file.
+/// The whole of a text file. `limit` says what allows no more.
 ///
 /// # Errors
 /// A text that names the file.
-pub(crate) fn read_text(path: &Path, bytes_max: usize) -> Result<String, String> {
+pub(crate) fn read_text(path: &Path, bytes_max: usize, limit: &str) -> Result<String, String> {
     let shown = quoted(&path.to_string_lossy());
     let cannot_read = |error: io::Error| format!("cannot read {shown}: {error}");
     let file = File::open(path).map_err(cannot_read)?;
@@ -332,7 +337,7 @@ pub(crate) fn read_text(path: &Path, bytes_max: usize) -> Result<String, String>
     let mut content = Vec::new();
     file.take(bytes_max as u64 + 1).read_to_end(&mut content).map_err(cannot_read)?;
     if content.len() > bytes_max {
-        return Err(format!("{shown} is larger than {bytes_max} bytes"));
+        return Err(format!("{shown} is larger than {bytes_max} bytes{limit}"));
     }
     String::from_utf8(content).map_err(|_| format!("{shown} is not valid UTF-8"))
 }

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use hats_cluster::address::RedisConfig;
 use hats_cluster::name::{ClusterName, TaskName, WorkerName};
+use hats_cluster::records::SOURCE_BYTES_MAX;
 use hats_script::egress::Egress;
 
 use crate::Error;
@@ -60,8 +61,8 @@ pub struct Config {
     pub cpu_threshold: Option<CpuThreshold>,
     /// Unhealthy above this share of memory. Default 90 %.
     pub mem_threshold: Option<Percent>,
-    /// New claims are refused above it. Default 80 % of the memory limit.
-    pub memory_budget: MemoryBudget,
+    /// New claims are refused above it; None: never. Default 80 % of the memory limit.
+    pub memory_budget: Option<MemoryBudget>,
     /// Between two readings of CPU and memory. Default 5 s.
     pub health_interval: Duration,
     /// Serve endpoints. Default false.
@@ -134,9 +135,9 @@ pub enum CpuThreshold {
 /// Above which use of memory new claims are refused.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MemoryBudget {
-    /// Of the limit: the cgroup's where there is one, else the machine's memory.
+    /// Of the limit, in use by all that it is for: the cgroup's limit where there is one, else the machine's memory.
     Share(Percent),
-    /// Bytes.
+    /// Bytes that this process may have resident.
     Bytes(u64),
 }
 
@@ -177,6 +178,9 @@ impl Config {
         if self.limits.memory < 1 << 20 {
             return refuse("memory-limit must be at least 1MiB".to_owned());
         }
+        if self.limits.source > SOURCE_BYTES_MAX {
+            return refuse(format!("source-limit must be at most {}MiB", SOURCE_BYTES_MAX >> 20));
+        }
         if self.stall_after < Duration::from_secs(1) {
             return refuse("stall-after must be at least 1s".to_owned());
         }
@@ -190,7 +194,12 @@ impl Config {
             return refuse("health-interval must be above 0".to_owned());
         }
         if let Some(script) = self.scripts.iter().find(|script| script.source.bytes() > self.limits.source) {
-            return refuse(format!("script {} is larger than {} bytes", script.name, self.limits.source));
+            return refuse(format!(
+                "script {} has {} bytes, more than the source-limit of {}",
+                script.name,
+                script.source.bytes(),
+                self.limits.source
+            ));
         }
         Ok(())
     }
@@ -219,7 +228,7 @@ impl Default for Config {
             limits: Limits::default(),
             cpu_threshold: None,
             mem_threshold: Percent::new(90.0),
-            memory_budget: MemoryBudget::default(),
+            memory_budget: Percent::new(80.0).map(MemoryBudget::Share),
             health_interval: Duration::from_secs(5),
             host: false,
             host_port: 9999,
@@ -284,12 +293,6 @@ impl FromStr for MemoryBudget {
         // A plain number up to 100 is a percentage, as it is for `mem-threshold`; nobody means 80 bytes.
         let is_share = text.ends_with('%') || text.parse::<f64>().is_ok_and(|number| number <= 100.0);
         if is_share { text.parse().map(Self::Share) } else { size(text).map(Self::Bytes) }
-    }
-}
-
-impl Default for MemoryBudget {
-    fn default() -> Self {
-        Percent::new(80.0).map_or(Self::Bytes(u64::MAX), Self::Share)
     }
 }
 

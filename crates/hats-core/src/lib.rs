@@ -10,6 +10,7 @@ pub mod config;
 mod embedded_redis;
 mod error;
 pub mod jobs;
+mod memory;
 mod registration;
 mod shutdown;
 mod typescript;

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::config::Config;
+use crate::memory::MemoryGate;
 use crate::registration::Registrar;
 use crate::shutdown::{self, Parts};
 
@@ -86,13 +87,15 @@ impl Worker {
     pub async fn run(self, shutdown: CancellationToken) -> Result<Stopped, Error> {
         // A child: the end of this worker is nobody else's.
         let shutdown = shutdown.child_token();
-        let Some((parts, mut scheduler)) = start(self, &shutdown).await? else {
+        let mut memory = MemoryGate::new(self.config.memory_budget);
+        let Some((parts, mut scheduler)) = start(self, &memory, &shutdown).await? else {
             return Ok(Stopped::Asked);
         };
         let why = tokio::select! {
             why = scheduler.run(&shutdown) => why,
             // Registration goes on in the background, for as long as the worker runs.
             never = parts.registrar.run() => match never {},
+            never = memory.run() => match never {},
         };
         // Scripts see it as `worker.ShuttingDown`, whoever asked for it.
         shutdown.cancel();
@@ -142,13 +145,17 @@ impl fmt::Display for Stopped {
 }
 
 /// Starts everything, each part with what it needs of those before it. None: asked to stop before Redis had answered.
-async fn start(worker: Worker, shutdown: &CancellationToken) -> Result<Option<(Parts, Scheduler)>, Error> {
+async fn start(
+    worker: Worker,
+    memory: &MemoryGate,
+    shutdown: &CancellationToken,
+) -> Result<Option<(Parts, Scheduler)>, Error> {
     let Worker { config, on_hard_stop } = worker;
     let call_log = config.call_log.as_deref().map(CallLog::open).transpose()?.map(Arc::new);
 
     let home = RedisHome::find(&config)?;
     let (cluster, events) = tokio::select! {
-        started = hats_cluster::start(cluster_config(&config, &home, on_hard_stop)) => {
+        started = hats_cluster::start(cluster_config(&config, &home, memory, on_hard_stop)) => {
             started.map_err(|error| Error::at(error, &home.config))?
         }
         // Redis may be a long time coming, and nothing runs yet that would have to end in good order.
@@ -222,7 +229,12 @@ impl RedisHome {
     }
 }
 
-fn cluster_config(config: &Config, home: &RedisHome, hook: Option<HardStopHook>) -> hats_cluster::Config {
+fn cluster_config(
+    config: &Config,
+    home: &RedisHome,
+    memory: &MemoryGate,
+    hook: Option<HardStopHook>,
+) -> hats_cluster::Config {
     let mut cluster = hats_cluster::Config::new(
         config.cluster_name.clone(),
         config.worker_name.clone(),
@@ -230,6 +242,7 @@ fn cluster_config(config: &Config, home: &RedisHome, hook: Option<HardStopHook>)
     );
     cluster.lease = config.lease;
     cluster.stall_after = config.stall_after;
+    cluster.admission = memory.admission();
     if home.is_own() {
         // Nobody else can be there yet.
         cluster.settle = Duration::ZERO;

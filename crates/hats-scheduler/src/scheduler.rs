@@ -57,13 +57,15 @@ impl Default for Config {
 impl Config {
     /// The limits of a script whose definition has `own` ones.
     pub(crate) fn limits_for(&self, own: &hats_cluster::records::Limits) -> hats_script::Limits {
-        let bytes =
+        let size =
             |own: Option<u64>, default| own.map_or(default, |own| usize::try_from(own).unwrap_or(usize::MAX));
         hats_script::Limits {
-            memory: bytes(own.memory, self.limits.memory),
-            stack: bytes(own.stack, self.limits.stack),
+            memory: size(own.memory, self.limits.memory),
+            stack: size(own.stack, self.limits.stack),
+            source: size(own.source, self.limits.source),
+            log_line: size(own.log_line, self.limits.log_line),
             call_timeout: own.call_timeout.or(self.limits.call_timeout),
-            ..self.limits
+            http_body: self.limits.http_body,
         }
     }
 }
@@ -335,5 +337,40 @@ async fn lost(waiting: &mut Option<(SessionId, LostFuture)>) -> Lease {
             lease
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hats_cluster::records;
+
+    use super::*;
+
+    #[test]
+    fn a_definition_may_have_every_stack_that_a_script_can_run_with() {
+        let (least, most) = (hats_script::Limits::STACK_MIN as u64, hats_script::Limits::STACK_MAX as u64);
+        assert_eq!(records::STACK_LIMITS, least..=most);
+    }
+
+    #[test]
+    fn each_limit_is_the_definitions_or_else_the_workers() {
+        let config = Config::default();
+        assert_eq!(config.limits_for(&records::Limits::default()), config.limits);
+        let own = records::Limits {
+            memory: Some(1),
+            stack: Some(2),
+            call_timeout: Some(Duration::from_secs(3)),
+            source: Some(4),
+            log_line: Some(5),
+        };
+        let expected = hats_script::Limits {
+            memory: 1,
+            stack: 2,
+            source: 4,
+            log_line: 5,
+            call_timeout: Some(Duration::from_secs(3)),
+            http_body: config.limits.http_body,
+        };
+        assert_eq!(config.limits_for(&own), expected);
     }
 }

@@ -48,6 +48,8 @@ pub enum ScriptError {
     Timeout(Duration),
     /// The heap limit, in bytes, was reached.
     Memory(usize),
+    /// The stack limit, in bytes, was reached; what the interpreter threw says where.
+    Stack(usize, Thrown),
     /// The source is longer than its limit: its length and the limit, in bytes.
     SourceTooLong(usize, usize),
     /// The source has more modules than a script may have: their number and the limit.
@@ -76,16 +78,32 @@ impl fmt::Display for ScriptError {
         match self {
             Self::Thrown(thrown) => thrown.fmt(f),
             Self::Timeout(limit) => {
-                write!(f, "TimeoutError: the call took longer than its limit of {limit:?}")
+                write!(
+                    f,
+                    "TimeoutError: the call took longer than its limit of {limit:?} \
+                     (CallTimeout of the task, --call-timeout of the worker)"
+                )
             }
             Self::Memory(limit) => {
                 write!(
                     f,
-                    "MemoryError: the script needs more than its heap limit of {limit} bytes (MemoryLimit)"
+                    "MemoryError: the script needs more than its heap limit of {limit} bytes \
+                     (MemoryLimit of the task, --memory-limit of the worker)"
+                )
+            }
+            Self::Stack(limit, thrown) => {
+                write!(
+                    f,
+                    "StackError: the script needs more than its stack limit of {limit} bytes \
+                     (StackLimit of the task, --stack-limit of the worker): {thrown}"
                 )
             }
             Self::SourceTooLong(length, limit) => {
-                write!(f, "SourceError: the source has {length} bytes, more than the limit of {limit}")
+                write!(
+                    f,
+                    "SourceError: the source has {length} bytes, more than the limit of {limit} \
+                     (SourceLimit of the task, --source-limit of the worker)"
+                )
             }
             Self::TooManyModules(count, limit) => {
                 write!(f, "SourceError: the source has {count} modules, more than the limit of {limit}")

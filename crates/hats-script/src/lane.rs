@@ -170,10 +170,12 @@ impl Lanes {
         ended.await?.map_err(|(library, error)| {
             let imports = bundle::imports(&library.source, &library.name);
             let is_module = matches!(error, ScriptError::Thrown(_)) && imports.no_module.is_none();
-            let hint = if is_module && (!imports.found.is_empty() || library.source.contains("export")) {
-                "\nIt seems to be an ES module. Preload a build of it that is a script (UMD or IIFE), or import it."
-            } else {
-                ""
+            let hint = match error {
+                ScriptError::Timeout(_) => "\nThis limit of libraries is no setting.",
+                _ if is_module && (!imports.found.is_empty() || library.source.contains("export")) => {
+                    "\nIt seems to be an ES module. Preload a build of it that is a script (UMD or IIFE), or import it."
+                }
+                _ => "",
             };
             Error::Library { library: library.name, error, hint }
         })

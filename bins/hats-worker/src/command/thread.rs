@@ -57,6 +57,12 @@ pub(crate) struct PutArgs {
     /// Time of one call: a number counts milliseconds; 500ms and 30s mean what they say
     #[arg(long, value_name = "MS")]
     call_timeout: Option<String>,
+    /// Length of the source, such as 2MiB
+    #[arg(long, value_name = "SIZE")]
+    source_limit: Option<String>,
+    /// Characters of one line of log
+    #[arg(long, value_name = "N")]
+    log_line_limit: Option<String>,
     #[command(flatten)]
     output: Output,
 }
@@ -116,6 +122,8 @@ impl PutArgs {
             memory_limit: self.memory_limit.clone(),
             stack_limit: self.stack_limit.clone(),
             call_timeout: self.call_timeout.clone(),
+            source_limit: self.source_limit.clone(),
+            log_line_limit: self.log_line_limit.clone(),
         }
     }
 }

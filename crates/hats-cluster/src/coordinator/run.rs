@@ -37,7 +37,7 @@ use crate::watchdog::Stamp;
 use super::operation::Claimed;
 use super::settle::Settling;
 use super::table::{Known, Mine, Table};
-use super::{Command, Connections, Event};
+use super::{Admission, Command, Connections, Event};
 
 /// So many claims are under way at once.
 const CLAIMS_MAX: usize = 256;
@@ -127,6 +127,8 @@ pub(super) struct Coordinator {
     index: HashSet<SessionId>,
     watching: Watching,
     draining: bool,
+    /// Whether new threads may be taken, as far as the rest of the worker is concerned.
+    admission: Admission,
     settling: Settling,
     /// A session was opened before the current one.
     opened_before: bool,
@@ -217,6 +219,7 @@ impl Coordinator {
             index: HashSet::new(),
             watching: Watching::Polled,
             draining: false,
+            admission: Admission::Open,
             runnable: Runnable::default(),
             blocked_until: BootInstant::default(),
             data_lost_until: BootInstant::default(),
@@ -266,6 +269,8 @@ impl Coordinator {
     ) {
         let mut watched = Some(watched);
         let Some(mut answers) = self.answers.take() else { return };
+        let mut admission = self.config.admission.clone();
+        self.admitted(admission.borrow_and_update().clone());
         self.first_row().await;
         self.opened(lease);
         loop {
@@ -314,6 +319,11 @@ impl Coordinator {
                     }
                     // Nobody pushes any more once the watch has ended.
                     self.watch_notice(notice.unwrap_or(watch::Notice::Lost));
+                    Flow::On
+                }
+                Ok(()) = admission.changed() => {
+                    let admitted = admission.borrow_and_update().clone();
+                    self.admitted(admitted);
                     Flow::On
                 }
                 () = tokio::time::sleep(sleep) => Flow::On,
@@ -492,6 +502,23 @@ impl Coordinator {
         self.sample_at = now;
         self.row_at = now;
         self.consider_all();
+    }
+
+    /// New threads may be taken from now on, or may not.
+    fn admitted(&mut self, admission: Admission) {
+        self.admission = admission;
+        self.tell_peers();
+        // People see it in the row, and peers in the session's next renewal.
+        self.row_at = BootInstant::now();
+        if self.admission == Admission::Open {
+            self.consider_all();
+        }
+    }
+
+    /// Peers do not wait for a worker that takes nothing new.
+    fn tell_peers(&self) {
+        let closed = self.draining || self.admission != Admission::Open;
+        self.vitals.closed.store(closed, Ordering::Release);
     }
 
     fn lost_current(&mut self) {

@@ -10,10 +10,10 @@ use super::{Call, PIPELINE_MAX, SOURCES_MAX, Store, failed, lua};
 use crate::clock::unix_nanos;
 use crate::error::Error;
 use crate::name::{TaskKind, TaskName};
-use crate::records::{Definition, DefinitionRead, Fields, Mirror, Modules, SourceDigest, State};
+use crate::records::{
+    Definition, DefinitionRead, Fields, Mirror, Modules, SOURCE_BYTES_MAX, SourceDigest, State,
+};
 
-/// A longer source is not even looked at. Far above what a worker runs: that limit is a setting of its own.
-const SOURCE_BYTES_READ_MAX: usize = 16 << 20;
 /// A definition with more fields has been written by mistake. Far above the modules of any script.
 const FIELDS_READ_MAX: usize = 10_000;
 
@@ -80,7 +80,7 @@ impl Store {
 
     fn read_call(&self, thread: &TaskName, known: Option<&Definition>) -> Call {
         let known = known.map(|known| known.digest.to_string()).unwrap_or_default();
-        let most = [SOURCE_BYTES_READ_MAX, FIELDS_READ_MAX].map(|most| most.to_string());
+        let most = [SOURCE_BYTES_MAX, FIELDS_READ_MAX].map(|most| most.to_string());
         Call::new(&lua::READ, self.keys().thread(thread), [vec![known], most.to_vec()].concat())
     }
 
@@ -238,7 +238,7 @@ impl Store {
 }
 
 /// Where the modules stand in the answer of `read.lua`.
-const MODULES_AT: usize = 15;
+const MODULES_AT: usize = 17;
 
 /// The order of fields is that of `read.lua`: digest, source, then these, then the modules.
 fn parse_read(mut reply: lua::Reply, known: Option<&Definition>) -> Option<DefinitionRead> {
@@ -265,6 +265,8 @@ fn parse_read(mut reply: lua::Reply, known: Option<&Definition>) -> Option<Defin
         memory,
         stack,
         timeout,
+        source_limit,
+        log_line,
         restart_at,
         state,
         owner,
@@ -283,6 +285,8 @@ fn parse_read(mut reply: lua::Reply, known: Option<&Definition>) -> Option<Defin
         memory_limit: memory.as_deref(),
         stack_limit: stack.as_deref(),
         call_timeout: timeout.as_deref(),
+        source_limit: source_limit.as_deref(),
+        log_line_limit: log_line.as_deref(),
         restart_at: restart_at.as_deref(),
     };
     let mirror = Mirror {

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use fred::interfaces::{HashesInterface, KeysInterface};
-use hats_cluster::Event;
 use hats_cluster::address::RedisConfig;
 use hats_cluster::admin;
 use hats_cluster::clock::BootInstant;
-use hats_cluster::name::{ClusterName, TaskName};
+use hats_cluster::name::{ClusterName, TaskName, WorkerName};
 use hats_cluster::store::Store;
+use hats_cluster::{Admission, Event};
 
 use crate::server::{Link, RedisServer, embedded};
 use crate::worker::{Journal, Worker, config};
@@ -576,4 +576,65 @@ async fn connections_that_were_begun_in_an_outage_hold_up_nothing_after_it() {
     journal.until_running(21).await;
     assert!(BootInstant::now().saturating_duration_since(put) < Duration::from_millis(400));
     journal.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_take_nothing_new_keeps_what_it_has_and_leaves_the_rest_to_the_others() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    let admission = tokio::sync::watch::Sender::new(Admission::Open);
+    let mut limited = config(&redis.config(), "a");
+    limited.admission = admission.subscribe();
+    let other = redis.config();
+    let (_a, _b) = tokio::join!(Worker::start_with(limited, &journal), Worker::start(&other, "b", &journal));
+    put(&store, 20).await;
+    journal.until_running(20).await;
+    let kept = journal.count("a");
+    assert!(kept > 0, "{:?}", journal.running());
+
+    admission.send_replace(Admission::Refused("full".into()));
+    until_row(&store, "a", "Claims", "refused: full").await;
+    put(&store, 60).await;
+    journal.until_running(60).await;
+    assert_eq!(journal.count("a"), kept, "{:?}", journal.running());
+
+    admission.send_replace(Admission::Open);
+    until_row(&store, "a", "Claims", "open").await;
+    put(&store, 200).await;
+    journal.until_running(200).await;
+    assert!(journal.count("a") > kept, "{:?}", journal.running());
+    journal.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_take_nothing_from_the_start_takes_it_when_it_may() {
+    let redis = RedisServer::start().await;
+    let (store, journal) = (store(&redis.config()).await, Journal::new());
+    put(&store, 5).await;
+    let admission = tokio::sync::watch::Sender::new(Admission::Refused("full".into()));
+    let mut limited = config(&redis.config(), "a");
+    limited.admission = admission.subscribe();
+    let a = Worker::start_with(limited, &journal).await;
+    // Even what it is told to take.
+    a.handle.claim_now(vec![thread(0)]);
+    until_row(&store, "a", "Claims", "refused: full").await;
+    // Long enough for whoever would take them.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(journal.runs().is_empty(), "{:?}", journal.runs());
+    admission.send_replace(Admission::Open);
+    drop(admission);
+    journal.until_running(5).await;
+}
+
+/// Waits until a field of a worker's row has this value.
+async fn until_row(store: &Store, worker: &str, name: &str, value: &str) {
+    let worker = WorkerName::try_from(worker).unwrap();
+    for _ in 0..1000 {
+        let row = store.read_row(&worker).await.unwrap();
+        if row.is_some_and(|row| row.fields.get(name).is_some_and(|found| found == value)) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{name} of {worker} is not {value:?}");
 }

@@ -135,8 +135,11 @@ fn what_cannot_be_imported_is_named_with_its_importer() {
 fn limits_are_for_all_files_together() {
     let half = format!("//{}", "x".repeat(600));
     let shown = error(&[("jobs/main.js", &format!("import './b.js';{half}")), ("jobs/b.js", &half)]);
-    assert_eq!(shown, "jobs/main.js is larger than 1000 bytes with what it imports");
-    assert_eq!(error(&[("jobs/main.js", &half.repeat(2))]), "`jobs/main.js` is larger than 1000 bytes");
+    assert_eq!(shown, "jobs/main.js is larger than 1000 bytes with what it imports (source-limit)");
+    assert_eq!(
+        error(&[("jobs/main.js", &half.repeat(2))]),
+        "`jobs/main.js` is larger than 1000 bytes (source-limit)"
+    );
 }
 
 #[test]

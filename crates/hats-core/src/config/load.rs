@@ -70,7 +70,7 @@ const KEYS: &[Key] = &[
     key("call-log"),
     Key { served: false, ..key("cpu-threshold") },
     Key { served: false, ..key("mem-threshold") },
-    Key { served: false, ..key("memory-budget") },
+    key("memory-budget"),
     Key { served: false, ..key("health-interval") },
     Key { served: false, ..key("host") },
     Key { served: false, ..key("host-port") },
@@ -206,7 +206,7 @@ impl Settings {
             limits,
             cpu_threshold: self.read_as("cpu-threshold", unless_off)?.unwrap_or(default.cpu_threshold),
             mem_threshold: self.read_as("mem-threshold", unless_off)?.unwrap_or(default.mem_threshold),
-            memory_budget: self.parsed("memory-budget")?.unwrap_or(default.memory_budget),
+            memory_budget: self.read_as("memory-budget", unless_off)?.unwrap_or(default.memory_budget),
             health_interval: self.read_as("health-interval", some_time)?.unwrap_or(default.health_interval),
             host: self.read_as("host", boolean)?.unwrap_or_default(),
             host_port: self.read_as("host-port", port)?.unwrap_or(default.host_port),
@@ -509,7 +509,7 @@ impl Layer {
 
     fn from_file(path: &Path) -> Result<Self, Error> {
         let shown = path.display();
-        let content = read_text(path, CONFIG_BYTES_MAX)
+        let content = read_text(path, CONFIG_BYTES_MAX, "")
             .map_err(|message| Error::Config(format!("config file: {message}")))?;
         let content = content.trim_start_matches('\u{feff}');
         let table = parse(path, content).map_err(|message| Error::Config(format!("{shown}: {message}")))?;

@@ -290,7 +290,7 @@ fn thresholds_lists_and_sizes_are_read() {
     .unwrap();
     assert_eq!(config.cpu_threshold, Percent::new(85.0).map(CpuThreshold::Use));
     assert_eq!(config.mem_threshold, None);
-    assert_eq!(config.memory_budget, MemoryBudget::Bytes(2 << 30));
+    assert_eq!(config.memory_budget, Some(MemoryBudget::Bytes(2 << 30)));
     assert_eq!(config.health_port, Some(0));
     assert!(config.bind.is_ipv6());
     assert_eq!(config.allow_net.len(), 2);

@@ -76,6 +76,11 @@ pub(crate) fn run(vm: &mut Vm, thread: &Thread, started: impl FnOnce()) -> Ended
     match clean_up(vm, thread) {
         Ok(()) => Ended::InOrder,
         Err(error @ ScriptError::Lost) => ended_by(error),
+        // Its limit is no setting: the error's own text would name one.
+        Err(ScriptError::Timeout(limit)) => {
+            tracing::warn!(task = thread.control.name(), ?limit, "cleanup() did not return in time");
+            Ended::InOrder
+        }
         Err(error) => {
             tracing::warn!(task = thread.control.name(), %error, "cleanup() failed");
             Ended::InOrder

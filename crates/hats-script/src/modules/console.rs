@@ -62,7 +62,10 @@ fn cut(line: String, limit: usize) -> String {
     }
     match line.char_indices().nth(limit) {
         None => line,
-        Some((end, _)) => format!("{}… ({} more characters)", &line[..end], line[end..].chars().count()),
+        Some((end, _)) => {
+            let more = line[end..].chars().count();
+            format!("{}… ({more} more characters, LogLineLimit is {limit})", &line[..end])
+        }
     }
 }
 
@@ -73,6 +76,6 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_between_characters() {
         assert_eq!(cut("äöü".to_owned(), 3), "äöü");
-        assert_eq!(cut("äöüß!".to_owned(), 3), "äöü… (2 more characters)");
+        assert_eq!(cut("äöüß!".to_owned(), 3), "äöü… (2 more characters, LogLineLimit is 3)");
     }
 }

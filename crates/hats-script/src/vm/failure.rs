@@ -6,6 +6,9 @@ use super::Host;
 use crate::error::{ScriptError, Thrown};
 use crate::modules::{is_error, text_of};
 
+/// What the engine says when the stack is full. A script that throws the same is taken at its word.
+const STACK_OVERFLOW: &str = "Maximum call stack size exceeded";
+
 /// Either is possible inside a call: the interpreter's error, whose value is still pending in it, or one of ours.
 pub(crate) enum Failure {
     /// From the interpreter.
@@ -65,7 +68,7 @@ impl Host {
                 // The engine throws a bare null when there is no memory left for an error.
                 let limit = self.limits.memory;
                 message.push_str(&format!(
-                    " (by the script, or for want of memory: its heap limit is {limit} bytes)"
+                    " (by the script, or for want of memory: its heap limit, MemoryLimit, is {limit} bytes)"
                 ));
             }
             return ScriptError::Thrown(Thrown {
@@ -88,6 +91,8 @@ impl Host {
         if name == "InternalError" && message == "out of memory" {
             return ScriptError::Memory(self.limits.memory);
         }
-        ScriptError::Thrown(Thrown { name, message, stack, rejected })
+        let is_stack = name == "RangeError" && message == STACK_OVERFLOW;
+        let thrown = Thrown { name, message, stack, rejected };
+        if is_stack { ScriptError::Stack(self.limits.stack, thrown) } else { ScriptError::Thrown(thrown) }
     }
 }

@@ -149,7 +149,9 @@ impl Host {
             }
         }
         if self.native_depth.get() >= NATIVE_DEPTH_MAX {
-            return Err(Exception::throw_range(ctx, "Maximum call stack size exceeded"));
+            let message =
+                format!("more than {NATIVE_DEPTH_MAX} calls of the worker's functions inside one another");
+            return Err(Exception::throw_range(ctx, &message));
         }
         self.native_depth.set(self.native_depth.get() + 1);
         Ok(Leave(&self.native_depth))

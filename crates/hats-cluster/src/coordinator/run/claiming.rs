@@ -9,7 +9,7 @@ use crate::clock::BootInstant;
 use crate::coordinator::operation::{Claimed, Claims, Wanted, until_answered};
 use crate::coordinator::settle::{FEW, Room};
 use crate::coordinator::table::{Mine, Owned, Thread};
-use crate::coordinator::{Event, Grant};
+use crate::coordinator::{Admission, Event, Grant};
 use crate::id::Nonce;
 use crate::lease::Lease;
 use crate::name::TaskName;
@@ -35,6 +35,7 @@ const PREFER_MAX: Duration = Duration::from_secs(10);
 impl Coordinator {
     pub(super) fn can_claim(&self, now: BootInstant) -> bool {
         !self.draining
+            && self.admission == Admission::Open
             && now >= self.blocked_until
             && self.unsettled.is_empty()
             && self.lease.as_ref().is_some_and(Lease::is_trusted)

@@ -167,7 +167,7 @@ impl Coordinator {
             return;
         }
         self.draining = true;
-        self.vitals.draining.store(true, Ordering::Release);
+        self.tell_peers();
         self.row_at = BootInstant::now();
     }
 

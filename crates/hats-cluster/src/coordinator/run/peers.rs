@@ -9,6 +9,7 @@ use tracing::{debug, warn};
 
 use super::{Coordinator, Done, RETRY, Runnable};
 use crate::clock::BootInstant;
+use crate::coordinator::Admission;
 use crate::coordinator::plan::{Member, Members};
 use crate::error::Error;
 use crate::id::SessionId;
@@ -175,6 +176,7 @@ impl Coordinator {
             .collect();
         if let Some(lease) = &self.lease
             && !self.draining
+            && self.admission == Admission::Open
         {
             let threads = self.table.mine_len();
             members.push(Member { session: lease.session().clone(), weight: 1.0, threads });

@@ -7,7 +7,7 @@ use tracing::{debug, error, warn};
 
 use super::{Coordinator, Done, ROW_EVERY, ROW_TTL};
 use crate::clock::{BootInstant, unix_nanos};
-use crate::coordinator::Event;
+use crate::coordinator::{Admission, Event};
 use crate::error::Error;
 use crate::lease::Timing;
 use crate::name::WorkerName;
@@ -19,6 +19,10 @@ const ROW_RETRY: Duration = Duration::from_secs(1);
 impl Coordinator {
     pub(super) fn row(&self, state: &str) -> Vec<(&'static str, String)> {
         let session = self.lease.as_ref().map(|lease| lease.session().to_string());
+        let claims = match &self.admission {
+            Admission::Open => "open".to_owned(),
+            Admission::Refused(why) => format!("refused: {why}"),
+        };
         let mut row = vec![
             ("State", state.to_owned()),
             ("Heartbeat", unix_nanos().to_string()),
@@ -27,6 +31,7 @@ impl Coordinator {
             ("Version", self.config.version.clone()),
             ("Host", self.host.clone()),
             ("Pid", std::process::id().to_string()),
+            ("Claims", claims),
             ("Threads", self.vitals.threads.load(Ordering::Relaxed).to_string()),
         ];
         if !self.enabled_written {

@@ -149,7 +149,7 @@ async fn errors_keep_name_message_and_place() {
         ("let x = ;", "SyntaxError: unexpected token in expression: ';'\n    at test.js:1:"),
         (
             "throw null",
-            "uncaught null (by the script, or for want of memory: its heap limit is 67108864 bytes)",
+            "uncaught null (by the script, or for want of memory: its heap limit, MemoryLimit, is 67108864 bytes)",
         ),
         ("throw 'text'", "uncaught text"),
         ("throw {code: 7}", "uncaught { code: 7 }"),
@@ -198,15 +198,24 @@ async fn every_limit_ends_in_its_own_error() {
             "{bomb}: {error}"
         );
     }
-    let error = load_error("(function f() { f() })()", Limits::default()).await;
-    assert!(error.contains("Maximum call stack size exceeded"), "{error}");
-    let error =
-        load_error("[1, 2].sort(function f(a, b) { return [a, b].sort(f) })", Limits::default()).await;
-    assert!(error.contains("Maximum call stack size exceeded"), "{error}");
+    let shallow = Limits { stack: 100_000, ..Limits::default() };
+    for recursion in [
+        "(function f() { f() })()",
+        "[1, 2].sort(function f(a, b) { return [a, b].sort(f) })",
+        "(async function f() { await f() })()",
+    ] {
+        let error = load_error(recursion, shallow).await;
+        let expected = "StackError: the script needs more than its stack limit of 100000 bytes \
+                        (StackLimit of the task, --stack-limit of the worker): ";
+        assert!(error.starts_with(expected), "{recursion}: {error}");
+        assert!(error.contains("RangeError: Maximum call stack size exceeded\n"), "{error}");
+        assert!(error.contains("at f (test.js:1:"), "{error}");
+    }
     let long = "x".repeat((1 << 20) + 1);
     assert_eq!(
         load_error(&long, Limits::default()).await,
-        "SourceError: the source has 1048577 bytes, more than the limit of 1048576"
+        "SourceError: the source has 1048577 bytes, more than the limit of 1048576 \
+         (SourceLimit of the task, --source-limit of the worker)"
     );
     let hasty = Limits { call_timeout: Some(Duration::from_millis(30)), ..Limits::default() };
     for slow in [
@@ -219,7 +228,9 @@ async fn every_limit_ends_in_its_own_error() {
         "/(x+x+)+y/.test('x'.repeat(40))",
     ] {
         let error = load_error(slow, hasty).await;
-        assert_eq!(error, "TimeoutError: the call took longer than its limit of 30ms", "{slow}");
+        let expected = "TimeoutError: the call took longer than its limit of 30ms \
+                        (CallTimeout of the task, --call-timeout of the worker)";
+        assert_eq!(error, expected, "{slow}");
     }
 }
 

@@ -74,7 +74,7 @@ async fn replies_have_the_shapes_of_resp2() {
             "ERR unknown command: its name is one word, and its arguments are given one by one",
         ),
         (
-            "(() => { const pair = redis.Do('GET', 'k'); pair[0] = pair; return `${pair}` })()",
+            "(() => { const pair = redis.Do('GET', 'k'); pair[0] = pair; try { return `${pair}` } catch (e) { return `${e}` } })()",
             "RangeError: Maximum call stack size exceeded",
         ),
         (
