@@ -38,7 +38,7 @@ use crate::error::Error;
 use crate::id::Nonce;
 use crate::lease::Lease;
 use crate::name::{TaskKind, TaskName};
-use crate::records::{Definition, State};
+use crate::records::{Definition, SourceDigest, State};
 use crate::session::{self, SessionThread, Vitals};
 use crate::store::Store;
 use crate::watch;
@@ -173,9 +173,12 @@ struct Connections {
     watch: AtomicBool,
 }
 
+/// What a run is a run of: source and `RestartAt`.
+type Ran = (SourceDigest, Option<Arc<str>>);
+
 /// What a handle asks the coordinator for.
 enum Command {
-    Started { name: TaskName, claim: Nonce },
+    Started { name: TaskName, claim: Nonce, ran: Ran },
     Release { name: TaskName, claim: Nonce, how: Release },
     ClaimNow(Vec<TaskName>),
     Look(Vec<TaskName>),
@@ -185,9 +188,11 @@ enum Command {
 }
 
 impl Handle {
-    /// `init()` is done, or the first `main()` has been called: the thread counts as running.
-    pub fn started(&self, name: &TaskName, claim: &Nonce) {
-        self.send(Command::Started { name: name.clone(), claim: claim.clone() });
+    /// `init()` is done, or the first `main()` has been called: the thread counts as running, and `ran` as what runs. The
+    /// coordinator may have heard of a newer definition by now, which has not failed if this run does.
+    pub fn started(&self, name: &TaskName, claim: &Nonce, ran: &Definition) {
+        let ran = (ran.digest.clone(), ran.restart_at.clone());
+        self.send(Command::Started { name: name.clone(), claim: claim.clone(), ran });
     }
 
     /// Gives a thread back. Only after its script has really stopped here. Returns at once; the coordinator repeats

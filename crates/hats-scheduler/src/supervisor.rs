@@ -164,10 +164,11 @@ async fn run_once(
     let task = ScriptTask { control: control.clone(), limits };
     let guard = grant.lease.enter(&grant.name);
     let (cluster, name, claim) = (shared.cluster.clone(), grant.name.clone(), grant.claim.clone());
+    let definition = seen.definition.clone();
     let (script, ended) = shared.lanes.spawn(task, move |vm| {
         // Moved in, so that it is dropped with the fiber's frame and not when somebody stops waiting for it.
         let _guard = guard;
-        thread::run(vm, &thread, || cluster.started(&name, &claim))
+        thread::run(vm, &thread, || cluster.started(&name, &claim, &definition))
     });
 
     let mut ended = pin!(ended);

@@ -73,15 +73,36 @@ pub(super) struct Parts {
 
 /// An answer that has come in.
 enum Done {
-    Claim { name: TaskName, nonce: Nonce, claimed: Box<Claimed> },
-    Return { name: TaskName, nonce: Nonce, released: Option<Released> },
-    Ghost { name: TaskName, nonce: Nonce },
-    Pardon { name: TaskName, pardoned: bool },
-    Claims { names: Vec<TaskName>, claims: Result<Vec<ClaimRecord>, Error> },
-    Definitions(Vec<(TaskName, Result<Option<DefinitionRead>, Error>)>),
+    Claim {
+        name: TaskName,
+        nonce: Nonce,
+        claimed: Box<Claimed>,
+    },
+    Return {
+        name: TaskName,
+        nonce: Nonce,
+        released: Option<Released>,
+    },
+    Ghost {
+        name: TaskName,
+        nonce: Nonce,
+    },
+    Pardon {
+        name: TaskName,
+        pardoned: bool,
+    },
+    Claims {
+        names: Vec<TaskName>,
+        claims: Result<Vec<ClaimRecord>, Error>,
+    },
+    /// Of each, whether its source is there if it is what we know already.
+    Definitions(Vec<(TaskName, bool, Result<Option<DefinitionRead>, Error>)>),
     Mirrors(Vec<(TaskName, Nonce, Result<bool, Error>)>),
     Sample(Result<Sample, Error>),
-    Bury { session: SessionId, burial: Result<Burial, Error> },
+    Bury {
+        session: SessionId,
+        burial: Result<Burial, Error>,
+    },
     Sweep(Result<Found, Error>),
     Row(Result<(), Error>),
     Rows(Result<Vec<(WorkerName, WorkerRow)>, Error>),
@@ -338,7 +359,7 @@ impl Coordinator {
 
     fn command(&mut self, command: Option<Command>) -> Flow {
         match command {
-            Some(Command::Started { name, claim }) => self.started(&name, &claim),
+            Some(Command::Started { name, claim, ran }) => self.started(&name, &claim, ran),
             Some(Command::Release { name, claim, how }) => self.release(&name, &claim, how),
             Some(Command::ClaimNow(names)) => self.claim_now(names),
             Some(Command::Look(names)) => names.into_iter().for_each(|name| self.changed(Key::Thread(name))),
@@ -475,7 +496,9 @@ impl Coordinator {
             Done::Claims { names, claims } => self.claims_read(names, claims),
             Done::Definitions(read) => {
                 self.reading_definitions = false;
-                read.into_iter().for_each(|(name, read)| self.definition_read(&name, read));
+                for (name, whole, read) in read {
+                    self.definition_answered(&name, whole, read);
+                }
             }
             Done::Mirrors(mirrors) => self.mirrored(mirrors),
             Done::Sample(sample) => self.sampled(sample),

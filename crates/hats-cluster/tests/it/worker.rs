@@ -253,7 +253,7 @@ impl Runner {
                         end: None,
                     });
                 });
-                self.handle.started(&grant.name, &grant.claim);
+                self.handle.started(&grant.name, &grant.claim, &grant.definition);
                 let running =
                     Running { claim: grant.claim, epoch: grant.epoch, guard, definition: grant.definition };
                 self.running.insert(grant.name, running);
@@ -261,6 +261,7 @@ impl Runner {
             Event::Changed { name, claim, definition } => {
                 let running = self.running.get_mut(&name).filter(|running| running.claim == claim).unwrap();
                 running.definition = definition;
+                self.handle.started(&name, &claim, &running.definition);
                 let source = running.definition.source.to_string();
                 self.journal.edit(|runs| {
                     if let Some(run) = runs.iter_mut().rfind(|run| run.name == name.as_str()) {

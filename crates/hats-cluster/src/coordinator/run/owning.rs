@@ -9,7 +9,7 @@ use super::{Coordinator, Done, MALFORMED_REST, RETRY, Watching, crashed_mirror};
 use crate::clock::BootInstant;
 use crate::coordinator::operation::Return;
 use crate::coordinator::table::{Known, Mine, Thread};
-use crate::coordinator::{Event, Release, StopReason};
+use crate::coordinator::{Event, Ran, Release, StopReason};
 use crate::error::Error;
 use crate::id::{Nonce, SessionId};
 use crate::lease::Lease;
@@ -23,11 +23,19 @@ const PREFER_FOR: Duration = Duration::from_millis(400);
 const PREFER_FOR_POLLED: Duration = Duration::from_secs(2);
 
 impl Coordinator {
-    pub(super) fn started(&mut self, name: &TaskName, claim: &Nonce) {
+    pub(super) fn started(&mut self, name: &TaskName, claim: &Nonce, ran: Ran) {
         let owned = self.table.get_mut(name).and_then(|thread| thread.owned_mut());
         let Some(owned) = owned.filter(|owned| owned.nonce == *claim) else { return };
         // A source that was told but has not begun is not what fails.
-        owned.ran = (owned.definition.digest.clone(), owned.definition.restart_at.clone());
+        owned.ran = ran;
+        self.mirror_running(name, claim);
+    }
+
+    fn mirror_running(&mut self, name: &TaskName, claim: &Nonce) {
+        let owned = self.table.get(name).and_then(Thread::owned);
+        if owned.is_none_or(|owned| owned.nonce != *claim) {
+            return;
+        }
         let update = MirrorUpdate {
             state: Some(State::Running),
             owner: Some(self.config.worker_name.to_string()),
@@ -223,7 +231,7 @@ impl Coordinator {
         self.mirroring = None;
         for (name, nonce, result) in mirrors {
             if result.is_err() {
-                self.started(&name, &nonce);
+                self.mirror_running(&name, &nonce);
                 self.flush_at = Some(BootInstant::now() + RETRY);
             }
         }

@@ -42,11 +42,14 @@ impl Coordinator {
             let names = std::mem::take(&mut self.dirty_definitions);
             let asked: Vec<_> =
                 names.into_iter().map(|name| (name.clone(), self.known_definition(&name))).collect();
+            let is_owned = |name| self.table.get(name).is_some_and(|thread| thread.owned().is_some());
+            let whole: Vec<_> = asked.iter().map(|(name, known)| known.is_none() || is_owned(name)).collect();
             let (store, done) = (self.store.clone(), self.done.clone());
             tokio::spawn(async move {
                 let read = store.read_definitions(&asked).await;
-                let names = asked.into_iter().map(|(name, _)| name);
-                let _ = done.send(Done::Definitions(names.zip(read).collect()));
+                let read = asked.into_iter().zip(whole).zip(read);
+                let read = read.map(|(((name, _), whole), read)| (name, whole, read));
+                let _ = done.send(Done::Definitions(read.collect()));
             });
         }
         if !self.reading_rows && !self.dirty_rows.is_empty() {
@@ -151,6 +154,20 @@ impl Coordinator {
         warn!("redis has lost data: nothing is claimed for {longest:?}");
         self.data_lost_until = now + longest;
         self.blocked_until = self.blocked_until.max(self.data_lost_until);
+    }
+
+    /// `whole`: the answer has the source even if that is what we know. It has not where the thread was not ours when it
+    /// was asked for; nothing of it may run then, whatever has become ours meanwhile.
+    pub(super) fn definition_answered(
+        &mut self,
+        name: &TaskName,
+        whole: bool,
+        read: Result<Option<DefinitionRead>, Error>,
+    ) {
+        if !whole && self.table.get(name).is_some_and(|thread| thread.owned().is_some()) {
+            return self.read_definition(name.clone());
+        }
+        self.definition_read(name, read);
     }
 
     pub(super) fn definition_read(&mut self, name: &TaskName, read: Result<Option<DefinitionRead>, Error>) {

@@ -231,8 +231,28 @@ async fn a_crash_before_the_new_source_has_begun_is_that_of_the_old_one() {
     assert!(matches!(world.events.try_recv(), Ok(Event::Changed { .. })));
     let ran = |world: &World| world.it.table.get(&thread).unwrap().owned().unwrap().ran.0.clone();
     assert_eq!(ran(&world), SourceDigest::of("1"));
-    world.it.started(&thread, &claim);
+    // The old one says that it has started only now.
+    world.it.started(&thread, &claim, (SourceDigest::of("1"), None));
+    assert_eq!(ran(&world), SourceDigest::of("1"));
+    world.it.started(&thread, &claim, (SourceDigest::of("2"), None));
     assert_eq!(ran(&world), SourceDigest::of("2"));
+}
+
+#[tokio::test]
+async fn what_was_asked_for_before_the_claim_has_no_source_to_run() {
+    let mut world = World::new();
+    let thread = name("thread");
+    world.it.definition_read(&thread, Ok(Some(read("1"))));
+    let known = world.it.known_definition(&thread).unwrap();
+    assert_eq!(&*known.source, "", "only its digest is known");
+    let claim = world.own(&thread);
+    while world.events.try_recv().is_ok() {}
+    let answer = || Ok(Some(DefinitionRead { definition: Ok(known.clone()), ..read("1") }));
+    world.it.definition_answered(&thread, false, answer());
+    assert!(world.events.try_recv().is_err(), "nothing has changed");
+    let owned = world.it.table.get(&thread).unwrap().owned().unwrap();
+    assert_eq!((&owned.nonce, &*owned.definition.source), (&claim, "1"));
+    assert!(world.it.dirty_definitions.contains(&thread), "it is asked for again");
 }
 
 #[tokio::test]
