@@ -9,6 +9,7 @@ mod embedded;
 mod examples;
 mod http;
 mod layering;
+mod leaks;
 mod lifecycle;
 mod limits;
 mod modules;
