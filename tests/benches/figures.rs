@@ -24,11 +24,12 @@ const WINDOW: Duration = Duration::from_secs(4);
 
 type Figure = (&'static str, fn(&Lab) -> Result<()>);
 
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 7] = [
     ("start", start),
     ("ticks", ticks),
     ("incr", incr),
     ("idle", idle),
+    ("web", web),
     ("traffic", traffic),
     ("takeover", takeovers),
 ];
@@ -215,6 +216,44 @@ fn idle(lab: &Lab) -> Result<()> {
         }
         tell(&format!("idle: {threads} threads claimed by one worker from cold"), "s", seconds);
         tell(&format!("idle: resident memory per thread at {threads}"), "KiB", kib);
+    }
+    Ok(())
+}
+
+/// Resident memory of idle threads that have used a name of the web, which is made at its first use.
+#[expect(clippy::cast_precision_loss, reason = "figures for reading")]
+fn web(lab: &Lab) -> Result<()> {
+    const THREADS: usize = 1000;
+    let uses = [
+        ("none of them", ""),
+        ("URL and URLSearchParams", "new URL('https://a/?b=c').searchParams;"),
+        ("TextEncoder and TextDecoder", "new TextDecoder().decode(new TextEncoder().encode('ä'));"),
+        ("crypto", "crypto.randomUUID();"),
+        ("AbortController and EventTarget", "new AbortController();"),
+        ("structuredClone", "structuredClone({});"),
+        ("atob, btoa, performance", "btoa(atob('YQ==')); performance.now();"),
+    ];
+    for (number, (what, use_of)) in uses.into_iter().enumerate() {
+        let source = format!(
+            "function init() {{ {use_of} redis.Call('INCR', 'started'); }} function main() {{ sleep(1000); }}"
+        );
+        let mut kib = Vec::new();
+        for run in 0..RUNS {
+            let name = format!("web{number}-{run}");
+            let redis = RedisServer::start_with(lab, &name, hats_tests::redis::Options::default())?;
+            let worker = worker(lab, &redis, &name)?;
+            // What the worker itself takes is not counted.
+            clock::wait_for("an idle worker", Duration::from_secs(30), || {
+                let state = redis.field(&format!("{NAME}:workers:{name}"), "State")?;
+                Ok((state == "online").then_some(()))
+            })?;
+            let before = worker.process().resident_kib()?;
+            define(&redis, THREADS, &source, 1000)?;
+            all_started(&redis, THREADS)?;
+            std::thread::sleep(WINDOW);
+            kib.push(worker.process().resident_kib()?.saturating_sub(before) as f64 / THREADS as f64);
+        }
+        tell(&format!("web: resident memory per thread, {what}"), "KiB", kib);
     }
     Ok(())
 }

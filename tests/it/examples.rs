@@ -16,7 +16,7 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The examples that a test of this module or `real_input` runs.
-pub(crate) const COVERED: [&str; 15] = [
+pub(crate) const COVERED: [&str; 16] = [
     "embed.rs",
     "env.js",
     "hello.js",
@@ -31,6 +31,7 @@ pub(crate) const COVERED: [&str; 15] = [
     "thread_control.js",
     "typescript.ts",
     "tzdata.js",
+    "web.js",
     "worker1.config",
 ];
 
@@ -139,6 +140,11 @@ fn typescript() -> Result<()> {
 #[test]
 fn preload() -> Result<()> {
     check_script("preload", "preload/main.js", 0, &[("HATS_PRELOAD", "examples/preload/text.js")])
+}
+
+#[test]
+fn web() -> Result<()> {
+    check("web", 0)
 }
 
 /// A configuration of 2020, with the Redis that is built in and with one of one's own.

@@ -149,6 +149,49 @@ async fn a_signal_that_lives_long_keeps_none_that_nobody_listens_to() {
     assert_eq!(run.1.await.as_deref(), Ok("1"));
 }
 
+#[tokio::test]
+async fn a_script_may_have_things_of_its_own_by_these_names() {
+    let lanes = one_lane();
+    for name in [
+        "URL",
+        "URLSearchParams",
+        "TextEncoder",
+        "TextDecoder",
+        "atob",
+        "btoa",
+        "crypto",
+        "performance",
+        "structuredClone",
+        "Event",
+        "CustomEvent",
+        "EventTarget",
+        "AbortSignal",
+        "AbortController",
+        "DOMException",
+    ] {
+        for own in [
+            format!("var {name} = 5;"),
+            format!("let {name} = 5;"),
+            format!("const {name} = 5;"),
+            format!("{name} = 5;"),
+            format!("globalThis.{name} = 5;"),
+            format!("'use strict'; {name} = 5;"),
+            format!("function {name}() {{}} {name} = 5;"),
+            format!("class {name} {{}}; globalThis.before = typeof {name}; {name} = 5;"),
+            format!("delete globalThis.{name}; globalThis.{name} = 5;"),
+            format!("Object.defineProperty(globalThis, '{name}', {{ value: 5 }});"),
+            format!("export {{}}; globalThis.{name} = 5;"),
+        ] {
+            let source = own.clone();
+            let run = spawn(&lanes, &Fake::new(), Limits::default(), move |vm| {
+                vm.load(&source, "test.js")?;
+                vm.eval(name)
+            });
+            assert_eq!(run.1.await.as_deref(), Ok("5"), "{own}");
+        }
+    }
+}
+
 /// What a script does to the built-in objects is its own affair: it may get odd results, and nothing else.
 #[tokio::test]
 async fn patched_built_in_objects_harm_their_script_alone() {
