@@ -135,6 +135,7 @@ fn a_malformed_field_crashes_its_thread_alone() -> Result<()> {
             ("MemoryLimit", "-5"),
             ("StackLimit", "1000"),
             ("SourceLimit", "1TiB"),
+            ("HttpBodyLimit", "all"),
             ("LogLineLimit", "none"),
             ("CallTimeout", "0"),
         ] {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use hats_tests::cluster::{Cluster, NAME};
 use hats_tests::redis::RedisServer;
+use hats_tests::web::WebServer;
 use hats_tests::worker::{Options, Worker};
 use hats_tests::{Lab, clock};
 
@@ -21,7 +22,7 @@ struct Case {
     error: &'static str,
 }
 
-fn cases() -> Vec<Case> {
+fn cases(web: &WebServer) -> Vec<Case> {
     vec![
         Case {
             flag: "--memory-limit",
@@ -48,6 +49,17 @@ fn cases() -> Vec<Case> {
             error: "bytes, more than the limit of 1000 (SourceLimit of the task, --source-limit of the worker)",
         },
         Case {
+            flag: "--http-body-limit",
+            workers: "1000",
+            field: "HttpBodyLimit",
+            own: "2KiB",
+            needs: format!(
+                "const {{ error }} = http.Post('{}/echo', 'x'.repeat(1500)); if (error) throw new Error(error);",
+                web.url()
+            ),
+            error: "the body is longer than the limit of 1000 bytes (HttpBodyLimit of the task, --http-body-limit of the worker)",
+        },
+        Case {
             flag: "--call-timeout",
             workers: "1500ms",
             field: "CallTimeout",
@@ -62,12 +74,13 @@ fn cases() -> Vec<Case> {
 fn are_the_workers_unless_the_task_has_its_own() -> Result<()> {
     Lab::run("limits", |lab| {
         let redis = RedisServer::start(lab)?;
+        let cases = cases(&WebServer::start()?);
         let mut options = Options::new("a", NAME, &redis.address().to_string());
-        for case in cases() {
+        for case in &cases {
             options = options.argument(case.flag, case.workers);
         }
         let worker = Worker::start(lab, options.argument("--log-line-limit", "20"))?;
-        for case in cases() {
+        for case in &cases {
             let source = format!(
                 "function init() {{ {} redis.Call('SET', 'done:' + thread.Key, 'yes'); }}",
                 case.needs
@@ -79,7 +92,7 @@ fn are_the_workers_unless_the_task_has_its_own() -> Result<()> {
                 redis.ask(&definition)?;
             }
         }
-        for case in cases() {
+        for case in &cases {
             let key = Cluster::key(&format!("without-{}", case.field));
             let error = clock::wait_for(&format!("an error of {key}"), PATIENCE, || {
                 Ok(Some(redis.field(&key, "Error")?).filter(|error| !error.is_empty()))

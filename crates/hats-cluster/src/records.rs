@@ -94,6 +94,8 @@ pub struct Limits {
     pub call_timeout: Option<Duration>,
     /// Bytes of source.
     pub source: Option<u64>,
+    /// Bytes of the body of an HTTP answer.
+    pub http_body: Option<u64>,
     /// Characters of a line of log.
     pub log_line: Option<u64>,
 }
@@ -334,6 +336,8 @@ pub struct Fields<'a> {
     pub call_timeout: Option<&'a str>,
     /// `SourceLimit`.
     pub source_limit: Option<&'a str>,
+    /// `HttpBodyLimit`.
+    pub http_body_limit: Option<&'a str>,
     /// `LogLineLimit`.
     pub log_line_limit: Option<&'a str>,
     /// `RestartAt`.
@@ -410,6 +414,7 @@ impl Definition {
                 source: parse_field("SourceLimit", fields.source_limit, SOURCE_BYTES, |text| {
                     bytes(text).filter(|source| *source <= SOURCE_BYTES_MAX as u64)
                 })?,
+                http_body: parse_field("HttpBodyLimit", fields.http_body_limit, BYTES, bytes)?,
                 log_line: parse_field("LogLineLimit", fields.log_line_limit, CHARACTERS, |text| {
                     text.parse().ok().filter(|characters| (1..=LOG_LINE_MAX).contains(characters))
                 })?,
@@ -593,6 +598,7 @@ mod tests {
             stack_limit: Some("262144"),
             call_timeout: Some("1m 30s"),
             source_limit: Some("2 MiB"),
+            http_body_limit: Some("20 MiB"),
             log_line_limit: Some("80"),
             restart_at: Some("now"),
         })
@@ -605,6 +611,7 @@ mod tests {
         assert_eq!(definition.limits.stack, Some(262_144));
         assert_eq!(definition.limits.call_timeout, Some(Duration::from_secs(90)));
         assert_eq!(definition.limits.source, Some(2 << 20));
+        assert_eq!(definition.limits.http_body, Some(20 << 20));
         assert_eq!(definition.limits.log_line, Some(80));
         assert_eq!(definition.restart_at.as_deref(), Some("now"));
     }
@@ -624,6 +631,7 @@ mod tests {
             (Fields { call_timeout: Some("0"), ..Fields::default() }, "CallTimeout"),
             (Fields { source_limit: Some("17MiB"), ..Fields::default() }, "SourceLimit"),
             (Fields { source_limit: Some("0"), ..Fields::default() }, "SourceLimit"),
+            (Fields { http_body_limit: Some("-1"), ..Fields::default() }, "HttpBodyLimit"),
             (Fields { log_line_limit: Some("80 characters"), ..Fields::default() }, "LogLineLimit"),
             (Fields { log_line_limit: Some("1000001"), ..Fields::default() }, "LogLineLimit"),
         ] {
@@ -643,7 +651,8 @@ mod tests {
             let all = Fields {
                 status: Some(&text), hang: Some(&text), restart: Some(&text), requires: Some(&text),
                 memory_limit: Some(&text), stack_limit: Some(&text), call_timeout: Some(&text),
-                source_limit: Some(&text), log_line_limit: Some(&text), restart_at: Some(&text),
+                source_limit: Some(&text), http_body_limit: Some(&text), log_line_limit: Some(&text),
+                restart_at: Some(&text),
             };
             let _ = parse(&all);
         }

@@ -48,6 +48,8 @@ pub struct PutOptions {
     pub call_timeout: Option<String>,
     /// `SourceLimit`.
     pub source_limit: Option<String>,
+    /// `HttpBodyLimit`.
+    pub http_body_limit: Option<String>,
     /// `LogLineLimit`.
     pub log_line_limit: Option<String>,
 }
@@ -162,6 +164,7 @@ impl PutOptions {
             stack_limit: self.stack_limit.as_deref(),
             call_timeout: self.call_timeout.as_deref(),
             source_limit: self.source_limit.as_deref(),
+            http_body_limit: self.http_body_limit.as_deref(),
             log_line_limit: self.log_line_limit.as_deref(),
             ..Fields::default()
         };
@@ -175,6 +178,7 @@ impl PutOptions {
             ("StackLimit", &self.stack_limit),
             ("CallTimeout", &self.call_timeout),
             ("SourceLimit", &self.source_limit),
+            ("HttpBodyLimit", &self.http_body_limit),
             ("LogLineLimit", &self.log_line_limit),
         ];
         let fields = all.into_iter().filter_map(|(field, value)| Some((field, value.clone()?))).collect();

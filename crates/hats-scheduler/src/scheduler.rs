@@ -63,9 +63,9 @@ impl Config {
             memory: size(own.memory, self.limits.memory),
             stack: size(own.stack, self.limits.stack),
             source: size(own.source, self.limits.source),
+            http_body: size(own.http_body, self.limits.http_body),
             log_line: size(own.log_line, self.limits.log_line),
             call_timeout: own.call_timeout.or(self.limits.call_timeout),
-            http_body: self.limits.http_body,
         }
     }
 }
@@ -361,15 +361,16 @@ mod tests {
             stack: Some(2),
             call_timeout: Some(Duration::from_secs(3)),
             source: Some(4),
-            log_line: Some(5),
+            http_body: Some(5),
+            log_line: Some(6),
         };
         let expected = hats_script::Limits {
             memory: 1,
             stack: 2,
             source: 4,
-            log_line: 5,
+            http_body: 5,
+            log_line: 6,
             call_timeout: Some(Duration::from_secs(3)),
-            http_body: config.limits.http_body,
         };
         assert_eq!(config.limits_for(&own), expected);
     }

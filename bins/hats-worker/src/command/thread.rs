@@ -18,7 +18,7 @@ use super::{plain, print};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Register a script, or change one; a worker of the cluster starts it
-    Put(PutArgs),
+    Put(Box<PutArgs>),
     /// Show all threads
     List(Output),
     /// Show one thread, with its source
@@ -60,6 +60,9 @@ pub(crate) struct PutArgs {
     /// Length of the source, such as 2MiB
     #[arg(long, value_name = "SIZE")]
     source_limit: Option<String>,
+    /// Body of one HTTP answer, such as 20MiB
+    #[arg(long, value_name = "SIZE")]
+    http_body_limit: Option<String>,
     /// Characters of one line of log
     #[arg(long, value_name = "N")]
     log_line_limit: Option<String>,
@@ -123,6 +126,7 @@ impl PutArgs {
             stack_limit: self.stack_limit.clone(),
             call_timeout: self.call_timeout.clone(),
             source_limit: self.source_limit.clone(),
+            http_body_limit: self.http_body_limit.clone(),
             log_line_limit: self.log_line_limit.clone(),
         }
     }

@@ -5,8 +5,8 @@
 --          [3] no definition with more fields is looked at for modules
 -- Returns  {} if there is no such hash, else {digest ('' if the source is too long), Source (nil if the caller has it
 --          or if it is too long), Status, Hang, Restart, Requires, MemoryLimit, StackLimit, CallTimeout, SourceLimit,
---          LogLineLimit, RestartAt, State, Owner, Heartbeat, Error, ErrorTime, {field, value, ...} of SourceFile and the
---          modules (absent where Source is, and where there are none)}
+--          HttpBodyLimit, LogLineLimit, RestartAt, State, Owner, Heartbeat, Error, ErrorTime, {field, value, ...} of
+--          SourceFile and the modules (absent where Source is, and where there are none)}
 local key = KEYS[1]
 if redis.call('TYPE', key).ok ~= 'hash' then
   return {}
@@ -16,7 +16,8 @@ local most = tonumber(ARGV[2])
 local bytes = redis.call('HSTRLEN', key, 'Source')
 local too_long = bytes > most
 local at = redis.call('HMGET', key, too_long and '-' or 'Source', 'Status', 'Hang', 'Restart', 'Requires', 'MemoryLimit',
-  'StackLimit', 'CallTimeout', 'SourceLimit', 'LogLineLimit', 'RestartAt', 'State', 'Owner', 'Heartbeat', 'Error', 'ErrorTime')
+  'StackLimit', 'CallTimeout', 'SourceLimit', 'HttpBodyLimit', 'LogLineLimit', 'RestartAt', 'State', 'Owner', 'Heartbeat',
+  'Error', 'ErrorTime')
 local digest = too_long and '' or redis.sha1hex(at[1] or '')
 
 -- Most sources import nothing, and need no look at all the fields.
@@ -54,4 +55,4 @@ if too_long or digest == ARGV[1] then
   modules = {}
 end
 return { digest, at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9], at[10], at[11], at[12], at[13], at[14],
-  at[15], at[16], modules }
+  at[15], at[16], at[17], modules }

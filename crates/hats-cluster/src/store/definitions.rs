@@ -238,7 +238,7 @@ impl Store {
 }
 
 /// Where the modules stand in the answer of `read.lua`.
-const MODULES_AT: usize = 17;
+const MODULES_AT: usize = 18;
 
 /// The order of fields is that of `read.lua`: digest, source, then these, then the modules.
 fn parse_read(mut reply: lua::Reply, known: Option<&Definition>) -> Option<DefinitionRead> {
@@ -266,6 +266,7 @@ fn parse_read(mut reply: lua::Reply, known: Option<&Definition>) -> Option<Defin
         stack,
         timeout,
         source_limit,
+        http_body,
         log_line,
         restart_at,
         state,
@@ -286,6 +287,7 @@ fn parse_read(mut reply: lua::Reply, known: Option<&Definition>) -> Option<Defin
         stack_limit: stack.as_deref(),
         call_timeout: timeout.as_deref(),
         source_limit: source_limit.as_deref(),
+        http_body_limit: http_body.as_deref(),
         log_line_limit: log_line.as_deref(),
         restart_at: restart_at.as_deref(),
     };

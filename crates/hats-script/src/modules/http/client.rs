@@ -267,7 +267,8 @@ impl Held {
         self.bytes += bytes;
         if used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > *limit {
             return Err(format!(
-                "the bodies under way are longer than the script's heap limit of {limit} bytes"
+                "the bodies under way are longer than the script's heap limit of {limit} bytes (MemoryLimit of the \
+                 task, --memory-limit of the worker)"
             ));
         }
         Ok(())
@@ -324,7 +325,12 @@ async fn read_body(
     limit: usize,
     held: &mut Held,
 ) -> Result<Body, String> {
-    let too_long = || format!("the body is longer than the limit of {limit} bytes");
+    let too_long = || {
+        format!(
+            "the body is longer than the limit of {limit} bytes (HttpBodyLimit of the task, --http-body-limit of the \
+             worker)"
+        )
+    };
     let mut bytes = Vec::new();
     if *method != Method::HEAD {
         if response.content_length().is_some_and(|length| length > limit as u64) {

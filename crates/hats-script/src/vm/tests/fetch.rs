@@ -30,7 +30,7 @@ async fn fetch_works_as_on_the_web() {
             ("fetch('§/redirects/1', {redirect: 'error'}).catch(e => e.message.replace(/:\\d+/g, ''))", "fetch: http://127.0.0.1 redirects to http://127.0.0.1"),
             ("fetch('§/redirects/11').catch(e => [e.name, e.message.slice(0, 30)])", "[\"TypeError\", \"fetch: more than 10 redirects,\"]"),
             ("fetch('§/truncated').catch(String)", "TypeError: fetch: the answer broke off: end of file before message length reached"),
-            ("fetch('§/endless').catch(String)", "TypeError: fetch: the body is longer than the limit of 10485760 bytes"),
+            ("fetch('§/endless').catch(String)", "TypeError: fetch: the body is longer than the limit of 10485760 bytes (HttpBodyLimit of the task, --http-body-limit of the worker)"),
             ("fetch('§/held', {timeoutMs: 20}).catch(String)", "TypeError: fetch: timed out after 20 ms"),
             ("fetch('/x').catch(String)", "TypeError: fetch: \"/x\" is no URL: relative URL without a base"),
             ("fetch().catch(String)", "TypeError: fetch: \"undefined\" is no URL: relative URL without a base"),
@@ -253,7 +253,7 @@ async fn bodies_under_way_have_a_limit_together() {
     let limits = Limits { memory: 24 << 20, ..Limits::default() };
     let expression = "Promise.allSettled([1, 2, 3, 4].map(() => fetch('§/long/8000000'))).then(all => \
                       all.filter(one => one.status === 'rejected').map(one => one.reason.message).includes( \
-                      \"fetch: the bodies under way are longer than the script's heap limit of 25165824 bytes\") || all.length)"
+                      \"fetch: the bodies under way are longer than the script's heap limit of 25165824 bytes (MemoryLimit of the task, --memory-limit of the worker)\") || all.length)"
         .replace('§', &server.url(""));
     let shown = eval_with(&lanes, limits, &expression).await;
     // Which of the two limits is met first is a matter of chance; neither harms anybody else.

@@ -162,10 +162,10 @@ async fn failures_are_results_and_never_thrown() {
             ("http.Get('§/truncated').error", "the answer broke off: end of file before message length reached"),
             ("http.Get('§/truncated-chunks').error.slice(0, 22)", "the answer broke off: "),
             ("http.Get('§/gzip-broken').error.slice(0, 22)", "the answer broke off: "),
-            ("http.Get('§/endless').error", "the body is longer than the limit of 10485760 bytes"),
-            ("http.Get('§/long/10485761').error", "the body is longer than the limit of 10485760 bytes"),
+            ("http.Get('§/endless').error", "the body is longer than the limit of 10485760 bytes (HttpBodyLimit of the task, --http-body-limit of the worker)"),
+            ("http.Get('§/long/10485761').error", "the body is longer than the limit of 10485760 bytes (HttpBodyLimit of the task, --http-body-limit of the worker)"),
             ("http.Get('§/long/10485760').body.length", "10485760"),
-            ("http.Get('§/gzip-bomb').error", "the body is longer than the limit of 10485760 bytes"),
+            ("http.Get('§/gzip-bomb').error", "the body is longer than the limit of 10485760 bytes (HttpBodyLimit of the task, --http-body-limit of the worker)"),
             ("http.Get('§/held', {timeoutMs: 20}).error", "timed out after 20 ms"),
             ("http.Get('§/held-body', {timeoutMs: 20}).error", "timed out after 20 ms"),
             ("http.Get('https' + '§/'.slice(4), {timeoutMs: 50}).status", "0"),
@@ -181,7 +181,9 @@ async fn failures_are_results_and_never_thrown() {
     let small = Limits { memory: 4 << 20, ..Limits::default() };
     let expression = format!("http.Get('{}').error", server.url("/long/8000000"));
     let error = eval_with(&lanes, small, &expression).await;
-    assert_eq!(error, "the bodies under way are longer than the script's heap limit of 4194304 bytes");
+    let expected =
+        "the bodies under way are longer than the script's heap limit of 4194304 bytes (MemoryLimit of";
+    assert!(error.starts_with(expected), "{error}");
     let expression = format!("http.Get('{}').body.length", server.url("/long/4150000"));
     let error = eval_with(&lanes, small, &expression).await;
     assert!(error.starts_with("MemoryError"), "{error}");
