@@ -138,7 +138,7 @@ pub(crate) fn lazy_group<'js>(
 }
 
 /// Adds a global that `make` makes at its first use.
-fn lazy_with<'js>(
+pub(crate) fn lazy_with<'js>(
     ctx: &Ctx<'js>,
     name: &'static str,
     make: impl Fn(&Ctx<'js>) -> rquickjs::Result<Value<'js>> + 'js,

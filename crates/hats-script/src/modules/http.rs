@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) use self::client::Budget;
 use self::client::{Answer, Body, Redirect, Request};
 pub use self::client::{Client, Error, Settings};
-use super::{Call, bytes_of, coerced, define, inspect, plain_object, string_of};
+use super::{Call, bytes_of, coerced, define, inspect, lazy_with, plain_object, string_of};
 use crate::vm::Host;
 
 /// How long a request may take unless it says otherwise.
@@ -30,6 +30,12 @@ const NO_HTTP: &str = "this worker gives its scripts no HTTP";
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 
 pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
+    let made_for = host.clone();
+    lazy_with(ctx, "http", move |ctx| made(ctx, &made_for))?;
+    fetch::install(ctx, host)
+}
+
+fn made<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<Value<'js>> {
     let http = Object::new(ctx.clone())?;
     define(&http, "http.Get", host, |host, call| request(host, call, Method::GET, Sends::Nothing))?;
     define(&http, "http.Head", host, |host, call| request(host, call, Method::HEAD, Sends::Nothing))?;
@@ -38,8 +44,7 @@ pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     define(&http, "http.Put", host, |host, call| request(host, call, Method::PUT, Sends::Body))?;
     define(&http, "http.Patch", host, |host, call| request(host, call, Method::PATCH, Sends::Body))?;
     define(&http, "http.PostForm", host, |host, call| request(host, call, Method::POST, Sends::Form))?;
-    ctx.globals().set("http", http)?;
-    fetch::install(ctx, host)
+    Ok(http.into_value())
 }
 
 /// What the second argument of a call is.

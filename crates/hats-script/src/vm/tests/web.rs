@@ -153,6 +153,8 @@ async fn a_signal_that_lives_long_keeps_none_that_nobody_listens_to() {
 async fn a_script_may_have_things_of_its_own_by_these_names() {
     let lanes = one_lane();
     for name in [
+        "http",
+        "fetch",
         "URL",
         "URLSearchParams",
         "TextEncoder",
@@ -297,6 +299,7 @@ async fn a_name_of_the_web_costs_only_those_who_use_it() {
         ("new AbortController()", 65_000),
         ("structuredClone({})", 35_000),
         ("btoa(atob('YQ=='))", 1_000),
+        ("http.Get", 4_000),
         ("performance.timeOrigin + performance.now()", 1_000),
         ("new DOMException()", 1_000),
     ] {
