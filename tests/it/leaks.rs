@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use hats_tests::cluster::{Cluster, NAME};
 use hats_tests::redis::RedisServer;
+use hats_tests::web::WebServer;
 use hats_tests::worker::{Options, Worker};
 use hats_tests::{Lab, clock};
 
@@ -31,6 +32,10 @@ const USES: &[&str] = &[
     "const bytes = new TextEncoder().encode('ä'.repeat(5000)); new TextDecoder().decode(bytes, { stream: true }); atob(btoa('x'));",
     "crypto.randomUUID(); crypto.getRandomValues(new Uint8Array(100)); performance.now();",
     "AbortSignal.any([AbortSignal.timeout(100000), new AbortController().signal]).onabort = () => {};",
+    // Few of the threads, or the number of connections would depend on how many are in here at once.
+    "if (thread.Key.includes('idle')) { const url = env.Get('LEAKS_URL'); http.Post(url, 'x'.repeat(5000)).bytes; http.Get('http://127.0.0.1:1/'); \
+     fetch(url + '/greeting').then((answer) => answer.json()); fetch(url + '/held', { signal: AbortSignal.timeout(1) }).catch(() => {}); \
+     fetch(url + '/held'); }",
     "class Mine extends EventTarget {}; new Mine().addEventListener('x', () => loop); new DOMException('x');",
 ];
 
@@ -41,7 +46,11 @@ const ENDS: &[(&str, &str, &[&str])] = &[
     ("idle", "", &[]),
     ("busy", "function main() {} function cleanup() { redis.Do('INCR', 'cleaned'); }", &["Hang", "5"]),
     ("waiting", "async function main() { await new Promise((done) => setTimeout(done, 3)); }", &[]),
-    ("module", "await null; export function main() { sleep(10); }", &[]),
+    (
+        "module",
+        "import { pause } from './lib/pause.js'; await import('./lib/pause.js'); export function main() { sleep(pause); }",
+        &["Module:lib/pause.js", "export const pause = 10;"],
+    ),
     ("crashed", "function main() { throw new Error('x'.repeat(1000)); }", &[]),
     (
         "hungry",
@@ -67,8 +76,9 @@ struct Held {
 fn nothing_is_left_of_scripts_that_have_ended() -> Result<()> {
     let rounds = if super::is_soak() { 400 } else { 40 };
     Lab::run("leaks", |lab| {
-        let redis = RedisServer::start(lab)?;
+        let (redis, web) = (RedisServer::start(lab)?, WebServer::start()?);
         let options = Options::new("a", NAME, &redis.address().to_string()).without_call_log();
+        let options = options.environment("LEAKS_URL", &web.url());
         let worker = Worker::start(lab, options.argument("--log-level", "error"))?;
         let begun = Instant::now();
         let mut series = Vec::new();
