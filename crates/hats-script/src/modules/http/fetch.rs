@@ -9,6 +9,7 @@ use reqwest::Method;
 use reqwest::header::HeaderMap;
 use rquickjs::convert::List;
 use rquickjs::{Array, Ctx, Exception, Function, IntoJs, Object, TypedArray, Value};
+use url::Position;
 
 use super::client::{Answer, Body, Redirect, Request};
 use super::{NO_HTTP, TIMEOUT, body_of, headers, read_url, utf8_function};
@@ -111,7 +112,7 @@ fn read_headers(call: &Call<'_, '_>, n: usize) -> rquickjs::Result<HeaderMap> {
     Ok(headers)
 }
 
-/// `[status, statusText, flat headers, body, url, redirected]`.
+/// `[status, statusText, flat headers, body, url, redirected]`; as on the web the URL is without its fragment.
 fn answer_to_js<'js>(ctx: &Ctx<'js>, answer: &Answer) -> rquickjs::Result<Value<'js>> {
     let headers = Array::new(ctx.clone())?;
     for (n, (name, value)) in answer.headers.iter().enumerate() {
@@ -123,6 +124,7 @@ fn answer_to_js<'js>(ctx: &Ctx<'js>, answer: &Answer) -> rquickjs::Result<Value<
         Body::Bytes(bytes) => TypedArray::<u8>::new_copy(ctx.clone(), bytes)?.into_value(),
     };
     let status_text = answer.status.canonical_reason().unwrap_or_default();
-    let parts = (answer.status.as_u16(), status_text, headers, body, answer.url.as_str(), answer.redirected);
+    let url = &answer.url[..Position::AfterQuery];
+    let parts = (answer.status.as_u16(), status_text, headers, body, url, answer.redirected);
     List(parts).into_js(ctx)
 }
