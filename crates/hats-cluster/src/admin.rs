@@ -1,7 +1,9 @@
-//! What an operator does to threads: sub-commands and the registration of scripts.
+//! What an operator does to threads and jobs: sub-commands and the registration of scripts.
 //!
 //! All of it writes definitions and, of what the workers own, only what ends a back-off or a poison mark of a thread
-//! that nobody owns. Must always hold: nothing in here can take or double a lease.
+//! that nobody owns, and what waits of a job that is gone. Must always hold: nothing in here can take or double a lease.
+
+mod jobs;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -10,6 +12,9 @@ use fred::interfaces::ClientLike;
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
+pub use self::jobs::{
+    JobRow, JobRun, RetryRow, job_book, list_jobs, put_job, remove_job, run_job, set_job_enabled, show_job,
+};
 use crate::address::RedisConfig;
 use crate::error::Error;
 use crate::id::{Nonce, SessionId};
@@ -71,7 +76,7 @@ pub async fn put_thread_with(
     source: &str,
     fields: &[(&str, String)],
 ) -> Result<PutOutcome, Error> {
-    let (put, status) = store.put_with(name, source, fields).await?;
+    let (put, status) = store.put_with(TaskKind::Thread, name, source, fields).await?;
     store.index_add(TaskKind::Thread, std::slice::from_ref(name)).await?;
     Ok(PutOutcome { put, disabled: status == "disabled" })
 }

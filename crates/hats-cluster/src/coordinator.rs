@@ -18,6 +18,7 @@
 //! * When a session is lost everything under it leaves the table at once. Nothing of it is released: its death, declared
 //!   by ourselves once nothing runs or by a peer, frees it all.
 
+mod feed;
 mod operation;
 mod plan;
 mod run;
@@ -29,20 +30,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fred::interfaces::HashesInterface;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Config, StuckNamer};
 use crate::error::Error;
-use crate::id::Nonce;
+use crate::id::{Nonce, SessionId};
 use crate::lease::Lease;
-use crate::name::{TaskKind, TaskName};
-use crate::records::{Definition, SourceDigest, State};
+use crate::name::{TaskKind, TaskName, WorkerName};
+use crate::records::{Definition, SourceDigest};
 use crate::session::{self, SessionThread, Vitals};
 use crate::store::Store;
 use crate::watch;
 use crate::watchdog::{Stamp, Watchdog};
+
+pub use self::feed::{JobFeed, JobNews, Peers};
 
 /// Redis must have answered within this at the start.
 const START_MAX: Duration = Duration::from_secs(10);
@@ -156,11 +158,13 @@ pub struct Handle {
 }
 
 struct Shared {
+    worker: WorkerName,
     store: Store,
     commands: mpsc::UnboundedSender<Command>,
     watchdog: Arc<Watchdog>,
     vitals: Arc<Vitals>,
     connections: Arc<Connections>,
+    peers: tokio::sync::watch::Receiver<Peers>,
     // Ends with the last handle.
     _loader: session::Loader,
 }
@@ -182,6 +186,8 @@ enum Command {
     Release { name: TaskName, claim: Nonce, how: Release },
     ClaimNow(Vec<TaskName>),
     Look(Vec<TaskName>),
+    FeedJobs(mpsc::UnboundedSender<JobNews>),
+    NameSessions(Vec<SessionId>),
     Drain,
     Close(oneshot::Sender<()>),
     Abandon,
@@ -214,13 +220,8 @@ impl Handle {
     /// # Errors
     /// When Redis does not answer.
     pub async fn status(&self, name: &TaskName) -> Result<String, Error> {
-        let fields = self.fields(name).await?;
-        Ok(match fields {
-            None => "deleted",
-            Some((Some(status), _)) if status == "disabled" => "disabled",
-            Some(_) => "enabled",
-        }
-        .to_owned())
+        let (status, _) = self.shared.store.status_and_state(TaskKind::Thread, name).await?;
+        Ok(status.to_owned())
     }
 
     /// The thread's `State` as it is in Redis now; `stopped` if there is none.
@@ -228,19 +229,7 @@ impl Handle {
     /// # Errors
     /// When Redis does not answer.
     pub async fn state(&self, name: &TaskName) -> Result<String, Error> {
-        let state = self.fields(name).await?.and_then(|(_, state)| state);
-        Ok(state.unwrap_or_else(|| State::Stopped.to_string()))
-    }
-
-    /// `Status` and `State`; none if there is no such thread.
-    async fn fields(&self, name: &TaskName) -> Result<Option<(Option<String>, Option<String>)>, Error> {
-        let store = &self.shared.store;
-        let key = store.keys().thread(name);
-        let fields: Vec<Option<String>> = store.client().hmget(&key, vec!["Status", "State"]).await?;
-        let length: u64 = store.client().hlen(&key).await?;
-        let mut fields = fields.into_iter().map(|field| field.filter(|text| !text.is_empty()));
-        let (status, state) = (fields.next().flatten(), fields.next().flatten());
-        Ok((length > 0).then_some((status, state)))
+        Ok(self.shared.store.status_and_state(TaskKind::Thread, name).await?.1)
     }
 
     /// Claims these threads at once, whatever their rank here. Those that run elsewhere are left alone.
@@ -284,6 +273,12 @@ impl Handle {
         self.send(Command::Abandon);
     }
 
+    /// The worker's name, for people.
+    #[must_use]
+    pub fn worker_name(&self) -> &WorkerName {
+        &self.shared.worker
+    }
+
     /// What reads and writes this cluster's records.
     pub fn store(&self) -> Store {
         self.shared.store.clone()
@@ -316,6 +311,7 @@ impl std::fmt::Debug for Handle {
 /// answered within 10 s; [`Error::Config`] when the configuration cannot be used.
 pub async fn start(config: Config) -> Result<(Handle, mpsc::UnboundedReceiver<Event>), Error> {
     let deadline = Instant::now() + START_MAX;
+    let worker = config.worker_name.clone();
     let (store, loader) = connect(&config, deadline).await?;
 
     let (suspects, suspected) = mpsc::unbounded_channel();
@@ -340,6 +336,7 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::UnboundedReceiver<Ev
     let (events, told) = mpsc::unbounded_channel();
     let connections = Arc::<Connections>::default();
     connections.main.store(true, Ordering::Release);
+    let (publish, peers) = tokio::sync::watch::channel(Peers::default());
     let coordinator = run::Coordinator::new(run::Parts {
         stamp: watchdog.stamp("coordinator", None),
         config,
@@ -348,10 +345,11 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::UnboundedReceiver<Ev
         vitals: vitals.clone(),
         connections: connections.clone(),
         events,
+        peers: publish,
         tried,
     });
     tokio::spawn(coordinator.run(lease, asked, notices, watched));
-    let shared = Shared { store, commands, watchdog, vitals, connections, _loader: loader };
+    let shared = Shared { worker, store, commands, watchdog, vitals, connections, peers, _loader: loader };
     Ok((Handle { shared: Arc::new(shared) }, told))
 }
 
@@ -376,7 +374,7 @@ async fn connect(config: &Config, deadline: Instant) -> Result<(Store, session::
 async fn first_session(
     notices: &mut mpsc::UnboundedReceiver<session::Notice>,
     deadline: Instant,
-) -> Result<(Lease, HashSet<crate::id::SessionId>), Error> {
+) -> Result<(Lease, HashSet<SessionId>), Error> {
     let mut tried = HashSet::new();
     let mut last = "no answer".to_owned();
     loop {
@@ -393,6 +391,3 @@ async fn first_session(
         }
     }
 }
-
-/// Everything of a thread's index and definition that `kind` stands for here.
-const KIND: TaskKind = TaskKind::Thread;

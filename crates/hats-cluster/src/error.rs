@@ -40,7 +40,8 @@ impl Error {
     }
 
     /// Whether somebody has put something else where a record of ours should be.
-    pub(crate) fn is_of_another_type(&self) -> bool {
+    #[must_use]
+    pub fn is_of_another_type(&self) -> bool {
         matches!(self, Self::Server(text) if text.starts_with("WRONGTYPE"))
     }
 

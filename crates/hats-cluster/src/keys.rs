@@ -14,6 +14,7 @@ pub struct Keys {
     cluster: ClusterName,
     threads: Arc<str>,
     claims: Arc<str>,
+    ticks: Arc<str>,
     sessions: Arc<str>,
     workers: Arc<str>,
 }
@@ -23,9 +24,9 @@ impl Keys {
     #[must_use]
     pub fn new(cluster: ClusterName) -> Self {
         let prefix = |part: &str| Arc::from(format!("{cluster}:{part}:"));
-        let (threads, claims) = (prefix("Threads"), prefix("Claims"));
+        let (threads, claims, ticks) = (prefix("Threads"), prefix("Claims"), prefix("Ticks"));
         let (sessions, workers) = (prefix("Sessions"), prefix("workers"));
-        Self { cluster, threads, claims, sessions, workers }
+        Self { cluster, threads, claims, ticks, sessions, workers }
     }
 
     /// The cluster whose keys these are.
@@ -50,6 +51,12 @@ impl Keys {
     #[must_use]
     pub fn claim(&self, thread: &TaskName) -> String {
         format!("{}{thread}", self.claims)
+    }
+
+    /// The ticks of a job, their runs and their ledger: `<cluster>:Ticks:<name>`.
+    #[must_use]
+    pub fn ticks(&self, job: &TaskName) -> String {
+        format!("{}{job}", self.ticks)
     }
 
     /// A session: `<cluster>:Sessions:<id>`.
@@ -115,6 +122,7 @@ impl Keys {
             "Jobs" => TaskName::new(name).ok().map(Key::Job),
             "Endpoints" => TaskName::new(name).ok().map(Key::Endpoint),
             "Claims" => TaskName::new(name).ok().map(Key::Claim),
+            "Ticks" => TaskName::new(name).ok().map(Key::Ticks),
             "workers" => WorkerName::new(name).ok().map(Key::Worker),
             "Sessions" if !name.is_empty() => Some(Key::Session(SessionId::from(name))),
             _ => None,
@@ -133,6 +141,8 @@ pub enum Key {
     Endpoint(TaskName),
     /// The claim of a thread.
     Claim(TaskName),
+    /// The ticks of a job.
+    Ticks(TaskName),
     /// A worker's row.
     Worker(WorkerName),
     /// A session.
@@ -150,7 +160,8 @@ mod tests {
         assert_eq!(keys.thread(&name), "c:Threads:a:b/c.js");
         assert_eq!(keys.thread(&name), keys.definition(TaskKind::Thread, &name));
         assert_eq!(keys.parse(&keys.thread(&name)), Some(Key::Thread(name.clone())));
-        assert_eq!(keys.parse(&keys.claim(&name)), Some(Key::Claim(name)));
+        assert_eq!(keys.parse(&keys.claim(&name)), Some(Key::Claim(name.clone())));
+        assert_eq!(keys.parse(&keys.ticks(&name)), Some(Key::Ticks(name)));
         let worker = WorkerName::new("w").unwrap();
         assert_eq!(keys.parse(&keys.worker(&worker)), Some(Key::Worker(worker)));
         let id = SessionId::from("abc");

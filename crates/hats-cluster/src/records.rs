@@ -4,6 +4,8 @@
 //! a definition is an answer ([`FieldError`]) that makes that one task `crashed`; a malformed number in a record of
 //! ours counts as absent.
 
+mod job;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +15,11 @@ use sha1::{Digest as _, Sha1};
 
 use crate::id::{Nonce, SessionId};
 use crate::name::{TaskName, WorkerName};
+
+pub use self::job::{
+    HistoryEntry, JobDefinition, JobFields, JobRead, LedgerEntry, Misfire, Overlap, RetryRecord, RunRecord,
+    TickCounts, TickOutcome, TicksBook, TicksRecord,
+};
 
 /// A longer source is not even looked at, whatever a worker or a definition allows.
 pub const SOURCE_BYTES_MAX: usize = 16 << 20;
@@ -357,6 +364,11 @@ impl Modules {
         main.chain(files).collect()
     }
 
+    /// The length of all of them.
+    fn bytes(&self) -> usize {
+        self.files.values().map(|text| text.len()).sum()
+    }
+
     /// Reads them from their fields; a value of None is no text.
     pub(crate) fn from_fields(
         fields: impl IntoIterator<Item = (String, Option<String>)>,
@@ -382,7 +394,7 @@ impl Definition {
     /// The length of the source, its modules included.
     #[must_use]
     pub fn source_bytes(&self) -> usize {
-        self.source.len() + self.modules.files.values().map(|text| text.len()).sum::<usize>()
+        self.source.len() + self.modules.bytes()
     }
 
     /// Makes a definition of its fields. What is absent or empty has its default.
@@ -403,23 +415,38 @@ impl Definition {
             })?
             .unwrap_or_default(),
             requires: fields.requires.filter(|text| !text.is_empty()).map(Arc::from),
-            limits: Limits {
-                memory: parse_field("MemoryLimit", fields.memory_limit, BYTES, bytes)?,
-                stack: parse_field("StackLimit", fields.stack_limit, STACK_BYTES, |text| {
-                    bytes(text).filter(|stack| STACK_LIMITS.contains(stack))
-                })?,
-                call_timeout: parse_field("CallTimeout", fields.call_timeout, TIMEOUT, |text| {
-                    duration(text).filter(|timeout| !timeout.is_zero())
-                })?,
-                source: parse_field("SourceLimit", fields.source_limit, SOURCE_BYTES, |text| {
-                    bytes(text).filter(|source| *source <= SOURCE_BYTES_MAX as u64)
-                })?,
-                http_body: parse_field("HttpBodyLimit", fields.http_body_limit, BYTES, bytes)?,
-                log_line: parse_field("LogLineLimit", fields.log_line_limit, CHARACTERS, |text| {
-                    text.parse().ok().filter(|characters| (1..=LOG_LINE_MAX).contains(characters))
-                })?,
-            },
+            limits: Limits::parse([
+                fields.memory_limit,
+                fields.stack_limit,
+                fields.call_timeout,
+                fields.source_limit,
+                fields.http_body_limit,
+                fields.log_line_limit,
+            ])?,
             restart_at: fields.restart_at.filter(|text| !text.is_empty()).map(Arc::from),
+        })
+    }
+}
+
+impl Limits {
+    /// Reads them from their fields, in the order of [`Limits`]' own.
+    fn parse(texts: [Option<&str>; 6]) -> Result<Self, FieldError> {
+        let [memory, stack, call_timeout, source, http_body, log_line] = texts;
+        Ok(Self {
+            memory: parse_field("MemoryLimit", memory, BYTES, bytes)?,
+            stack: parse_field("StackLimit", stack, STACK_BYTES, |text| {
+                bytes(text).filter(|stack| STACK_LIMITS.contains(stack))
+            })?,
+            call_timeout: parse_field("CallTimeout", call_timeout, TIMEOUT, |text| {
+                duration(text).filter(|timeout| !timeout.is_zero())
+            })?,
+            source: parse_field("SourceLimit", source, SOURCE_BYTES, |text| {
+                bytes(text).filter(|source| *source <= SOURCE_BYTES_MAX as u64)
+            })?,
+            http_body: parse_field("HttpBodyLimit", http_body, BYTES, bytes)?,
+            log_line: parse_field("LogLineLimit", log_line, CHARACTERS, |text| {
+                text.parse().ok().filter(|characters| (1..=LOG_LINE_MAX).contains(characters))
+            })?,
         })
     }
 }
@@ -483,6 +510,17 @@ fn bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor).filter(|bytes| *bytes > 0)
 }
 
+impl FieldError {
+    /// There is no source, or what there is is no text, or far too long.
+    fn no_source() -> Self {
+        Self {
+            field: "Source",
+            value: String::new(),
+            expected: "a script in UTF-8, of 16 MiB at most with all its modules",
+        }
+    }
+}
+
 impl DefinitionRead {
     /// Puts together what one reading gave. `source`: none = the definition has no source, or what it has is no text.
     #[must_use]
@@ -498,11 +536,7 @@ impl DefinitionRead {
                 let definition = Definition::parse(source, digest.clone(), fields)?;
                 Ok(Definition { modules, ..definition })
             }),
-            None => Err(FieldError {
-                field: "Source",
-                value: String::new(),
-                expected: "a script in UTF-8, of 16 MiB at most with all its modules",
-            }),
+            None => Err(FieldError::no_source()),
         };
         Self {
             digest,

@@ -11,6 +11,7 @@ mod lua;
 mod sessions;
 #[cfg(test)]
 mod tests;
+mod ticks;
 mod workers;
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ pub(crate) use self::definitions::wall_clock_text;
 pub use self::definitions::{MirrorError, MirrorUpdate, Put};
 use self::lua::Lua;
 pub use self::sessions::{Burial, Load, Opened, Renewal, Sample, SessionInfo};
+pub use self::ticks::{AGAIN_MAX, Asked, Ended, Jobs, Run, Said, TickAnswer, TickRequest, Waiting};
 use crate::error::Error;
 use crate::id::SessionId;
 use crate::keys::{Key, Keys};
@@ -94,7 +96,7 @@ impl Store {
     /// # Errors
     /// When Redis refuses or does not answer; nothing is lost by it.
     pub async fn load_scripts(&self) -> Result<(), Error> {
-        for lua in lua::ALL {
+        for lua in lua::all() {
             for master in self.masters() {
                 let () = match master {
                     Some(master) => self.client.with_cluster_node(master).script_load(lua.text()).await,
@@ -131,7 +133,8 @@ impl Store {
             Some(Key::Claim(name)) => found.claims.push(name),
             Some(Key::Session(id)) => found.sessions.push(id),
             Some(Key::Worker(name)) => found.workers.push(name),
-            None => {}
+            // Whoever runs jobs looks for these.
+            Some(Key::Ticks(_)) | None => {}
         })
         .await?;
         // A SCAN may show a key twice.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::id::SessionId;
 use crate::name::TaskName;
+use crate::rank::hash;
 
 /// Rank r claims a free thread after r times this.
 pub(crate) const RANK_DELAY: Duration = Duration::from_millis(150);
@@ -88,19 +89,6 @@ fn score(thread: &TaskName, member: &Member) -> f64 {
     // The upper 53 bits, moved off zero: an even number in (0, 1).
     let even = ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
     -member.weight / even.ln()
-}
-
-/// FNV-1a with a final mix: the same in every build and on every machine, which `DefaultHasher` does not promise.
-fn hash(thread: &[u8], session: &[u8]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in thread.iter().chain(&[0xff]).chain(session) {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    hash ^= hash >> 33;
-    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash ^= hash >> 33;
-    hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    hash ^ (hash >> 33)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! `table`, the requests in `operation`; what follows from a message is in the modules below, by subject.
 
 mod claiming;
+mod feed;
 mod owning;
 mod peers;
 mod reading;
@@ -37,7 +38,7 @@ use crate::watchdog::Stamp;
 use super::operation::Claimed;
 use super::settle::Settling;
 use super::table::{Known, Mine, Table};
-use super::{Admission, Command, Connections, Event};
+use super::{Admission, Command, Connections, Event, JobNews, Peers};
 
 /// So many claims are under way at once.
 const CLAIMS_MAX: usize = 256;
@@ -66,6 +67,7 @@ pub(super) struct Parts {
     pub(super) vitals: Arc<Vitals>,
     pub(super) connections: Arc<Connections>,
     pub(super) events: mpsc::UnboundedSender<Event>,
+    pub(super) peers: tokio::sync::watch::Sender<Peers>,
     pub(super) stamp: Stamp,
     /// Sessions of ours that were tried and not answered.
     pub(super) tried: HashSet<SessionId>,
@@ -132,6 +134,10 @@ pub(super) struct Coordinator {
     vitals: Arc<Vitals>,
     connections: Arc<Connections>,
     events: mpsc::UnboundedSender<Event>,
+    peers: tokio::sync::watch::Sender<Peers>,
+    /// Whoever runs jobs.
+    news: Option<mpsc::UnboundedSender<JobNews>>,
+    named_by_runs: HashSet<SessionId>,
     stamp: Stamp,
     done: mpsc::UnboundedSender<Done>,
     answers: Option<mpsc::UnboundedReceiver<Done>>,
@@ -236,6 +242,9 @@ impl Coordinator {
             lease: None,
             own: parts.tried,
             table: Table::default(),
+            peers: parts.peers,
+            news: None,
+            named_by_runs: HashSet::new(),
             observer: Observer::new(timing),
             index: HashSet::new(),
             watching: Watching::Polled,
@@ -363,6 +372,8 @@ impl Coordinator {
             Some(Command::Release { name, claim, how }) => self.release(&name, &claim, how),
             Some(Command::ClaimNow(names)) => self.claim_now(names),
             Some(Command::Look(names)) => names.into_iter().for_each(|name| self.changed(Key::Thread(name))),
+            Some(Command::FeedJobs(tell)) => self.feed_jobs(tell),
+            Some(Command::NameSessions(sessions)) => self.name_sessions(sessions),
             Some(Command::Drain) => self.drain(),
             Some(Command::Close(closed)) => {
                 self.drain();
@@ -411,6 +422,7 @@ impl Coordinator {
                 self.watching = Watching::Pushed;
                 self.connections.watch.store(true, Ordering::Release);
                 self.look_at_everything();
+                self.tell_jobs(JobNews::Gap);
             }
             watch::Notice::Changed(keys) => {
                 let keys: Vec<_> = keys.iter().filter_map(|key| self.store.keys().parse(key)).collect();
@@ -470,7 +482,8 @@ impl Coordinator {
                     self.flush_soon();
                 }
             }
-            Key::Job(_) | Key::Endpoint(_) | Key::Session(_) => {}
+            Key::Job(name) => self.tell_jobs(JobNews::Changed(name)),
+            Key::Ticks(_) | Key::Endpoint(_) | Key::Session(_) => {}
         }
     }
 
@@ -589,6 +602,7 @@ impl Coordinator {
             info!(session = %id, end = ?dead.end, "a session has ended");
         }
         self.observer.bury(dead);
+        self.tell_jobs(JobNews::Died(id.clone()));
         let freed = self
             .table
             .names(|thread| thread.claim.as_ref().is_some_and(|claim| claim.session.as_ref() == Some(&id)));

@@ -3,10 +3,10 @@
 -- ARGV     [1] digest of the source the caller has, or ''
 --          [2] no longer source is looked at, bytes; its modules count
 --          [3] no definition with more fields is looked at for modules
+--          [4] ... the fields that are asked for
 -- Returns  {} if there is no such hash, else {digest ('' if the source is too long), Source (nil if the caller has it
---          or if it is too long), Status, Hang, Restart, Requires, MemoryLimit, StackLimit, CallTimeout, SourceLimit,
---          HttpBodyLimit, LogLineLimit, RestartAt, State, Owner, Heartbeat, Error, ErrorTime, {field, value, ...} of
---          SourceFile and the modules (absent where Source is, and where there are none)}
+--          or if it is too long), {field, value, ...} of SourceFile and the modules (empty where Source is absent, and
+--          where there are none), {values of the fields that were asked for}}
 local key = KEYS[1]
 if redis.call('TYPE', key).ok ~= 'hash' then
   return {}
@@ -15,14 +15,13 @@ end
 local most = tonumber(ARGV[2])
 local bytes = redis.call('HSTRLEN', key, 'Source')
 local too_long = bytes > most
-local at = redis.call('HMGET', key, too_long and '-' or 'Source', 'Status', 'Hang', 'Restart', 'Requires', 'MemoryLimit',
-  'StackLimit', 'CallTimeout', 'SourceLimit', 'HttpBodyLimit', 'LogLineLimit', 'RestartAt', 'State', 'Owner', 'Heartbeat',
-  'Error', 'ErrorTime')
-local digest = too_long and '' or redis.sha1hex(at[1] or '')
+local source = not too_long and redis.call('HGET', key, 'Source')
+local values = redis.call('HMGET', key, unpack(ARGV, 4))
+local digest = too_long and '' or redis.sha1hex(source or '')
 
 -- Most sources import nothing, and need no look at all the fields.
 local modules = {}
-if at[1] and string.find(at[1], 'import', 1, true) then
+if source and string.find(source, 'import', 1, true) then
   local fields = {}
   if redis.call('HLEN', key) > tonumber(ARGV[3]) then
     too_long = true
@@ -51,8 +50,6 @@ if at[1] and string.find(at[1], 'import', 1, true) then
 end
 
 if too_long or digest == ARGV[1] then
-  at[1] = false
-  modules = {}
+  source, modules = false, {}
 end
-return { digest, at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9], at[10], at[11], at[12], at[13], at[14],
-  at[15], at[16], at[17], modules }
+return { digest, source, modules, values }

@@ -1,9 +1,10 @@
 //! Definitions of tasks: reading them, mirroring our state into them, registering them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use fred::interfaces::{KeysInterface, SetsInterface};
+use fred::interfaces::{HashesInterface, KeysInterface, SetsInterface};
 use fred::types::Value;
 
 use super::{Call, PIPELINE_MAX, SOURCES_MAX, Store, failed, lua};
@@ -11,7 +12,8 @@ use crate::clock::unix_nanos;
 use crate::error::Error;
 use crate::name::{TaskKind, TaskName};
 use crate::records::{
-    Definition, DefinitionRead, Fields, Mirror, Modules, SOURCE_BYTES_MAX, SourceDigest, State,
+    Definition, DefinitionRead, FieldError, Fields, JobDefinition, JobFields, JobRead, Mirror, Modules,
+    SOURCE_BYTES_MAX, SourceDigest, State,
 };
 
 /// A definition with more fields has been written by mistake. Far above the modules of any script.
@@ -79,9 +81,36 @@ impl Store {
     }
 
     fn read_call(&self, thread: &TaskName, known: Option<&Definition>) -> Call {
-        let known = known.map(|known| known.digest.to_string()).unwrap_or_default();
-        let most = [SOURCE_BYTES_MAX, FIELDS_READ_MAX].map(|most| most.to_string());
-        Call::new(&lua::READ, self.keys().thread(thread), [vec![known], most.to_vec()].concat())
+        self.read_any(TaskKind::Thread, thread, known.map(|known| &known.digest), &THREAD_FIELDS)
+    }
+
+    /// Reads definitions of jobs, in pipelines; the answers come in order. A source comes over the wire only if its
+    /// digest differs from that of the definition that is known.
+    pub async fn read_jobs(
+        &self,
+        jobs: &[(TaskName, Option<JobDefinition>)],
+    ) -> Vec<Result<Option<JobRead>, Error>> {
+        let call = |(job, known): &(TaskName, Option<JobDefinition>)| {
+            self.read_any(TaskKind::Job, job, known.as_ref().map(|known| &known.digest), &JOB_FIELDS)
+        };
+        let all_known = jobs.iter().all(|(_, known)| known.is_some());
+        let calls = jobs.iter().map(call).collect();
+        let replies = self.run_chunks(calls, if all_known { PIPELINE_MAX } else { SOURCES_MAX }).await;
+        let jobs = jobs.iter().zip(replies);
+        jobs.map(|((_, known), reply)| Ok(parse_job(reply?, known.as_ref()))).collect()
+    }
+
+    fn read_any(
+        &self,
+        kind: TaskKind,
+        task: &TaskName,
+        known: Option<&SourceDigest>,
+        fields: &[&str],
+    ) -> Call {
+        let mut args = vec![known.map(SourceDigest::to_string).unwrap_or_default()];
+        args.extend([SOURCE_BYTES_MAX, FIELDS_READ_MAX].map(|most| most.to_string()));
+        args.extend(fields.iter().chain(&MIRROR_FIELDS).map(|&field| field.to_owned()));
+        Call::new(&lua::READ, self.keys().definition(kind, task), args)
     }
 
     /// Writes our state into a definition for people. False: there is no such definition any more.
@@ -100,7 +129,20 @@ impl Store {
         replies.into_iter().map(|reply| Ok(reply?.text(0)? == "EDITED")).collect()
     }
 
+    /// As [`Store::mirror`], for a job.
+    ///
+    /// # Errors
+    /// When the outcome is not known; it may be repeated.
+    pub async fn mirror_job(&self, job: &TaskName, update: &MirrorUpdate) -> Result<bool, Error> {
+        let reply = self.run(self.mirror_any(self.keys().definition(TaskKind::Job, job), update)).await?;
+        Ok(reply.text(0)? == "EDITED")
+    }
+
     fn mirror_call(&self, thread: &TaskName, update: &MirrorUpdate) -> Call {
+        self.mirror_any(self.keys().thread(thread), update)
+    }
+
+    fn mirror_any(&self, key: String, update: &MirrorUpdate) -> Call {
         let mut set = Vec::new();
         let mut remove = Vec::new();
         if let Some(state) = update.state {
@@ -123,7 +165,7 @@ impl Store {
         if update.disable {
             set.push(("Status", "disabled".to_owned()));
         }
-        self.edit_call(self.keys().thread(thread), &set, &remove)
+        self.edit_call(key, &set, &remove)
     }
 
     /// Sets fields of a definition that exists. False: there is none.
@@ -149,7 +191,42 @@ impl Store {
     /// # Errors
     /// When the outcome is not known; it may be repeated.
     pub async fn disable(&self, thread: &TaskName) -> Result<bool, Error> {
-        self.edit(TaskKind::Thread, thread, &[("Status", "disabled".to_owned())]).await
+        self.disable_task(TaskKind::Thread, thread).await
+    }
+
+    /// As [`Store::disable`], for a task of any kind.
+    ///
+    /// # Errors
+    /// When the outcome is not known; it may be repeated.
+    pub async fn disable_task(&self, kind: TaskKind, task: &TaskName) -> Result<bool, Error> {
+        self.edit(kind, task, &[("Status", "disabled".to_owned())]).await
+    }
+
+    /// `Status` (`enabled`, `disabled`, or `deleted` if there is no such definition) and `State` (`stopped` if there is
+    /// none) of a task as they are now.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn status_and_state(
+        &self,
+        kind: TaskKind,
+        task: &TaskName,
+    ) -> Result<(&'static str, String), Error> {
+        let key = self.keys().definition(kind, task);
+        let fields: Vec<Option<String>> =
+            self.client().hmget(&key, vec!["Status", "State"]).await.map_err(failed)?;
+        let mut fields = fields.into_iter().map(|field| field.filter(|text| !text.is_empty()));
+        let (status, state) = (fields.next().flatten(), fields.next().flatten());
+        let status = match status.as_deref() {
+            Some("disabled") => "disabled",
+            Some(_) => "enabled",
+            None if state.is_some() => "enabled",
+            None => {
+                let length: u64 = self.client().hlen(&key).await.map_err(failed)?;
+                if length > 0 { "enabled" } else { "deleted" }
+            }
+        };
+        Ok((status, state.unwrap_or_else(|| State::Stopped.to_string())))
     }
 
     /// Registers a script: replaces `Source` if it differs, sets a missing `Status`, removes modules of another source.
@@ -158,21 +235,22 @@ impl Store {
     /// # Errors
     /// When the outcome is not known; it may be repeated.
     pub async fn put(&self, thread: &TaskName, source: &str) -> Result<(Put, String), Error> {
-        self.put_with(thread, source, &[]).await
+        self.put_with(TaskKind::Thread, thread, source, &[]).await
     }
 
-    /// As [`Store::put`], and sets further fields in the same step: a thread may begin its life disabled, and a script
-    /// comes with its [`Modules::fields`].
+    /// As [`Store::put`] for a task of any kind, and sets further fields in the same step: a task may begin its life
+    /// disabled, a job has its schedule there, and a script comes with its [`Modules::fields`].
     ///
     /// # Errors
     /// When the outcome is not known; it may be repeated.
     pub async fn put_with(
         &self,
-        thread: &TaskName,
+        kind: TaskKind,
+        task: &TaskName,
         source: &str,
         fields: &[(&str, String)],
     ) -> Result<(Put, String), Error> {
-        let key = self.keys().thread(thread);
+        let key = self.keys().definition(kind, task);
         let mut args = vec![source.to_owned()];
         for (field, value) in fields {
             args.extend([(*field).to_owned(), value.clone()]);
@@ -237,68 +315,132 @@ impl Store {
     }
 }
 
-/// Where the modules stand in the answer of `read.lua`.
-const MODULES_AT: usize = 18;
+const THREAD_FIELDS: [&str; 11] = [
+    "Status",
+    "Hang",
+    "Restart",
+    "Requires",
+    "MemoryLimit",
+    "StackLimit",
+    "CallTimeout",
+    "SourceLimit",
+    "HttpBodyLimit",
+    "LogLineLimit",
+    "RestartAt",
+];
+const JOB_FIELDS: [&str; 16] = [
+    "Status",
+    "Cron",
+    "TZ",
+    "Overlap",
+    "Misfire",
+    "MisfireSeconds",
+    "Jitter",
+    "Timeout",
+    "Retries",
+    "MemoryLimit",
+    "StackLimit",
+    "CallTimeout",
+    "SourceLimit",
+    "HttpBodyLimit",
+    "LogLineLimit",
+    "RunAt",
+];
+/// Asked for behind the others.
+const MIRROR_FIELDS: [&str; 5] = ["State", "Owner", "Heartbeat", "Error", "ErrorTime"];
 
-/// The order of fields is that of `read.lua`: digest, source, then these, then the modules.
-fn parse_read(mut reply: lua::Reply, known: Option<&Definition>) -> Option<DefinitionRead> {
-    if reply.is_empty() {
-        return None;
+/// What `read.lua` gives of any definition.
+struct Raw {
+    digest: SourceDigest,
+    source: Option<Arc<str>>,
+    modules: Result<Modules, FieldError>,
+    fields: HashMap<&'static str, String>,
+}
+
+impl Raw {
+    /// None: there is no such definition. `known`: the source that is there already, with its digest and modules.
+    fn parse(
+        mut reply: lua::Reply,
+        asked: &'static [&'static str],
+        known: Option<(&SourceDigest, &Arc<str>, &Modules)>,
+    ) -> Option<Self> {
+        if reply.is_empty() {
+            return None;
+        }
+        let digest = SourceDigest::from_hex(&reply.text(0).ok()?);
+        let (source, modules) = match (known, reply.take(1)) {
+            (_, Some(source)) => (source.into_string().map(Arc::from), Modules::from_fields(reply.pairs(2))),
+            // One that is too long has no digest, and is not known for having none.
+            (Some((known, source, modules)), None) if *known == digest && !digest.as_str().is_empty() => {
+                (Some(source.clone()), Ok(modules.clone()))
+            }
+            (_, None) => (None, Ok(Modules::default())),
+        };
+        let values = reply.take(3).map(Value::into_array).unwrap_or_default();
+        let fields = asked.iter().chain(&MIRROR_FIELDS).zip(&values);
+        let fields = fields.filter_map(|(&field, value)| Some((field, lua::lossy(value)?))).collect();
+        Some(Self { digest, source, modules, fields })
     }
-    let digest = SourceDigest::from_hex(&reply.text(0).ok()?);
-    let (source, modules) = match (known, reply.take(1)) {
-        (_, Some(source)) => {
-            (source.into_string().map(Arc::from), Modules::from_fields(reply.pairs(MODULES_AT)))
+
+    fn get(&self, field: &str) -> Option<&str> {
+        self.fields.get(field).map(String::as_str)
+    }
+
+    fn mirror(&self) -> Mirror {
+        let of = |field: &str| self.fields.get(field).cloned();
+        Mirror {
+            state: of("State"),
+            owner: of("Owner"),
+            heartbeat: of("Heartbeat"),
+            error: of("Error"),
+            error_time: of("ErrorTime"),
         }
-        // One that is too long has no digest, and is not known for having none.
-        (Some(known), None) if known.digest == digest && !digest.as_str().is_empty() => {
-            (Some(known.source.clone()), Ok(known.modules.clone()))
-        }
-        (_, None) => (None, Ok(Modules::default())),
-    };
-    let text: Vec<Option<String>> = (2..MODULES_AT).map(|nth| reply.text(nth).ok()).collect();
-    let [
-        status,
-        hang,
-        restart,
-        requires,
-        memory,
-        stack,
-        timeout,
-        source_limit,
-        http_body,
-        log_line,
-        restart_at,
-        state,
-        owner,
-        heartbeat,
-        error,
-        time,
-    ] = text.as_slice()
-    else {
-        return None;
-    };
+    }
+}
+
+fn parse_read(reply: lua::Reply, known: Option<&Definition>) -> Option<DefinitionRead> {
+    let known = known.map(|known| (&known.digest, &known.source, &known.modules));
+    let mut raw = Raw::parse(reply, &THREAD_FIELDS, known)?;
+    let modules = std::mem::replace(&mut raw.modules, Ok(Modules::default()));
     let fields = Fields {
-        status: status.as_deref(),
-        hang: hang.as_deref(),
-        restart: restart.as_deref(),
-        requires: requires.as_deref(),
-        memory_limit: memory.as_deref(),
-        stack_limit: stack.as_deref(),
-        call_timeout: timeout.as_deref(),
-        source_limit: source_limit.as_deref(),
-        http_body_limit: http_body.as_deref(),
-        log_line_limit: log_line.as_deref(),
-        restart_at: restart_at.as_deref(),
+        status: raw.get("Status"),
+        hang: raw.get("Hang"),
+        restart: raw.get("Restart"),
+        requires: raw.get("Requires"),
+        memory_limit: raw.get("MemoryLimit"),
+        stack_limit: raw.get("StackLimit"),
+        call_timeout: raw.get("CallTimeout"),
+        source_limit: raw.get("SourceLimit"),
+        http_body_limit: raw.get("HttpBodyLimit"),
+        log_line_limit: raw.get("LogLineLimit"),
+        restart_at: raw.get("RestartAt"),
     };
-    let mirror = Mirror {
-        state: state.clone(),
-        owner: owner.clone(),
-        heartbeat: heartbeat.clone(),
-        error: error.clone(),
-        error_time: time.clone(),
+    Some(DefinitionRead::new(raw.source.clone(), modules, raw.digest.clone(), &fields, raw.mirror()))
+}
+
+fn parse_job(reply: lua::Reply, known: Option<&JobDefinition>) -> Option<JobRead> {
+    let known = known.map(|known| (&known.digest, &known.source, &known.modules));
+    let mut raw = Raw::parse(reply, &JOB_FIELDS, known)?;
+    let modules = std::mem::replace(&mut raw.modules, Ok(Modules::default()));
+    let fields = JobFields {
+        status: raw.get("Status"),
+        cron: raw.get("Cron"),
+        tz: raw.get("TZ"),
+        overlap: raw.get("Overlap"),
+        misfire: raw.get("Misfire"),
+        misfire_seconds: raw.get("MisfireSeconds"),
+        jitter: raw.get("Jitter"),
+        timeout: raw.get("Timeout"),
+        retries: raw.get("Retries"),
+        memory_limit: raw.get("MemoryLimit"),
+        stack_limit: raw.get("StackLimit"),
+        call_timeout: raw.get("CallTimeout"),
+        source_limit: raw.get("SourceLimit"),
+        http_body_limit: raw.get("HttpBodyLimit"),
+        log_line_limit: raw.get("LogLineLimit"),
+        run_at: raw.get("RunAt"),
     };
-    Some(DefinitionRead::new(source, modules, digest, &fields, mirror))
+    Some(JobRead::new(raw.source.clone(), modules, raw.digest.clone(), &fields, raw.mirror()))
 }
 
 /// The wall clock as people read it, RFC 3339. It decides nothing.

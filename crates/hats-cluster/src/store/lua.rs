@@ -37,8 +37,8 @@ macro_rules! scripts {
     ($($constant:ident $name:literal)*) => {
         $(pub(super) static $constant: Lua = Lua::new($name, include_str!(concat!("../lua/", $name, ".lua")));)*
 
-        /// All of them.
-        pub(super) static ALL: &[&Lua] = &[$(&$constant),*];
+        /// Those that stand alone.
+        static ALL: &[&Lua] = &[$(&$constant),*];
     };
 }
 
@@ -58,6 +58,32 @@ scripts! {
     EDIT "edit"
     ROW "row"
     INDEX "index"
+}
+
+macro_rules! tick_scripts {
+    ($($constant:ident $name:literal)*) => {
+        $(pub(super) static $constant: Lua = Lua::new(
+            $name,
+            concat!(include_str!("../lua/ticks.lua"), include_str!(concat!("../lua/ticks/", $name, ".lua"))),
+        );)*
+
+        /// Those about the ticks of jobs.
+        static OF_TICKS: &[&Lua] = &[$(&$constant),*];
+    };
+}
+
+tick_scripts! {
+    ADOPT "adopt"
+    TICK "tick"
+    MANUAL "manual"
+    FINISH "finish"
+    SETTLE "settle"
+    RETIRE_TICKS "retire_ticks"
+}
+
+/// All scripts there are.
+pub(super) fn all() -> impl Iterator<Item = &'static Lua> {
+    ALL.iter().chain(OF_TICKS).copied()
 }
 
 /// What a script gave back: a list whose first word says what happened.
@@ -132,8 +158,9 @@ mod tests {
 
     #[test]
     fn every_script_says_what_it_takes_and_gives_and_names_one_key() {
-        for lua in ALL {
-            assert!(lua.text().starts_with(&format!("-- {}: ", lua.name())), "{}", lua.name());
+        for lua in all() {
+            let header = format!("-- {}: ", lua.name());
+            assert!(lua.text().lines().any(|line| line.starts_with(&header)), "{}", lua.name());
             assert!(lua.text().contains("-- KEYS[1]") && lua.text().contains("-- Returns"), "{}", lua.name());
             assert!(!lua.text().contains("KEYS[2]"), "{}", lua.name());
             let mut code = lua.text().lines().filter(|line| !line.trim_start().starts_with("--"));

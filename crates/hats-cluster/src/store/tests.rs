@@ -205,6 +205,8 @@ macro_rules! conformance {
     };
 }
 
+mod ticks;
+
 conformance![
     a_session_is_opened_once_per_id,
     only_a_living_session_is_renewed,
@@ -1031,6 +1033,7 @@ async fn scripts_work_when_redis_is_out_of_memory() {
     let buried = bench.session().await;
     bench.hset(store.keys.session(&buried), "Expiry", 1).await;
     bench.hset(store.keys.thread(&thread()), "Source", "a").await;
+    ticks::before_all(&bench).await;
     store.load_scripts().await.unwrap();
     let config = CustomCommand::new_static("CONFIG", ClusterHash::Random, false);
     for (name, value) in [("maxmemory-policy", "noeviction"), ("maxmemory", "1")] {
@@ -1063,6 +1066,7 @@ async fn scripts_work_when_redis_is_out_of_memory() {
     store.index_add(TaskKind::Thread, &[thread()]).await.unwrap();
     store.put(&thread(), "b").await.unwrap();
     store.edit(TaskKind::Thread, &thread(), &[("Status", "enabled".to_owned())]).await.unwrap();
+    ticks::all_of_it(&bench).await;
 }
 
 /// On a Redis Cluster every script goes to the node that has its one key, and a SCAN to all nodes.
@@ -1095,6 +1099,13 @@ async fn a_redis_cluster_serves_as_well() {
     assert!(rows.len() == names.len() && rows.iter().all(|row| row.owner.as_deref() == Some("w")));
     store.server_time().await.unwrap();
     assert_eq!(store.scan().await.unwrap().claims, names);
+    for name in &names {
+        assert!(store.adopt(name, None, "d", None).await.unwrap().0);
+    }
+    assert_eq!(store.scan_jobs().await.unwrap().counted, names);
+    assert!(store.read_ticks(&names).await.into_iter().all(|ticks| ticks.unwrap().def.is_some()));
+    ticks::before_all(&bench).await;
+    ticks::all_of_it(&bench).await;
 }
 
 /// A refusal writes nothing, and deleting a field that is not there wakes nobody.
@@ -1109,7 +1120,9 @@ async fn refusals_wake_no_watcher() {
         let line = text.lines().find_map(|line| line.strip_prefix("rdb_changes_since_last_save:")).unwrap();
         line.parse().unwrap()
     };
+    ticks::before_all(&bench).await;
     let before = changes().await;
+    ticks::refusals(&bench).await;
     assert!(matches!(bench.claim(&request()).await, Answer::Held { .. }));
     bench.granted(&owner).await;
     assert_eq!(bench.release(&Nonce::random(), &Handover::free()).await, Released::NotHeld);

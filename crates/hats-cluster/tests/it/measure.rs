@@ -1,11 +1,17 @@
 //! Figures, not facts: run one with `cargo test -p hats-cluster --test it -- --ignored --nocapture measure`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fred::interfaces::ClientLike;
+use fred::types::{ClusterHash, CustomCommand};
 use hats_cluster::clock::BootInstant;
-use hats_cluster::store::Store;
+use hats_cluster::id::{Nonce, SessionId};
+use hats_cluster::name::TaskName;
+use hats_cluster::records::{Overlap, TickOutcome};
+use hats_cluster::store::{Asked, Ended, Said, Store, TickAnswer, TickRequest};
+use tokio::task::JoinSet;
 
 use crate::coordinator::{put, store};
 use crate::server::RedisServer;
@@ -158,4 +164,90 @@ async fn hand_over(threads: usize) {
         journal.count("b"),
         journal.count("c")
     );
+}
+
+/// Grants the tick that many milliseconds after the last one, and gives the time it took.
+async fn tick_once(store: &Store, job: &TaskName, def: &str, last_ms: i64) -> (Duration, Nonce) {
+    let asked =
+        Asked { session: SessionId::from("s"), nonce: Nonce::random(), worker: "worker-1".to_owned() };
+    let request = TickRequest {
+        tick_ms: last_ms + 1,
+        last_ms,
+        def: def.to_owned(),
+        missed: (0, 0, ""),
+        overlap: Overlap::Forbid,
+        patient: false,
+    };
+    let start = BootInstant::now();
+    let (answer, _) = store.tick(job, &asked, &request).await.unwrap();
+    assert!(matches!(answer, TickAnswer::Granted(_)), "{answer:?}");
+    (BootInstant::now().saturating_duration_since(start), asked.nonce)
+}
+
+async fn finish(store: &Store, job: &TaskName, nonce: &Nonce) {
+    let ended = Ended {
+        outcome: TickOutcome::Ran,
+        again: None,
+        late: Duration::from_millis(12),
+        took: Duration::from_millis(345),
+        why: String::new(),
+        said: Some(Said { result: Some("42".to_owned()), log: vec!["a line of log".to_owned(); 5] }),
+    };
+    store.finish(job, nonce, &ended, None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn measure_ticks() {
+    let redis = RedisServer::start().await;
+    let store = Arc::new(store(&redis.config()).await);
+    store.load_scripts().await.unwrap();
+    let mut jobs = Vec::new();
+    for n in 0..1000 {
+        let job = TaskName::new(format!("job-{n}")).unwrap();
+        let last = store.adopt(&job, None, "d", None).await.unwrap().1.last_ms.unwrap();
+        jobs.push((job, last));
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    for round in 0..3 {
+        let start = BootInstant::now();
+        let mut asked = JoinSet::new();
+        for (job, last) in jobs.clone() {
+            let store = store.clone();
+            asked.spawn(async move {
+                let (_, nonce) = tick_once(&store, &job, "d", last + round).await;
+                let granted = BootInstant::now().saturating_duration_since(start);
+                (job, nonce, granted)
+            });
+        }
+        let mut granted = asked.join_all().await;
+        granted.sort_by_key(|(_, _, after)| *after);
+        let finish_from = BootInstant::now();
+        let mut ended = JoinSet::new();
+        for (job, nonce, _) in granted.clone() {
+            let store = store.clone();
+            ended.spawn(async move { finish(&store, &job, &nonce).await });
+        }
+        ended.join_all().await;
+        println!(
+            "1,000 ticks at once: granted p50 {:?} p99 {:?}; 1,000 runs finished in {:?}",
+            granted[500].2,
+            granted[990].2,
+            BootInstant::now().saturating_duration_since(finish_from)
+        );
+    }
+    let (job, last) = jobs[0].clone();
+    let mut took = Vec::new();
+    for n in 3..1100 {
+        let (one, nonce) = tick_once(&store, &job, "d", last + n).await;
+        took.push(one);
+        finish(&store, &job, &nonce).await;
+    }
+    took.sort();
+    let bytes: u64 = {
+        let usage = CustomCommand::new_static("MEMORY", ClusterHash::Random, false);
+        let args = vec!["USAGE".to_owned(), store.keys().ticks(&job), "SAMPLES".to_owned(), "0".to_owned()];
+        store.client().custom(usage, args).await.unwrap()
+    };
+    println!("one tick alone: p50 {:?} p99 {:?}; a full ledger takes {bytes} bytes", took[548], took[1085]);
 }

@@ -32,7 +32,7 @@ impl Coordinator {
             return;
         }
         self.sampling = true;
-        let ids: HashSet<&SessionId> = self.index.iter().chain(self.table.named()).collect();
+        let ids: HashSet<&SessionId> = self.index.iter().chain(self.named()).collect();
         let ids: Vec<SessionId> = ids
             .into_iter()
             .filter(|id| !self.is_own(id) && self.observer.dead(id).is_none())
@@ -123,8 +123,7 @@ impl Coordinator {
     }
 
     pub(super) fn bury_due(&mut self, now: BootInstant) {
-        let table = &self.table;
-        for due in self.observer.due(now, |id| table.is_named(id)) {
+        for due in self.observer.due(now, |id| self.is_named(id)) {
             match due {
                 Due::Bury { session, beat, expiry_ms } => {
                     // One at a time: the next try comes after this one's answer, or after its timeout.

@@ -53,6 +53,7 @@ impl Coordinator {
             }
         }
         self.claim_due(now);
+        self.publish_peers(now);
     }
 
     pub(super) fn until_next(&self, now: BootInstant) -> Duration {
@@ -65,7 +66,7 @@ impl Coordinator {
         [
             claims,
             flush,
-            self.observer.next_due(|id| self.table.is_named(id)),
+            self.observer.next_due(|id| self.is_named(id)),
             Some(self.sample_at),
             Some(self.row_at),
             Some(self.turn_at),

@@ -7,11 +7,10 @@ use tracing::debug;
 
 use super::{Coordinator, Done, RETRY, SWEEP_EVERY, Watching};
 use crate::clock::BootInstant;
-use crate::coordinator::KIND;
 use crate::coordinator::table::Known;
 use crate::error::Error;
 use crate::id::SessionId;
-use crate::name::{TaskName, WorkerName};
+use crate::name::{TaskKind, TaskName, WorkerName};
 use crate::store::{Found, Store};
 
 /// A request that was given up may still arrive for so long.
@@ -141,7 +140,7 @@ impl Coordinator {
             .filter(|dead| dead.ended_ms.saturating_add(DEAD_KEPT_MS) <= server_now)
             .map(|dead| &dead.id);
         let without_key = self.observer.absent().filter(|id| !found.contains(id));
-        for id in long_dead.chain(without_key).filter(|id| !self.table.is_named(id)) {
+        for id in long_dead.chain(without_key).filter(|id| !self.is_named(id)) {
             let (store, done, id) = (self.store.clone(), self.done.clone(), id.clone());
             tokio::spawn(async move {
                 if let Ok(true) = store.forget(&id).await {
@@ -160,22 +159,23 @@ async fn mend_index(store: &Store, found: &Found, index: &HashSet<SessionId>) {
     {
         debug!(%error, "the index of sessions is mended by the next sweep");
     }
-    let Ok(indexed) = store.index(KIND).await else { return };
-    let indexed: HashSet<TaskName> = indexed.into_iter().collect();
-    let defined: HashSet<&TaskName> = found.threads.iter().collect();
-    let missing: Vec<TaskName> =
-        found.threads.iter().filter(|name| !indexed.contains(*name)).cloned().collect();
-    let surplus: Vec<TaskName> = indexed.iter().filter(|name| !defined.contains(name)).cloned().collect();
-    let mended = async {
-        if !missing.is_empty() {
-            store.index_add(KIND, &missing).await?;
+    for (kind, defined) in [(TaskKind::Thread, &found.threads), (TaskKind::Job, &found.jobs)] {
+        if let Err(error) = mend_index_of(store, kind, defined).await {
+            debug!(%error, "the index of {kind}s is mended by the next sweep");
         }
-        if !surplus.is_empty() {
-            store.index_remove(KIND, &surplus).await?;
-        }
-        Ok::<(), Error>(())
-    };
-    if let Err(error) = mended.await {
-        debug!(%error, "the index of threads is mended by the next sweep");
     }
+}
+
+async fn mend_index_of(store: &Store, kind: TaskKind, defined: &[TaskName]) -> Result<(), Error> {
+    let indexed: HashSet<TaskName> = store.index(kind).await?.into_iter().collect();
+    let missing: Vec<TaskName> = defined.iter().filter(|name| !indexed.contains(*name)).cloned().collect();
+    let defined: HashSet<&TaskName> = defined.iter().collect();
+    let surplus: Vec<TaskName> = indexed.iter().filter(|name| !defined.contains(name)).cloned().collect();
+    if !missing.is_empty() {
+        store.index_add(kind, &missing).await?;
+    }
+    if !surplus.is_empty() {
+        store.index_remove(kind, &surplus).await?;
+    }
+    Ok(())
 }

@@ -36,6 +36,7 @@ impl World {
             vitals: Arc::default(),
             connections: Arc::default(),
             events,
+            peers: tokio::sync::watch::channel(crate::coordinator::Peers::default()).0,
             stamp: Stamp::new("coordinator", None),
             tried: HashSet::new(),
         });
@@ -329,4 +330,69 @@ async fn a_hand_written_end_of_a_session_harms_nobody() {
     let dead = DeadSession { ended_ms: u64::MAX, ..DeadSession::gone(SessionId::random()) };
     world.it.died(dead);
     world.it.swept(Ok(Found::default()));
+}
+
+#[tokio::test]
+async fn sessions_that_only_runs_name_are_watched_and_their_deaths_told() {
+    let mut world = World::new();
+    let session = SessionId::from("of a run");
+    world.it.name_sessions(vec![session.clone()]);
+    assert!(world.it.is_named(&session));
+    assert!(world.it.named().any(|id| *id == session));
+    let (tell, mut news) = mpsc::unbounded_channel();
+    world.it.feed_jobs(tell);
+    assert_eq!(news.try_recv(), Ok(JobNews::Gap));
+    world.it.died(DeadSession::gone(session.clone()));
+    assert_eq!(news.try_recv(), Ok(JobNews::Died(session.clone())));
+    // Whoever finds it named again, long after, is told again.
+    world.it.name_sessions(Vec::new());
+    assert!(!world.it.is_named(&session));
+    world.it.name_sessions(vec![session.clone()]);
+    assert_eq!(news.try_recv(), Ok(JobNews::Died(session)));
+    // Our own current session does not die by hearsay.
+    let own = world.lease().session().clone();
+    world.it.died(DeadSession::gone(own));
+    assert!(news.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn whoever_runs_jobs_is_told_what_changes() {
+    let mut world = World::new();
+    let (tell, mut news) = mpsc::unbounded_channel();
+    world.it.feed_jobs(tell);
+    assert_eq!(news.try_recv(), Ok(JobNews::Gap));
+    let job = name("job");
+    let key = world.it.store.keys().definition(crate::name::TaskKind::Job, &job);
+    world.it.watch_notice(watch::Notice::Changed(vec![key]));
+    assert_eq!(news.try_recv(), Ok(JobNews::Changed(job)));
+    world.it.watch_notice(watch::Notice::Established);
+    assert_eq!(news.try_recv(), Ok(JobNews::Gap));
+}
+
+#[tokio::test]
+async fn no_tick_is_taken_by_who_may_not_claim() {
+    let mut world = World::new();
+    let mut peers = world.it.peers.subscribe();
+    let now = BootInstant::now();
+    let own = world.lease().session().clone();
+    world.it.publish_peers(now);
+    let told = peers.borrow_and_update().clone();
+    assert_eq!(told.lease.map(|lease| lease.session().clone()), Some(own.clone()));
+    assert_eq!((&*told.live, told.pushed), (&[own][..], false));
+    // Said once only.
+    world.it.publish_peers(now);
+    assert!(!peers.has_changed().unwrap());
+    world.it.watch_notice(watch::Notice::Established);
+    world.it.publish_peers(now);
+    assert!(peers.borrow_and_update().pushed);
+    // Redis has lost data: whoever runs something may not know yet.
+    world.it.data_is_lost();
+    world.it.publish_peers(BootInstant::now());
+    let told = peers.borrow_and_update().clone();
+    assert!(told.lease.is_none() && told.live.is_empty());
+    world.it.publish_peers(now + Duration::from_secs(60));
+    assert!(peers.borrow_and_update().lease.is_some());
+    world.it.drain();
+    world.it.publish_peers(now + Duration::from_secs(60));
+    assert!(peers.borrow_and_update().lease.is_none());
 }
