@@ -46,6 +46,8 @@ pub enum ScriptError {
     Thrown(Thrown),
     /// The call took longer than its limit.
     Timeout(Duration),
+    /// The whole run took longer than its limit.
+    RunTimeout(Duration),
     /// The heap limit, in bytes, was reached.
     Memory(usize),
     /// The stack limit, in bytes, was reached; what the interpreter threw says where.
@@ -83,6 +85,9 @@ impl fmt::Display for ScriptError {
                     "TimeoutError: the call took longer than its limit of {limit:?} \
                      (CallTimeout of the task, --call-timeout of the worker)"
                 )
+            }
+            Self::RunTimeout(limit) => {
+                write!(f, "TimeoutError: the run took longer than its limit of {limit:?} (Timeout)")
             }
             Self::Memory(limit) => {
                 write!(

@@ -1,7 +1,7 @@
 //! The script runtime: JavaScript that looks synchronous, ten thousand scripts to a few OS threads.
 //!
 //! A [`Lanes`] is a set of OS threads, one per core. [`Lanes::spawn`] puts a closure on a fiber of one of them
-//! and hands it a [`Vm`]: a QuickJS interpreter with the host modules (`console`, `env`, `worker`, `thread`,
+//! and hands it a [`Vm`]: a QuickJS interpreter with the host modules (`console`, `env`, `worker`, `thread` or `job`,
 //! `redis`, `http`, `fetch`, timers, `sleep`). Code in the closure, and the script it calls, is written as if it
 //! blocked; where it waits, the lane goes on with another script.
 //!
@@ -24,7 +24,7 @@ mod vm;
 
 pub use crate::bundle::{Bundle, Import, Imports, Library, Unresolvable, imports, resolve};
 pub use crate::error::{Error, ScriptError, Thrown};
-pub use crate::host::{BoxFuture, TaskControl, WorkerInfo};
+pub use crate::host::{BoxFuture, JobInfo, Kind, TaskControl, WorkerInfo};
 pub use crate::lane::{LaneStatus, Lanes, LanesConfig, ScriptHandle, ScriptTask};
 pub use crate::limits::Limits;
 pub use crate::modules::env::EnvOverlay;
@@ -32,7 +32,7 @@ pub use crate::modules::env::EnvOverlay;
 pub use crate::modules::http;
 #[cfg(feature = "redis")]
 pub use crate::modules::redis;
-pub use crate::vm::{Vm, Wake};
+pub use crate::vm::{Run, Vm, Wake};
 
 /// The TypeScript declarations of what scripts can call, for editors and type checkers.
 pub const TYPES: &str = include_str!("../hats.d.ts");

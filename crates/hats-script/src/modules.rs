@@ -8,6 +8,7 @@ pub(crate) mod env;
 #[cfg(feature = "http")]
 pub mod http;
 mod inspect;
+mod job;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod thread;
@@ -23,6 +24,7 @@ use rquickjs::function::Rest;
 use rquickjs::object::{Accessor, Property};
 use rquickjs::{Coerced, Ctx, Exception, Function, IntoJs, Object, TypedArray, Value};
 
+use crate::host::Kind;
 use crate::vm::Host;
 
 pub(crate) use self::inspect::{is_error, text_of};
@@ -37,7 +39,10 @@ pub(crate) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     console::install(ctx, host)?;
     env::install(ctx, host)?;
     worker::install(ctx, host)?;
-    thread::install(ctx, host)?;
+    match host.control.kind() {
+        Kind::Thread => thread::install(ctx, host)?,
+        Kind::Job(_) => job::install(ctx, host)?,
+    }
     timers::install(ctx, host)?;
     web::install(ctx, host)?;
     #[cfg(feature = "http")]

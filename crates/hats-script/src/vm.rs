@@ -5,7 +5,8 @@
 //!
 //! Each entry from outside ([`Vm::load`], [`Vm::call`], the timers that [`Vm::idle`] fires) is a *call*: it has a
 //! time limit, it is over only when its promise is settled and the microtasks are done, and a rejection that
-//! nobody has handled by then is its error.
+//! nobody has handled by then is its error. [`Vm::run_once`] makes the calls of a whole run, which has a time limit of
+//! its own.
 
 mod events;
 mod failure;
@@ -16,13 +17,14 @@ mod loader;
     expect(dead_code, reason = "only promises of `http` are settled from outside")
 )]
 mod operations;
+mod run;
 mod source;
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hats_fiber::{Ask, Ended, Handle, running_for, trim_stack, wait, wait_ending};
-use rquickjs::{Atom, Context, Ctx, Function, Object, Persistent, Runtime, Value};
+use rquickjs::{Atom, Context, Ctx, Function, Object, Persistent, Promise, Runtime, Value};
 
 use crate::bundle::{Bundle, Library};
 use crate::error::{Error, ScriptError};
@@ -30,10 +32,12 @@ use crate::lane::{LaneContext, ScriptTask};
 use crate::modules;
 
 use self::operations::Operations;
+use self::source::Evaluated;
 
 pub(crate) use self::host::Host;
 #[cfg(feature = "http")]
 pub(crate) use self::operations::Finish;
+pub use self::run::Run;
 
 /// How long a script may keep its lane before it goes to the back of the queue.
 const TIME_SLICE: Duration = Duration::from_millis(2);
@@ -72,6 +76,8 @@ struct Entries {
     lookups: Vec<Option<Persistent<Function<'static>>>>,
     /// What a module exports.
     exports: Option<Persistent<Object<'static>>>,
+    /// The promise that the source of a run ended in.
+    last: Option<Persistent<Promise<'static>>>,
 }
 
 impl Vm {
@@ -86,13 +92,15 @@ impl Vm {
         };
         let context = Context::full(&runtime).map_err(no_vm)?;
         let host = Rc::new(Host::new(task, lane, fiber));
-        let hook = host.clone();
-        runtime.set_interrupt_handler(Some(Box::new(move || hook.interrupt())));
         let tracker = host.clone();
         runtime.set_host_promise_rejection_tracker(Some(Box::new(move |ctx, promise, reason, handled| {
             tracker.events.track_rejection(&ctx, promise, reason, handled);
         })));
         context.with(|ctx| modules::install(&ctx, &host)).map_err(no_vm)?;
+        // Not before: to make the scope takes no time to speak of, and an end that is asked for meanwhile is one of the
+        // first call, not a scope that could not be made.
+        let hook = host.clone();
+        runtime.set_interrupt_handler(Some(Box::new(move || hook.interrupt())));
         Ok(Self { host, entries: None, preloaded: false, context, runtime })
     }
 
@@ -156,12 +164,15 @@ impl Vm {
         let modules = source::may_be_module(source).then(|| loader::serve(&self.runtime, bundle, file));
         let host = self.host.clone();
         let loaded = self.enter(|ctx| {
-            let module = source::evaluate(ctx, source, file)?;
+            let evaluated = source::evaluate(ctx, source, file)?;
             if let Some(modules) = &modules {
                 modules.source_is_declared();
             }
-            let (evaluated, exports) =
-                module.map_or((None, None), |(promise, exports)| (Some(promise), Some(exports)));
+            let (evaluated, exports, last) = match evaluated {
+                Evaluated::Module(promise, exports) => (Some(promise), Some(exports), None),
+                // For a thread it means nothing, be it a promise or not.
+                Evaluated::Script(value) => (None, None, value.into_promise().filter(|_| host.keeps_log())),
+            };
             host.settle(ctx, evaluated)?;
             let lookups = source::ENTRY_POINTS.iter().map(|name| source::lookup(ctx, name));
             let names = source::ENTRY_POINTS.iter().map(|name| {
@@ -171,6 +182,7 @@ impl Vm {
                 names: names.collect::<rquickjs::Result<_>>()?,
                 lookups: lookups.collect::<rquickjs::Result<_>>()?,
                 exports: exports.map(|exports| Persistent::save(ctx, exports)),
+                last: last.map(|promise| Persistent::save(ctx, promise)),
             })
         });
         if let (Err(_), Some(modules)) = (&loaded, modules) {

@@ -1,35 +1,52 @@
-//! `console`: what a script prints goes to the worker's log, with the task's name.
+//! `console`: what a script prints goes to the worker's log, with the task's name, and to the last lines that a run keeps.
 
 use std::rc::Rc;
 
 use rquickjs::{Ctx, Object, Value};
+use tracing::Level;
 
 use super::{Call, define, text_of};
 use crate::vm::Host;
 
 pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     let console = Object::new(ctx.clone())?;
-    define(&console, "console.log", host, |host, call| {
-        tracing::info!(target: "script", task = host.control.name(), "{}", line(host, call));
-        undefined(call)
-    })?;
-    define(&console, "console.info", host, |host, call| {
-        tracing::info!(target: "script", task = host.control.name(), "{}", line(host, call));
-        undefined(call)
-    })?;
+    define(&console, "console.log", host, info)?;
+    define(&console, "console.info", host, info)?;
     define(&console, "console.debug", host, |host, call| {
-        tracing::debug!(target: "script", task = host.control.name(), "{}", line(host, call));
+        // A run keeps such lines as far as the log has them, or they would drive out the others.
+        if tracing::enabled!(target: "script", Level::DEBUG) {
+            let line = line(host, call);
+            host.keep_line("debug: ", &line);
+            tracing::debug!(target: "script", task = host.control.name(), "{line}");
+        }
         undefined(call)
     })?;
     define(&console, "console.warn", host, |host, call| {
-        tracing::warn!(target: "script", task = host.control.name(), "{}", line(host, call));
+        if host.keeps_log() || tracing::enabled!(target: "script", Level::WARN) {
+            let line = line(host, call);
+            host.keep_line("warn: ", &line);
+            tracing::warn!(target: "script", task = host.control.name(), "{line}");
+        }
         undefined(call)
     })?;
     define(&console, "console.error", host, |host, call| {
-        tracing::error!(target: "script", task = host.control.name(), "{}", line(host, call));
+        if host.keeps_log() || tracing::enabled!(target: "script", Level::ERROR) {
+            let line = line(host, call);
+            host.keep_line("error: ", &line);
+            tracing::error!(target: "script", task = host.control.name(), "{line}");
+        }
         undefined(call)
     })?;
     ctx.globals().set("console", console)
+}
+
+fn info<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    if host.keeps_log() || tracing::enabled!(target: "script", Level::INFO) {
+        let line = line(host, call);
+        host.keep_line("", &line);
+        tracing::info!(target: "script", task = host.control.name(), "{line}");
+    }
+    undefined(call)
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the shape of a host function")]

@@ -1,4 +1,4 @@
-//! `thread`: the task that the script is the body of.
+//! `thread`: the thread that the script is the body of, and what jobs share with it.
 
 use std::rc::Rc;
 
@@ -27,7 +27,7 @@ fn stop<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'j
     Ok(Value::new_undefined(call.ctx.clone()))
 }
 
-fn disable<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+pub(super) fn disable<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
     host.gate(call.ctx)?;
     match host.wait(call.ctx, host.control.disable())? {
         Ok(()) => Ok(Value::new_undefined(call.ctx.clone())),
@@ -35,7 +35,7 @@ fn disable<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value
     }
 }
 
-fn answer<'js>(
+pub(super) fn answer<'js>(
     host: &Rc<Host>,
     call: &Call<'_, 'js>,
     question: BoxFuture<Result<String, String>>,

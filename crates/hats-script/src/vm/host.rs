@@ -1,7 +1,7 @@
 //! What a script's interpreter and its host calls share: the task, its limits, and when to end.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,6 +42,10 @@ pub(crate) struct Host {
     pub(crate) call_timeout: Cell<Option<Duration>>,
     /// When the call in hand has to be over.
     deadline: Cell<Option<Instant>>,
+    /// When the run has to be over, if this is one with a time limit, and that limit.
+    pub(super) run_limit: Cell<Option<(Instant, Duration)>>,
+    /// The last lines that the script logged, if this is a run.
+    pub(super) run_log: RefCell<Option<VecDeque<String>>>,
     /// Why the call in hand is being ended. Set once for each call.
     ended: RefCell<Option<ScriptError>>,
     /// So that neither timers nor operations keep the others waiting.
@@ -71,6 +75,8 @@ impl Host {
             operations: Operations::default(),
             call_timeout: Cell::new(task.limits.call_timeout),
             deadline: Cell::new(None),
+            run_limit: Cell::new(None),
+            run_log: RefCell::new(None),
             ended: RefCell::new(None),
             timer_was_last: Cell::new(false),
             native_depth: Cell::new(0),
@@ -112,7 +118,9 @@ impl Host {
     /// Starts the clock of a call.
     pub(super) fn begin_call(&self) -> Result<(), ScriptError> {
         *self.ended.borrow_mut() = None;
-        self.deadline.set(self.call_timeout.get().map(|limit| Instant::now() + limit));
+        let of_call = self.call_timeout.get().map(|limit| Instant::now() + limit);
+        let of_run = self.run_limit.get().map(|(end, _)| end);
+        self.deadline.set([of_call, of_run].into_iter().flatten().min());
         match self.end_now() {
             Some(end) => Err(end),
             None => Ok(()),
@@ -190,9 +198,13 @@ impl Host {
         if self.control.trusted_for().is_zero() {
             return Some(ScriptError::Lost);
         }
-        match (self.deadline.get(), self.call_timeout.get()) {
-            (Some(deadline), Some(limit)) if Instant::now() >= deadline => Some(ScriptError::Timeout(limit)),
-            _ => None,
+        let now = Instant::now();
+        if self.deadline.get().is_none_or(|deadline| now < deadline) {
+            return None;
+        }
+        match self.run_limit.get() {
+            Some((end, limit)) if now >= end => Some(ScriptError::RunTimeout(limit)),
+            _ => self.call_timeout.get().map(ScriptError::Timeout),
         }
     }
 

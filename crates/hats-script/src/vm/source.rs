@@ -30,16 +30,19 @@ pub(super) fn refuse_entry_points(ctx: &Ctx<'_>) -> rquickjs::Result<()> {
     Ok(())
 }
 
-/// Evaluates `source`. For a module, returns the promise of its evaluation and its exports. A script is done when it
-/// has run: the value of its last statement means nothing, be it a promise or not.
-pub(super) fn evaluate<'js>(
-    ctx: &Ctx<'js>,
-    source: &str,
-    file: &str,
-) -> Result<Option<(Promise<'js>, Object<'js>)>, Failure> {
+/// What a source turned out to be.
+pub(super) enum Evaluated<'js> {
+    /// A script, which is done when it has run, and the value of its last statement.
+    Script(Value<'js>),
+    /// A module: the promise of its evaluation, and its exports.
+    Module(Promise<'js>, Object<'js>),
+}
+
+/// Evaluates `source`.
+pub(super) fn evaluate<'js>(ctx: &Ctx<'js>, source: &str, file: &str) -> Result<Evaluated<'js>, Failure> {
     refuse_nul(source, file)?;
     let no_script = match ctx.eval_with_options::<Value<'_>, _>(source, sloppy(file)).catch(ctx) {
-        Ok(_) => return Ok(None),
+        Ok(value) => return Ok(Evaluated::Script(value)),
         Err(error) => error,
     };
     let Some(script_stops_at) = place_of_compile_error(&no_script, file).filter(|_| may_be_module(source))
@@ -49,7 +52,7 @@ pub(super) fn evaluate<'js>(
     match Module::declare(ctx.clone(), file, source).catch(ctx) {
         Ok(module) => {
             let (module, promise) = module.eval()?;
-            Ok(Some((promise, module.namespace()?)))
+            Ok(Evaluated::Module(promise, module.namespace()?))
         }
         Err(no_module) => {
             // What gets further is what it was meant to be. A module of which only an import fails got to its end.

@@ -3,9 +3,13 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
-use crate::{BoxFuture, EnvOverlay, Lanes, LanesConfig, Limits, ScriptHandle, TaskControl, WorkerInfo};
+use crate::{
+    BoxFuture, EnvOverlay, JobInfo, Kind, Lanes, LanesConfig, Limits, ScriptHandle, TaskControl, WorkerInfo,
+};
 
 mod any_source;
+mod calls;
+#[cfg(all(feature = "http", feature = "redis"))]
 mod conformance;
 #[cfg(feature = "http")]
 mod fetch;
@@ -15,23 +19,40 @@ mod http;
 mod modules;
 #[cfg(feature = "redis")]
 mod redis;
+mod run;
 mod sharing;
 mod web;
 
 /// A worker and a task as a test wants them.
 struct Fake {
+    kind: Kind,
     trusted_ms: AtomicU64,
     stopped: AtomicBool,
+    unhealthy: AtomicBool,
+    unreachable: AtomicBool,
     stops: AtomicU64,
     disables: AtomicU64,
     effects: AtomicU64,
 }
 
 impl Fake {
+    /// A thread.
     fn new() -> std::sync::Arc<Self> {
+        Self::of(Kind::Thread)
+    }
+
+    /// The second attempt of a job's run.
+    fn job() -> std::sync::Arc<Self> {
+        Self::of(Kind::Job(JobInfo { tick_ms: 1_700_000_000_500, attempt: 2 }))
+    }
+
+    fn of(kind: Kind) -> std::sync::Arc<Self> {
         std::sync::Arc::new(Self {
+            kind,
             trusted_ms: AtomicU64::new(60_000),
             stopped: AtomicBool::new(false),
+            unhealthy: AtomicBool::new(false),
+            unreachable: AtomicBool::new(false),
             stops: AtomicU64::new(0),
             disables: AtomicU64::new(0),
             effects: AtomicU64::new(0),
@@ -39,12 +60,27 @@ impl Fake {
     }
 }
 
+impl Fake {
+    fn answer(&self, answer: &'static str) -> BoxFuture<Result<String, String>> {
+        let unreachable = self.unreachable.load(Ordering::Relaxed);
+        Box::pin(
+            async move { if unreachable { Err("no connection".to_owned()) } else { Ok(answer.to_owned()) } },
+        )
+    }
+}
+
 impl TaskControl for Fake {
     fn name(&self) -> &str {
         "test.js"
     }
+    fn kind(&self) -> Kind {
+        self.kind
+    }
     fn key(&self) -> &str {
-        "default:Threads:test.js"
+        match self.kind {
+            Kind::Thread => "default:Threads:test.js",
+            Kind::Job(_) => "default:Jobs:test.js",
+        }
     }
     fn epoch(&self) -> u64 {
         1_700_000_000_123
@@ -63,13 +99,14 @@ impl TaskControl for Fake {
     }
     fn disable(&self) -> BoxFuture<Result<(), String>> {
         self.disables.fetch_add(1, Ordering::Relaxed);
-        Box::pin(async { Ok(()) })
+        let answer = self.answer("");
+        Box::pin(async { answer.await.map(drop) })
     }
     fn state(&self) -> BoxFuture<Result<String, String>> {
-        Box::pin(async { Ok("running".to_owned()) })
+        self.answer("running")
     }
     fn status(&self) -> BoxFuture<Result<String, String>> {
-        Box::pin(async { Err("no connection".to_owned()) })
+        self.answer("enabled")
     }
     fn effect(&self) {
         self.effects.fetch_add(1, Ordering::Relaxed);
@@ -87,7 +124,7 @@ impl WorkerInfo for Fake {
         self.stopped.load(Ordering::Relaxed)
     }
     fn healthy(&self) -> bool {
-        true
+        !self.unhealthy.load(Ordering::Relaxed)
     }
 }
 

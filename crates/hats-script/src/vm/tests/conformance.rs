@@ -1,265 +1,326 @@
-//! One case for each line of what scripts can call, and for each way in which a script can fail.
+//! What scripts can call, line by line: each call with what it returns and with its errors, in a thread and in a job's run,
+//! with real servers behind it.
+//!
+//! Whoever adds a name adds a line: [`every_name_has_a_line`] says which is missing.
 
+mod http;
+mod redis;
+mod server;
+mod tasks;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use encore_miniredis::Miniredis;
+use rquickjs::{Context, Runtime};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+use self::server::RedisServer;
+use super::http::server::Server;
 use super::*;
+use crate::egress::Egress;
 
-async fn check(source: &'static str, cases: &[(&'static str, &str)]) {
-    let lanes = one_lane();
-    for (expression, expected) in cases {
-        let shown = match try_eval(&lanes, source, expression).await {
+/// One or more names that belong together, and cases of them in the order in which they run.
+struct Line {
+    names: &'static [&'static str],
+    within: Within,
+    /// Runs before each case.
+    source: &'static str,
+    /// What is evaluated, and how `console.log` would show it; an error is its first line. `§` is the URL of the HTTP server.
+    cases: &'static [(&'static str, &'static str)],
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Within {
+    Threads,
+    Jobs,
+    All,
+}
+
+/// Names that have tests of their own kind elsewhere.
+const ELSEWHERE: &[&str] = &[
+    "AbortController",
+    "AbortSignal",
+    "CustomEvent",
+    "DOMException",
+    "Event",
+    "EventTarget",
+    "Headers",
+    "Request",
+    "Response",
+    "TextDecoder",
+    "TextEncoder",
+    "URL",
+    "URLSearchParams",
+    "fetch",
+];
+
+fn lines() -> impl Iterator<Item = &'static Line> {
+    tasks::LINES.iter().chain(redis::LINES).chain(http::LINES)
+}
+
+impl Line {
+    fn is_of(&self, kind: Kind) -> bool {
+        match self.within {
+            Within::All => true,
+            Within::Threads => kind == Kind::Thread,
+            Within::Jobs => kind != Kind::Thread,
+        }
+    }
+}
+
+/// A worker with servers.
+struct World {
+    lanes: Lanes,
+    http: Server,
+}
+
+impl World {
+    async fn new(redis_url: &str) -> Self {
+        let lanes = Lanes::start(&LanesConfig {
+            preload: Arc::default(),
+            count: 1,
+            worker: Fake::new(),
+            env: EnvOverlay::default(),
+            http: Some(super::http::client(Egress::default())),
+            redis: Some(super::redis::connections(redis_url, 2).await),
+            on_turn: Arc::new(|_| {}),
+        })
+        .unwrap();
+        Self { lanes, http: Server::start().await }
+    }
+
+    /// Tells of all cases that are not as they should be.
+    async fn check<'a>(&self, kind: Kind, lines: impl Iterator<Item = &'a Line>) {
+        let mut wrong = String::new();
+        for line in lines.filter(|line| line.is_of(kind)) {
+            assert_eq!(self.shown(kind, "", "redis.Call('FLUSHALL')").await, "OK");
+            for (expression, expected) in line.cases {
+                let expression = expression.replace('§', &self.http.url(""));
+                let shown = self.shown(kind, line.source, &expression).await;
+                if shown != *expected {
+                    wrong += &format!("\n{expression}\n  expected {expected:?}\n  got      {shown:?}");
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{kind:?}:{wrong}");
+    }
+
+    async fn shown(&self, kind: Kind, source: &'static str, expression: &str) -> String {
+        let source = Bundle::from(format!(
+            "{source}\nfunction main() {{ return globalThis.result = (\n{expression}\n) }}"
+        ));
+        let run = spawn(&self.lanes, &Fake::of(kind), Limits::default(), move |vm| match kind {
+            Kind::Thread => {
+                vm.load_bundle(&source, "test.js")?;
+                vm.call("main")?;
+                vm.eval("result")
+            }
+            Kind::Job(_) => {
+                let result = vm.run_once(&source, "test.js", Some(Duration::from_secs(600))).result?;
+                Ok(result.unwrap_or_else(|| "undefined".to_owned()))
+            }
+        });
+        match run.1.await {
             Ok(text) => text,
             Err(error) => error.to_string().lines().next().unwrap_or_default().to_owned(),
-        };
-        assert_eq!(shown, *expected, "{expression}");
+        }
     }
 }
 
-#[tokio::test]
-async fn env_is_an_overlay_that_hides_the_workers_own_names() {
-    check(
-        "",
-        &[
-            ("env.Get('HATS_SCRIPT_TEST_ABSENT')", "undefined"),
-            ("env.Get('no_such_variable')", "undefined"),
-            ("typeof env.Get('PATH')", "string"),
-            ("env.Set('colour', 'blue')", "null"),
-            ("(env.Set('n', 5), env.Get('n'))", "5"),
-            ("(env.Set('gone', 1), env.Unset('gone'), env.Get('gone'))", "undefined"),
-            (
-                "env.Set('HATS_X', 1)",
-                "HATS_X belongs to the worker: names that begin with HATS_ cannot be set",
-            ),
-            ("env.Set('a=b', 1)", "\"a=b\" is no name of an environment variable"),
-            ("env.Get()", "TypeError: env.Get: argument 1 must be a string, not undefined"),
-            (
-                "env.Set('k', {})",
-                "TypeError: env.Set: argument 2 must be a string, number, bigint or boolean, not an object",
-            ),
-        ],
-    )
-    .await;
+fn kinds() -> [Kind; 2] {
+    [Fake::new().kind, Fake::job().kind]
 }
 
-#[tokio::test]
-async fn worker_and_thread_tell_who_they_are() {
-    check(
-        "",
-        &[
-            (
-                "`${worker.Name} ${worker.Cluster} ${worker.ShuttingDown} ${worker.Healthy}`",
-                "w1 default false true",
-            ),
-            ("thread.Key", "default:Threads:test.js"),
-            ("thread.Hang", "1.5"),
-            ("thread.Epoch", "1700000000123"),
-            ("thread.Stopped", "false"),
-            ("thread.State()", "running"),
-            ("thread.Status()", "Error: thread.Status: no connection"),
-            ("thread.Stop()", "undefined"),
-            ("thread.Disable()", "undefined"),
-        ],
-    )
-    .await;
+#[tokio::test(flavor = "multi_thread")]
+async fn each_line_is_as_documented() {
+    let redis = RedisServer::start().await;
+    for kind in kinds() {
+        World::new(&redis.url()).await.check(kind, lines()).await;
+    }
+    // What a script has unset is unset for scripts.
+    assert!(std::env::var_os("PATH").is_some());
 }
 
-#[tokio::test]
-async fn timers_promises_and_clones_work_as_on_the_web() {
-    check(
-        "let log = [];",
-        &[
-            ("sleep(1)", "true"),
-            ("sleep('x')", "TypeError: sleep: argument 1 must be a number, not \"x\""),
-            ("sleep(-1)", "TypeError: sleep: argument 1 must be a number of milliseconds, not -1"),
-            ("new Promise(r => setTimeout((a, b) => r(a + b), 5, 1, 2))", "3"),
-            ("(async () => { const t = setTimeout(() => log.push('no'), 1); clearTimeout(t); await new Promise(r => setTimeout(r, 10)); return log.length })()", "0"),
-            ("new Promise(r => { let n = 0; const t = setInterval(() => { if (++n === 3) { clearInterval(t); r(n) } }, 0) })", "3"),
-            ("(async () => { queueMicrotask(() => log.push('m')); await null; await null; return log.join() })()", "m"),
-            ("setTimeout(1)", "TypeError: setTimeout: argument 1 must be a function, not 1"),
-            ("clearTimeout(12345), clearTimeout(), clearInterval('x')", "undefined"),
-            ("structuredClone({a: [1, new Date(0), new Map([[1, {b: 2}]])], s: new Set([3])})",
-             "{ a: [1, 1970-01-01T00:00:00.000Z, Map(1) { 1 => { b: 2 } }], s: Set(1) { 3 } }"),
-            ("(() => { const o = {}; o.self = o; const c = structuredClone(o); return c !== o && c.self === c })()", "true"),
-            ("structuredClone(new Uint8Array([1, 2]))", "Uint8Array(2) [1, 2]"),
-            ("structuredClone(() => 1)", "DataCloneError: structuredClone: () => 1 cannot be cloned"),
-        ],
-    )
-    .await;
-}
-
-#[tokio::test]
-async fn values_are_shown_usefully() {
-    check(
-        "class Point { constructor() { this.x = 1 } } const loop = {}; loop.me = loop;",
-        &[
-            ("'plain'", "plain"),
-            ("['text', 1.5, true, null, undefined, 10n]", "[\"text\", 1.5, true, null, undefined, 10n]"),
-            ("new Point()", "Point { x: 1 }"),
-            ("loop", "{ me: [Circular] }"),
-            ("({a: {b: {c: {d: {}}}}})", "{ a: { b: { c: { d: [Object] } } } }"),
-            (
-                "[function named() {}, () => {}, Symbol('s'), /x/g]",
-                "[[Function: named], [Function], Symbol(s), /x/g]",
-            ),
-            ("({get bad() { throw 1 }})", "{ bad: [throws] }"),
-            ("new Proxy({}, {})", "[Proxy]"),
-            ("({'odd key': 1})", "{ \"odd key\": 1 }"),
-            ("console.log('a', {b: 1}, '\\ud800')", "undefined"),
-        ],
-    )
-    .await;
-}
-
-#[tokio::test]
-async fn functions_are_found_whatever_they_are_declared_with() {
-    let lanes = one_lane();
-    for source in [
-        "function main() { globalThis.ran = true }",
-        "const main = () => { globalThis.ran = true }",
-        "let main = async () => { await null; globalThis.ran = true }",
-        "var main = function () { globalThis.ran = true }",
-        "globalThis.main = () => { globalThis.ran = true }",
-        "export function main() { globalThis.ran = true }",
-        "await null; export const main = async () => { globalThis.ran = true }",
-    ] {
-        let ran = spawn(&lanes, &Fake::new(), Limits::default(), move |vm| {
-            vm.load(source, "test.js")?;
-            assert!(vm.has("main") && !vm.has("init"));
-            vm.call("main")?;
-            vm.call("cleanup")?;
-            vm.eval("globalThis.ran")
-        });
-        assert_eq!(ran.1.await, Ok("true".to_owned()), "{source}");
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_server_answers_as_a_real_one_does() {
+    let redis = Miniredis::run().await.unwrap();
+    for kind in kinds() {
+        World::new(&redis.redis_url()).await.check(kind, redis::LINES.iter()).await;
     }
 }
 
-#[tokio::test]
-async fn a_source_runs_once_even_when_its_error_looks_like_a_module() {
-    let error =
-        load_error("globalThis.n = (globalThis.n ?? 0) + 1; JSON.parse('{'); // import", Limits::default())
-            .await;
-    assert!(error.starts_with("SyntaxError"), "{error}");
-}
-
-#[tokio::test]
-async fn errors_keep_name_message_and_place() {
-    for (source, expected) in [
-        (
-            "let x = 1;\nfunction f() { null.y }\nf();",
-            "TypeError: cannot read property 'y' of null\n    at f (test.js:2:",
-        ),
-        ("let x = ;", "SyntaxError: unexpected token in expression: ';'\n    at test.js:1:"),
-        (
-            "throw null",
-            "uncaught null (by the script, or for want of memory: its heap limit, MemoryLimit, is 67108864 bytes)",
-        ),
-        ("throw 'text'", "uncaught text"),
-        ("throw {code: 7}", "uncaught { code: 7 }"),
-        (
-            "Promise.reject(new RangeError('far'))",
-            "unhandled rejection: RangeError: far\n    at <eval> (test.js:1:",
-        ),
-        ("(async () => { throw new Error('inside') })()", "unhandled rejection: Error: inside"),
-        ("await null; throw new Error('module')", "Error: module"),
-        ("queueMicrotask(() => { throw new Error('micro') })", "Error: micro"),
-        ("class Mine extends Error { name = 'Mine' }; throw new Mine('own')", "Mine: own"),
-        (
-            "const e = new Error('x'); Object.defineProperty(e, 'stack', {get() { throw 1 }}); throw e",
-            "Error: x",
-        ),
-        ("import x from './other.js'", ""),
-        ("\0", "SyntaxError: the source contains a NUL character"),
-    ] {
-        let error = load_error(source, Limits::default()).await;
-        assert!(error.starts_with(expected), "{source}: {error}");
-    }
-}
-
-#[tokio::test]
-async fn a_handled_rejection_is_no_error() {
-    check(
-        "",
-        &[("(async () => { const p = Promise.reject(1); try { await p } catch (e) { return e } })()", "1")],
-    )
-    .await;
-}
-
-#[tokio::test]
-async fn every_limit_ends_in_its_own_error() {
-    let small = Limits { memory: 4 << 20, ..Limits::default() };
-    for bomb in [
-        "const all = []; while (true) all.push('x'.repeat(10000) + all.length)",
-        "let s = 'x'; while (true) s += s",
-        "try { const all = []; while (true) all.push([1, 2, 3]) } catch (e) { throw e }",
-    ] {
-        let error = load_error(bomb, small).await;
-        assert!(
-            error.starts_with("MemoryError")
-                || error.starts_with("uncaught null (by the script, or for want of memory")
-                || error.starts_with("InternalError: string too long"),
-            "{bomb}: {error}"
-        );
-    }
-    let shallow = Limits { stack: 100_000, ..Limits::default() };
-    for recursion in [
-        "(function f() { f() })()",
-        "[1, 2].sort(function f(a, b) { return [a, b].sort(f) })",
-        "(async function f() { await f() })()",
-    ] {
-        let error = load_error(recursion, shallow).await;
-        let expected = "StackError: the script needs more than its stack limit of 100000 bytes \
-                        (StackLimit of the task, --stack-limit of the worker): ";
-        assert!(error.starts_with(expected), "{recursion}: {error}");
-        assert!(error.contains("RangeError: Maximum call stack size exceeded\n"), "{error}");
-        assert!(error.contains("at f (test.js:1:"), "{error}");
-    }
-    let long = "x".repeat((1 << 20) + 1);
-    assert_eq!(
-        load_error(&long, Limits::default()).await,
-        "SourceError: the source has 1048577 bytes, more than the limit of 1048576 \
-         (SourceLimit of the task, --source-limit of the worker)"
+#[tokio::test(flavor = "multi_thread")]
+async fn every_name_has_a_line() {
+    let redis = Miniredis::run().await.unwrap();
+    let world = World::new(&redis.redis_url()).await;
+    let mut bare: Vec<String> = Context::full(&Runtime::new().unwrap())
+        .unwrap()
+        .with(|ctx| ctx.eval("Object.getOwnPropertyNames(globalThis)"))
+        .unwrap();
+    // The engine has some of these too, and ours in their place.
+    bare.retain(|name| !lines().any(|line| line.names.contains(&name.as_str())));
+    let present = format!(
+        "Object.getOwnPropertyNames(globalThis).filter(name => name !== 'main' && !{bare:?}.includes(name)) \
+         .flatMap(name => typeof globalThis[name] === 'object' \
+             ? Object.getOwnPropertyNames(globalThis[name]).map(member => `${{name}}.${{member}}`) : [name]).join(' ')"
     );
-    let hasty = Limits { call_timeout: Some(Duration::from_millis(30)), ..Limits::default() };
-    for slow in [
-        "while (true) {}",
-        "try { while (true) {} } catch (e) { globalThis.caught = 1 } finally { while (true) {} }",
-        "sleep(60000)",
-        "while (true) { try { sleep(1000) } catch (e) {} }",
-        "await new Promise(() => {}); export {}",
-        "(function again() { Promise.resolve().then(again) })()",
-        "/(x+x+)+y/.test('x'.repeat(40))",
-    ] {
-        let error = load_error(slow, hasty).await;
-        let expected = "TimeoutError: the call took longer than its limit of 30ms \
-                        (CallTimeout of the task, --call-timeout of the worker)";
-        assert_eq!(error, expected, "{slow}");
+    for kind in kinds() {
+        let present = world.shown(kind, "", &present).await;
+        let present: BTreeSet<&str> = present.split(' ').filter(|name| !ELSEWHERE.contains(name)).collect();
+        let with_line: BTreeSet<&str> =
+            lines().filter(|line| line.is_of(kind)).flat_map(|line| line.names).copied().collect();
+        assert_eq!(present, with_line, "{kind:?}");
+    }
+}
+
+/// A loop that looks at a live property ends when that turns.
+#[tokio::test]
+async fn live_properties_are_asked_at_each_use() {
+    type Turn = fn(&Fake, &Fake);
+    let turn_task: Turn = |task, _| task.stopped.store(true, Ordering::Relaxed);
+    for kind in kinds() {
+        for (condition, turn) in [
+            ("!thread.Stopped", turn_task),
+            ("!thread.Stopped && sleep(1e6)", turn_task),
+            ("!worker.ShuttingDown", |_, worker| worker.stopped.store(true, Ordering::Relaxed)),
+            ("worker.Healthy", |_, worker| worker.unhealthy.store(true, Ordering::Relaxed)),
+        ] {
+            let (worker, task) = (Fake::new(), Fake::of(kind));
+            let lanes = Lanes::start(&LanesConfig {
+                preload: Arc::default(),
+                count: 1,
+                worker: worker.clone(),
+                env: EnvOverlay::default(),
+                http: None,
+                redis: None,
+                on_turn: Arc::new(|_| {}),
+            })
+            .unwrap();
+            let (begun, beginning) = tokio::sync::oneshot::channel();
+            let (handle, ended) = spawn(&lanes, &task, Limits::default(), move |vm| {
+                begun.send(()).unwrap();
+                let source = format!("while ({condition}); globalThis.ended = true");
+                vm.load(&source, "test.js")?;
+                vm.eval("ended")
+            });
+            beginning.await.unwrap();
+            turn(&task, &worker);
+            handle.interrupt_waits();
+            assert_eq!(ended.await.as_deref(), Ok("true"), "{condition}");
+        }
     }
 }
 
 #[tokio::test]
-async fn an_effect_behind_a_lost_lease_does_not_happen() {
-    let fake = Fake::new();
-    let inner = fake.clone();
+async fn what_cannot_be_asked_of_redis_is_thrown() {
     let lanes = one_lane();
-    let run = spawn(&lanes, &fake, Limits::default(), move |vm| {
-        vm.load("function main() { try { thread.Disable() } catch (e) {} thread.Disable() }", "test.js")?;
-        inner.trusted_ms.store(0, Ordering::Relaxed);
-        vm.call("main")
-    });
-    assert_eq!(run.1.await, Err(ScriptError::Lost));
-    assert_eq!(fake.disables.load(Ordering::Relaxed), 0);
+    for (kind, name) in kinds().into_iter().zip(["thread", "job"]) {
+        let fake = Fake::of(kind);
+        fake.unreachable.store(true, Ordering::Relaxed);
+        let run = spawn(&lanes, &fake, Limits::default(), |vm| {
+            vm.eval("['State', 'Status', 'Disable'].map(call => { try { thread[call]() } catch (e) { return `${e}` } }).join()")
+        });
+        let expected =
+            ["State", "Status", "Disable"].map(|call| format!("Error: {name}.{call}: no connection"));
+        assert_eq!(run.1.await, Ok(expected.join(",")));
+    }
 }
 
+/// Each line of the log has its level, the task's name and the arguments as one would write them.
 #[tokio::test]
-async fn a_call_that_outlasts_its_lease_is_lost_even_if_it_has_no_effect() {
-    let fake = Fake::new();
-    let inner = fake.clone();
+async fn console_writes_lines_to_the_log() {
+    const SOURCE: &str = "console.log('logged:', 'text', 1.5, {a: [null, 'b']}, undefined, 10n, '\\ud800'); \
+        console.info('logged:', Symbol('s'), new Map([[1, {b: 2}]])); console.debug('logged:'); console.warn('logged:', -0); \
+        console.error('logged:', 'x'.repeat(20000)); console.log('logged:', 'two\\nlines')";
+    let long = format!(
+        "logged: {}… (10008 more characters, LogLineLimit is 10000)",
+        "x".repeat(10_000 - "logged: ".len())
+    );
+    let expected = [
+        (Level::INFO, "logged: text 1.5 { a: [null, \"b\"] } undefined 10n \u{fffd}"),
+        (Level::INFO, "logged: Symbol(s) Map(1) { 1 => { b: 2 } }"),
+        (Level::DEBUG, "logged:"),
+        (Level::WARN, "logged: 0"),
+        (Level::ERROR, &long),
+        (Level::INFO, "logged: two\nlines"),
+    ];
+    let log = Log::of_the_process();
     let lanes = one_lane();
-    let (loaded, loading) = tokio::sync::oneshot::channel();
-    let run = spawn(&lanes, &fake, Limits::default(), move |vm| {
-        vm.load("function main() { sleep(50) }", "test.js")?;
-        loaded.send(()).unwrap();
-        vm.call("main")
-    });
-    loading.await.unwrap();
-    inner.trusted_ms.store(0, Ordering::Relaxed);
-    assert_eq!(run.1.await, Err(ScriptError::Lost));
+    for kind in kinds() {
+        let run = spawn(&lanes, &Fake::of(kind), Limits::default(), move |vm| match kind {
+            Kind::Thread => vm.load(SOURCE, "test.js").map(|()| None),
+            Kind::Job(_) => {
+                Some(vm.run_once(&SOURCE.into(), "test.js", None)).map(|run| Ok(Some(run.log))).unwrap()
+            }
+        });
+        let kept = run.1.await.unwrap();
+        let lines: Vec<_> = std::mem::take(&mut *log.0.lock().unwrap());
+        let lines: Vec<_> = lines.iter().filter(|line| line.text.starts_with("logged:")).collect();
+        for (line, (level, text)) in lines.iter().zip(expected) {
+            assert_eq!((line.level, line.task.as_str(), line.text.as_str()), (level, "test.js", text));
+        }
+        assert_eq!(lines.len(), expected.len());
+        if let Some(kept) = kept {
+            assert_eq!(kept.len(), expected.len());
+            assert_eq!((&kept[1], &kept[2]), (&lines[1].text, &"debug: logged:".to_owned()));
+        }
+    }
+}
+
+/// The lines that all scripts of this process have logged.
+struct Log(Mutex<Vec<Logged>>);
+
+#[derive(Debug)]
+struct Logged {
+    level: Level,
+    task: String,
+    text: String,
+}
+
+impl Log {
+    fn of_the_process() -> Arc<Self> {
+        static LOG: OnceLock<Arc<Log>> = OnceLock::new();
+        LOG.get_or_init(|| {
+            let log = Arc::new(Self(Mutex::default()));
+            tracing::subscriber::set_global_default(Collector(log.clone())).unwrap();
+            log
+        })
+        .clone()
+    }
+}
+
+struct Collector(Arc<Log>);
+
+impl Subscriber for Collector {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "script"
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Logged { level: *event.metadata().level(), task: String::new(), text: String::new() };
+        event.record(&mut line);
+        self.0.0.lock().unwrap().push(line);
+    }
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+impl Visit for Logged {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "task" {
+            value.clone_into(&mut self.task);
+        }
+    }
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.text = format!("{value:?}");
+        }
+    }
 }

@@ -16,100 +16,15 @@ async fn connected(blocking: usize) -> (Miniredis, Lanes) {
 }
 
 async fn connected_to(url: &str, blocking: usize) -> Lanes {
+    lanes(2, Some(connections(url, blocking).await))
+}
+
+pub(super) async fn connections(url: &str, blocking: usize) -> Connections {
     let mut builder = Builder::from_config(Config::from_url(url).unwrap());
     builder.with_performance_config(|config| config.default_command_timeout = Duration::from_secs(10));
     builder.with_connection_config(|config| config.max_command_attempts = 1);
     builder.set_policy(ReconnectPolicy::new_constant(0, 50));
-    let connections = Connections::connect(&builder, NonZeroUsize::new(blocking).unwrap()).await.unwrap();
-    lanes(2, Some(connections))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn replies_have_the_shapes_of_resp2() {
-    let (server, lanes) = connected(4).await;
-    server.hset("h", "f", "v");
-    for (expression, expected) in [
-        ("redis.Do('SET', 'k', 'ä')", "[\"OK\"]"),
-        ("redis.Do('GET', 'k')", "[\"ä\"]"),
-        ("redis.Do('get', 'k') == 'ä'", "true"),
-        ("`${redis.Do('GET', 'k')}`", "ä"),
-        ("redis.Do('SET', 'n', 41) && redis.Do('INCR', 'n') + 1", "43"),
-        ("Array.isArray(redis.Do('GET', 'k'))", "true"),
-        ("redis.Do('GET', 'absent')", "[null]"),
-        ("redis.Do('HGETALL', 'h')", "[[\"f\", \"v\"]]"),
-        ("(([value, err]) => err)(redis.Do('INCR', 'k'))", "ERR value is not an integer or out of range"),
-        ("redis.Do('INCR', 'k')[0]", "null"),
-        ("redis.Call('GET', 'k')", "ä"),
-        (
-            "(() => { try { redis.Call('INCR', 'k') } catch (e) { return [e.name, e instanceof RedisError, e instanceof Error] } })()",
-            "[\"RedisError\", true, true]",
-        ),
-        (
-            "redis.Do('SET', 'b', new Uint8Array([0, 255, 7])) && redis.Call('GET', 'b')",
-            "Uint8Array(3) [0, 255, 7]",
-        ),
-        (
-            "redis.Do('SET', 'i', 9223372036854775807n) && redis.Call('INCRBY', 'i', 0)",
-            "9223372036854775807n",
-        ),
-        ("redis.Do('SET', 't', true) && redis.Call('GET', 't')", "1"),
-        ("redis.Do('SET', 'x', 1.5) && redis.Call('GET', 'x')", "1.5"),
-        ("redis.Call('EVAL', 'return {1, {2, ARGV[1]}}', 0, 'z')", "[1, [2, \"z\"]]"),
-        (
-            "redis.Do('SET', 'k', {})",
-            "TypeError: redis.Do: argument 3 must be a string, number, bigint, boolean or Uint8Array, not an object",
-        ),
-        (
-            "redis.Do('SET', 'k', null)",
-            "TypeError: redis.Do: argument 3 must be a string, number, bigint, boolean or Uint8Array, not null",
-        ),
-        ("redis.Do()", "TypeError: redis.Do: argument 1 must be a string, not undefined"),
-        (
-            "redis.Do('MULTI')[1]",
-            "ERR MULTI is not available to scripts: the connection is shared by all scripts; use EVAL, which runs its commands in one step",
-        ),
-        ("redis.Do('NOSUCH')[1].slice(0, 19)", "ERR unknown command"),
-        (
-            "redis.Do('SELECT 1')[1]",
-            "ERR unknown command: its name is one word, and its arguments are given one by one",
-        ),
-        (
-            "(() => { const pair = redis.Do('GET', 'k'); pair[0] = pair; try { return `${pair}` } catch (e) { return `${e}` } })()",
-            "RangeError: Maximum call stack size exceeded",
-        ),
-        (
-            "redis.Do('ECHO', ...Array(1000).fill('x'.repeat(1 << 20)))",
-            "RangeError: redis.Do: the arguments are longer than the script's heap limit of 67108864 bytes",
-        ),
-        (
-            "redis.Do('SET', 'long', new Uint8Array(100000).fill(200)) && redis.Do('STRLEN', 'long')",
-            "[100000]",
-        ),
-        ("redis.HsetFenced('fenced', {a: 1, b: 'two'})", "[2]"),
-        ("redis.Call('HMGET', 'fenced', 'a', 'b', '__epoch')", "[\"1\", \"two\", \"1700000000123\"]"),
-        (
-            "redis.Do('HSET', 'fenced', '__epoch', '1800000000000') && redis.HsetFenced('fenced', {a: 3})[1].slice(0, 5)",
-            "STALE",
-        ),
-        (
-            "redis.HsetFenced('fenced', {})",
-            "TypeError: redis.HsetFenced: argument 2 must be an object with at least one field, not an object",
-        ),
-        (
-            "redis.HsetFenced('fenced', [1])",
-            "TypeError: redis.HsetFenced: argument 2 must be an object of fields and values, not an array",
-        ),
-        ("redis.Do('RPUSH', 'l', 'one') && redis.Blpop(1, 'l')", "one"),
-        ("redis.Blpop(0.05, 'l')", ""),
-        ("redis.Do('BLPOP', 'l', 0.05)", "[null]"),
-        ("redis.Do('BLPOP', 'l', 'soon')[1]", "ERR timeout is not a float or out of range"),
-    ] {
-        let shown = match try_eval(&lanes, "", expression).await {
-            Ok(text) => text,
-            Err(error) => error.to_string().lines().next().unwrap_or_default().to_owned(),
-        };
-        assert_eq!(shown, expected, "{expression}");
-    }
+    Connections::connect(&builder, NonZeroUsize::new(blocking).unwrap()).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
