@@ -39,7 +39,7 @@ pub(crate) async fn stop(parts: Parts, scheduler: Scheduler) -> Result<(), Error
         let names: Vec<&str> = drained.stuck.iter().map(|name| name.as_str()).collect();
         // To drop the lanes is to wait for their scripts, and these do not end.
         std::mem::forget(parts.lanes);
-        return Err(Error::HardStop(format!("these threads do not end: {}", names.join(", "))));
+        return Err(Error::HardStop(format!("these threads and jobs do not end: {}", names.join(", "))));
     }
     // 3.
     // The drop waits for OS threads. If the runtime is gone already, it happens where this future is dropped.

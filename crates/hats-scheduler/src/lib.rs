@@ -12,6 +12,7 @@ mod call_log;
 mod control;
 pub mod cron;
 mod error;
+mod jobs;
 pub mod restart;
 mod runner;
 mod scheduler;

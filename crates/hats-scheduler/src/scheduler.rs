@@ -1,5 +1,5 @@
 //! The loop that reacts to the coordinator: it starts a supervisor per claim, passes orders on, and at the drain waits
-//! until the last script is out.
+//! until the last script is out. Jobs have a loop of their own, which is started and drained here.
 //!
 //! What must hold: the table has one entry per *name*. A claim that is granted while an older run of the same thread
 //! has not ended (its lease was lost, its script is still unwinding) waits in that entry for the old run's end.
@@ -23,12 +23,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::CallLog;
 use crate::control::{Loss, Orders, Stop};
+use crate::jobs::{self, JobsHandle};
 use crate::supervisor::{self, Shared};
 
 /// The loop touches its stamp at least this often.
 const TURN: Duration = Duration::from_secs(1);
 /// After drain timeout and `cleanup()` have passed, a script has this long to come out of its interrupt.
-const GRACE: Duration = Duration::from_secs(2);
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
 
 /// What the scheduler is told at the start.
 #[derive(Clone, Debug)]
@@ -82,6 +83,7 @@ pub struct Scheduler {
     session_lost: Arc<Notify>,
     stamp: Stamp,
     draining: bool,
+    jobs: JobsHandle,
 }
 
 type LostFuture = Pin<Box<dyn Future<Output = Lease> + Send>>;
@@ -109,7 +111,7 @@ pub enum Why {
 /// What [`Scheduler::drain`] has left behind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
-    /// Threads whose scripts did not even obey the interrupt: the process has to end with them inside.
+    /// Threads and jobs whose scripts did not even obey the interrupt: the process has to end with them inside.
     pub stuck: Vec<TaskName>,
 }
 
@@ -124,6 +126,7 @@ impl Scheduler {
     ) -> Self {
         let stamp = cluster.stamp("scheduler");
         let (tell, gone) = mpsc::unbounded_channel();
+        let jobs = jobs::start(cluster.clone(), lanes.clone(), config.clone());
         Scheduler {
             shared: Arc::new(Shared { cluster, lanes, config, gone: tell }),
             events,
@@ -133,6 +136,7 @@ impl Scheduler {
             session_lost: Arc::default(),
             stamp,
             draining: false,
+            jobs,
         }
     }
 
@@ -166,10 +170,11 @@ impl Scheduler {
         }
     }
 
-    /// Asks every thread to stop and waits until the last script is out, for at most the drain timeout, the time of
+    /// Asks every thread and every run of a job to stop and waits until the last script is out, for at most the drain timeout, the time of
     /// `cleanup()` and a little more. What is granted meanwhile is given back unused.
     pub async fn drain(mut self) -> Drained {
         self.draining = true;
+        self.jobs.begin_drain();
         for owned in self.threads.values_mut() {
             owned.orders.stop(Stop::Drain);
             if let Some(grant) = owned.waiting.take() {
@@ -189,7 +194,7 @@ impl Scheduler {
                 self.react(event);
             }
             if self.threads.is_empty() {
-                return Drained::default();
+                break;
             }
             tokio::select! {
                 biased;
@@ -199,12 +204,13 @@ impl Scheduler {
                     Some(event) => self.react(event),
                     None => cluster_gone = true,
                 },
-                () = &mut limit => {
-                    return Drained { stuck: self.threads.into_keys().collect() };
-                }
+                () = &mut limit => break,
                 _ = turn.tick() => {}
             }
         }
+        let mut stuck: Vec<TaskName> = self.threads.into_keys().collect();
+        stuck.extend(touching(&self.stamp, self.jobs.drained()).await);
+        Drained { stuck }
     }
 
     fn react(&mut self, event: Event) {
@@ -303,6 +309,17 @@ impl Scheduler {
         }
         let waits = owned.waiting.as_ref().is_some_and(|grant| grant.claim == *claim);
         waits.then_some(Found::Waiting(&mut owned.waiting))
+    }
+}
+
+/// Awaits what comes to an end by itself. The loop that does so still comes round.
+async fn touching<T>(stamp: &Stamp, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        stamp.touch();
+        if let Ok(done) = tokio::time::timeout(TURN, &mut work).await {
+            return done;
+        }
     }
 }
 

@@ -9,14 +9,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hats_cluster::clock::BootInstant;
 use hats_script::{Bundle, ScriptError, TaskControl, Vm, Wake};
 
-use crate::call_log::CallOutcome;
+use super::shortened;
 use crate::control::Control;
-
-/// Of an error's message and stack, so many bytes are kept: they go into the definition, for people.
-const ERROR_BYTES_MAX: usize = 10_000;
 
 /// What to run.
 pub(crate) struct Thread {
@@ -151,47 +147,12 @@ fn logged(
     function: &str,
     body: impl FnOnce(&mut Vm) -> Result<(), ScriptError>,
 ) -> Result<(), ScriptError> {
-    let Some(audit) = control.audit() else { return body(vm) };
-    let at = BootInstant::now();
-    if control.trusted_for().is_zero() {
-        return Err(ScriptError::Lost);
-    }
-    audit.log.start(at, &audit.caller, function);
-    let result = body(vm);
-    let outcome = match &result {
-        Ok(()) => CallOutcome::Ok,
-        Err(ScriptError::Lost) => CallOutcome::Lost,
-        Err(ScriptError::Interrupted) => CallOutcome::Interrupted,
-        Err(_) => CallOutcome::Crashed,
-    };
-    audit.log.end(&audit.caller, outcome, function);
-    result
+    super::audited(control, control.audit(), function, || body(vm))
 }
 
 fn ended_by(error: ScriptError) -> Ended {
     match error {
         ScriptError::Lost => Ended::Lost,
         error => Ended::Crashed(shortened(error.to_string())),
-    }
-}
-
-fn shortened(mut text: String) -> String {
-    if text.len() > ERROR_BYTES_MAX {
-        text.truncate(text.floor_char_boundary(ERROR_BYTES_MAX));
-        text.push('…');
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_are_cut_between_characters() {
-        assert_eq!(shortened("short".to_owned()), "short");
-        let long = shortened("ä".repeat(ERROR_BYTES_MAX));
-        assert_eq!(long.chars().count(), ERROR_BYTES_MAX / 2 + 1);
-        assert!(long.ends_with("ä…"));
     }
 }

@@ -1,0 +1,676 @@
+//! The loop that runs jobs: it knows them all, asks for each tick when it is due, and settles what the dead have left.
+//!
+//! ```text
+//!  feed ──changed·gap·died──┐                 ┌── look ──▶ definitions and ticks, read in pipelines
+//!  peers ──lease·live───────┼──▶ the loop ────┼── adopt · settle ─▶ Redis
+//!  answers ◀────────────────┘   (table, plan) └── ask ──▶ attempt ──granted──▶ run ──▶ finish
+//! ```
+//!
+//! What must hold:
+//! * One task owns the table and decides; it never waits for Redis. Every answer comes back as a message.
+//! * Nothing is decided by what is known here. Redis grants each tick once, whatever this worker believes; what is known
+//!   only says when it is worth asking.
+//! * The name of a run is in [`Runs`] before it is sent and leaves it only when Redis has answered the end of the run,
+//!   or with its session. Whatever else names our session is a ghost and is ended as failed.
+
+mod attempt;
+mod plan;
+mod table;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hats_cluster::clock::unix_nanos;
+use hats_cluster::coordinator::{JobFeed, JobNews, Peers};
+use hats_cluster::id::{Nonce, SessionId};
+use hats_cluster::lease::Lease;
+use hats_cluster::name::TaskName;
+use hats_cluster::records::{JobDefinition, JobRead, State, TicksRecord};
+use hats_cluster::store::{Jobs as Found, MirrorError, MirrorUpdate, Store};
+use hats_cluster::watchdog::Stamp;
+use hats_cluster::{Error, Handle};
+use hats_script::Lanes;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::Config;
+use crate::runner::job::Wanted;
+
+use self::table::{Job, Known, Place, Step, Table};
+
+/// The loop comes round at least this often.
+const TURN_MAX: Duration = Duration::from_millis(500);
+/// Changes that come this close together are looked into together.
+const COALESCE: Duration = Duration::from_millis(2);
+/// So many jobs go into one pipeline.
+const LOOK_TOGETHER: usize = 64;
+/// After a question that was not answered.
+const RETRY_MS: i64 = 300;
+/// Everything is looked for once in this, where changes are pushed.
+const SWEEP_EVERY_MS: i64 = 60_000;
+/// Ticks are read anew this often by the worker that comes first for a job.
+const ROUND_EVERY_MS: i64 = 120_000;
+/// Where nothing is pushed: with few jobs and with many.
+const POLL_MS: (i64, i64) = (1000, 5000);
+const POLL_FEW: usize = 500;
+/// Our own runs are looked at this often.
+const WATCH_RUNS_MS: i64 = 1000;
+/// A look takes no longer than this.
+const OVER_KEPT_MS: i64 = 60_000;
+/// So many of the dead are remembered.
+const DEAD_MAX: usize = 10_000;
+
+/// What the loop and the runs share.
+pub(crate) struct Shared {
+    pub(crate) cluster: Handle,
+    pub(crate) store: Store,
+    pub(crate) lanes: Lanes,
+    pub(crate) config: Config,
+    /// The name of this worker, for people.
+    worker: String,
+    runs: Runs,
+    /// Nothing new is taken.
+    drain: CancellationToken,
+    done: mpsc::UnboundedSender<Done>,
+}
+
+/// The runs of this worker, those that are being asked for among them.
+#[derive(Debug, Default)]
+struct Runs(Mutex<HashMap<Nonce, Mine>>);
+
+/// A run of ours, from the asking to the answered end.
+#[derive(Debug)]
+struct Mine {
+    job: TaskName,
+    wanted: watch::Sender<Wanted>,
+    phase: Phase,
+}
+
+/// How far a run of ours is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Redis has not answered yet.
+    Asking,
+    /// It was granted before this instant, in milliseconds since 1970.
+    Begun(i64),
+    /// Its end is on the way to Redis.
+    Finishing,
+    /// Redis has answered that it is over, at this instant. Remembered for as long as an earlier look may come in late.
+    Over(i64),
+}
+
+/// An answer that has come in.
+enum Done {
+    Looked(Vec<Looked>),
+    /// A question about a job has been answered, or not; with what is known of its ticks since.
+    Asked {
+        name: TaskName,
+        ticks: Option<TicksRecord>,
+        again_ms: Option<i64>,
+    },
+    /// A run of ours has ended, and Redis knows.
+    Ended {
+        name: TaskName,
+    },
+    Swept(Result<Found, Error>),
+}
+
+/// What a look at a job has shown.
+struct Looked {
+    name: TaskName,
+    asked_ms: i64,
+    definition: Option<Result<Option<JobRead>, Error>>,
+    ticks: Result<TicksRecord, Error>,
+}
+
+impl Runs {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Nonce, Mine>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a run that is about to be asked for.
+    fn enter(&self, nonce: &Nonce, job: &TaskName) -> watch::Receiver<Wanted> {
+        let (wanted, receiver) = watch::channel(Wanted::default());
+        let mine = Mine { job: job.clone(), wanted, phase: Phase::Asking };
+        self.lock().insert(nonce.clone(), mine);
+        receiver
+    }
+
+    fn begun(&self, nonce: &Nonce, now_ms: i64) {
+        if let Some(mine) = self.lock().get_mut(nonce) {
+            mine.phase = Phase::Begun(now_ms);
+        }
+    }
+
+    fn finishing(&self, nonce: &Nonce) {
+        if let Some(mine) = self.lock().get_mut(nonce) {
+            mine.phase = Phase::Finishing;
+        }
+    }
+
+    fn remove(&self, nonce: &Nonce) {
+        if let Some(mine) = self.lock().get_mut(nonce) {
+            mine.phase = Phase::Over(wall_ms());
+        }
+    }
+
+    /// Forgets what has been over for long.
+    fn prune(&self, now_ms: i64) {
+        self.lock().retain(|_, mine| !matches!(mine.phase, Phase::Over(at) if at + OVER_KEPT_MS < now_ms));
+    }
+
+    fn has(&self, nonce: &Nonce) -> bool {
+        self.lock().contains_key(nonce)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lock().values().all(Mine::is_over)
+    }
+
+    /// Wants this, or more, of the runs that are meant.
+    fn want(&self, what: Wanted, of: impl Fn(&Nonce, &Mine) -> bool) {
+        for (nonce, mine) in &*self.lock() {
+            if of(nonce, mine) {
+                mine.wanted.send_if_modified(|wanted| {
+                    let more = *wanted < what;
+                    *wanted = (*wanted).max(what);
+                    more
+                });
+            }
+        }
+    }
+
+    fn jobs(&self) -> BTreeSet<TaskName> {
+        self.lock().values().filter(|mine| !mine.is_over()).map(|mine| mine.job.clone()).collect()
+    }
+}
+
+impl Mine {
+    fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over(_))
+    }
+}
+
+/// How the loop is talked to.
+pub(crate) struct JobsHandle {
+    drain: CancellationToken,
+    ended: tokio::task::JoinHandle<Vec<TaskName>>,
+}
+
+impl Drop for JobsHandle {
+    fn drop(&mut self) {
+        self.drain.cancel();
+    }
+}
+
+impl JobsHandle {
+    /// From here on no tick is asked for, and every run is asked to stop.
+    pub(crate) fn begin_drain(&self) {
+        self.drain.cancel();
+    }
+
+    /// Waits until the last run has ended and Redis knows. Gives the jobs whose runs have not, in the time that there is
+    /// for a drain.
+    pub(crate) async fn drained(mut self) -> Vec<TaskName> {
+        self.begin_drain();
+        match (&mut self.ended).await {
+            Ok(left) => left,
+            Err(error) => {
+                tracing::error!(%error, "the loop of the jobs has ended by itself");
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// Starts to run jobs.
+pub(crate) fn start(cluster: Handle, lanes: Lanes, config: Config) -> JobsHandle {
+    let (tell, done) = mpsc::unbounded_channel();
+    let limit = config.drain_timeout + crate::scheduler::GRACE;
+    let stamp = cluster.stamp("jobs");
+    let JobFeed { news, peers } = cluster.job_feed();
+    let store = cluster.store();
+    let worker = cluster.worker_name().to_string();
+    let drain = CancellationToken::new();
+    let shared = Arc::new(Shared {
+        cluster,
+        store,
+        lanes,
+        config,
+        worker,
+        runs: Runs::default(),
+        drain: drain.clone(),
+        done: tell,
+    });
+    let jobs = Jobs {
+        shared,
+        peers,
+        place: Place::default(),
+        table: Table::default(),
+        dirty: HashMap::new(),
+        flush_at: None,
+        looking: false,
+        sweeping: false,
+        sweep_at: 0,
+        round_at: 0,
+        watch_at: 0,
+        stamp,
+        drain: drain.clone(),
+        limit,
+    };
+    JobsHandle { drain, ended: tokio::spawn(jobs.run(news, done)) }
+}
+
+struct Jobs {
+    shared: Arc<Shared>,
+    peers: watch::Receiver<Peers>,
+    place: Place,
+    table: Table,
+    /// Jobs to be looked at, and whether their definitions are to be read as well.
+    dirty: HashMap<TaskName, bool>,
+    flush_at: Option<i64>,
+    looking: bool,
+    sweeping: bool,
+    sweep_at: i64,
+    round_at: i64,
+    /// When our own runs are looked at next.
+    watch_at: i64,
+    stamp: Stamp,
+    drain: CancellationToken,
+    limit: Duration,
+}
+
+impl Jobs {
+    /// Runs until everything is drained. Gives the jobs that do not end.
+    async fn run(
+        mut self,
+        mut news: mpsc::UnboundedReceiver<JobNews>,
+        mut done: mpsc::UnboundedReceiver<Done>,
+    ) -> Vec<TaskName> {
+        let mut patience = std::pin::pin!(tokio::time::sleep(Duration::MAX / 4));
+        let mut draining = false;
+        self.take_peers();
+        loop {
+            self.stamp.touch();
+            if draining && self.shared.runs.is_empty() {
+                return Vec::new();
+            }
+            let now_ms = self.now_ms();
+            if !draining {
+                self.turn(now_ms);
+            }
+            let pause = self.until_next(now_ms);
+            tokio::select! {
+                biased;
+                () = self.drain.cancelled(), if !draining => {
+                    draining = true;
+                    self.shared.runs.want(Wanted::Stop, |_, _| true);
+                    patience.as_mut().reset(tokio::time::Instant::now() + self.limit);
+                }
+                () = &mut patience, if draining => return self.shared.runs.jobs().into_iter().collect(),
+                Ok(()) = self.peers.changed() => self.take_peers(),
+                Some(news) = news.recv() => self.hear(news),
+                Some(answer) = done.recv() => {
+                    self.answered(answer);
+                    // Answers come in bursts.
+                    while let Ok(answer) = done.try_recv() {
+                        self.answered(answer);
+                    }
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// A tick is due when Redis' clock and this worker's have both reached it.
+    fn now_ms(&self) -> i64 {
+        let server = i64::try_from(self.shared.cluster.server_ms()).unwrap_or(i64::MAX);
+        if server == 0 { wall_ms() } else { wall_ms().min(server) }
+    }
+
+    fn until_next(&self, now_ms: i64) -> Duration {
+        let flush = if self.looking { None } else { self.flush_at };
+        [self.table.next_due(), flush, Some(self.sweep_at)]
+            .into_iter()
+            .flatten()
+            .map(|at| Duration::from_millis(u64::try_from(at.saturating_sub(now_ms)).unwrap_or(0)))
+            .fold(TURN_MAX, Duration::min)
+            .max(Duration::from_millis(1))
+    }
+
+    fn turn(&mut self, now_ms: i64) {
+        if now_ms >= self.sweep_at && !self.sweeping {
+            self.sweep(now_ms);
+        }
+        if now_ms >= self.watch_at {
+            self.watch_at = now_ms + WATCH_RUNS_MS;
+            self.shared.runs.prune(now_ms);
+            for name in self.shared.runs.jobs() {
+                self.look(&name, false);
+            }
+        }
+        while let Some(name) = self.table.pop_due(now_ms) {
+            self.consider(&name, now_ms);
+        }
+        if !self.looking && self.flush_at.is_some_and(|at| now_ms >= at) {
+            self.flush(now_ms);
+        }
+    }
+
+    fn take_peers(&mut self) {
+        let peers = self.peers.borrow_and_update().clone();
+        let before = self.place.session().cloned();
+        let pushed_before = std::mem::replace(&mut self.place.pushed, peers.pushed);
+        if pushed_before != peers.pushed {
+            self.sweep_at = 0;
+        }
+        self.place.live = peers.live;
+        self.place.lease = peers.lease;
+        let now = self.place.session().cloned();
+        if before != now {
+            if let Some(lost) = &before {
+                // Granted or not: the session's death settles them, and whoever is in them is stopped by the lease.
+                tracing::debug!(session = %lost, "no ticks are taken under this session any more");
+            }
+            self.look_at_all();
+        }
+    }
+
+    fn hear(&mut self, news: JobNews) {
+        match news {
+            JobNews::Changed(name) => self.look(&name, true),
+            JobNews::Gap => {
+                self.sweep_at = 0;
+                for name in self.table.names().cloned().collect::<Vec<_>>() {
+                    self.look(&name, true);
+                }
+            }
+            JobNews::Died(session) => self.died(session),
+        }
+    }
+
+    /// What ran under it can be settled: each worker reads the jobs that it comes first for, the others in their turn.
+    fn died(&mut self, session: SessionId) {
+        if self.place.dead.len() >= DEAD_MAX {
+            self.place.dead.clear();
+        }
+        if !self.place.dead.insert(session) {
+            return;
+        }
+        let now_ms = self.now_ms();
+        let first: Vec<TaskName> =
+            self.table.names().filter(|name| self.place.is_first(name)).cloned().collect();
+        for name in first {
+            self.look(&name, false);
+        }
+        // What names it as far as is known already is settled even if its first one is dead as well.
+        let named: Vec<TaskName> = self.table.names().cloned().collect();
+        for name in named {
+            self.consider(&name, now_ms);
+        }
+    }
+
+    fn look_at_all(&mut self) {
+        for name in self.table.names().cloned().collect::<Vec<_>>() {
+            self.look(&name, false);
+        }
+    }
+
+    /// Reads the job's ticks anew, and its definition if that may have changed.
+    fn look(&mut self, name: &TaskName, definition: bool) {
+        self.table.entry(name);
+        *self.dirty.entry(name.clone()).or_default() |= definition;
+        let at = self.now_ms() + i64::try_from(COALESCE.as_millis()).unwrap_or(0);
+        self.flush_at.get_or_insert(at);
+    }
+
+    fn flush(&mut self, now_ms: i64) {
+        self.flush_at = None;
+        if self.dirty.is_empty() {
+            return;
+        }
+        self.looking = true;
+        let dirty: Vec<(TaskName, Option<Option<JobDefinition>>)> = std::mem::take(&mut self.dirty)
+            .into_iter()
+            .map(|(name, changed)| {
+                let job = self.table.entry(&name);
+                let unread = changed || matches!(job.known, Known::Unknown);
+                let known = unread.then(|| job.read.clone());
+                (name, known)
+            })
+            .collect();
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            let mut looked = Vec::with_capacity(dirty.len());
+            for together in dirty.chunks(LOOK_TOGETHER) {
+                looked.extend(look_at(&shared.store, together, now_ms).await);
+            }
+            let _ = shared.done.send(Done::Looked(looked));
+        });
+    }
+
+    fn answered(&mut self, done: Done) {
+        let now_ms = self.now_ms();
+        match done {
+            Done::Looked(looked) => {
+                self.looking = false;
+                looked.into_iter().for_each(|looked| self.looked(looked, now_ms));
+                self.name_sessions();
+            }
+            Done::Asked { name, ticks, again_ms } => {
+                let job = self.table.entry(&name);
+                job.asking = false;
+                if let Some(ticks) = ticks {
+                    job.ticks = Some(ticks);
+                }
+                match again_ms {
+                    Some(at) => self.table.schedule(&name, Some(at)),
+                    None => self.consider(&name, now_ms),
+                }
+            }
+            Done::Ended { name } => self.look(&name, false),
+            Done::Swept(found) => self.swept(found, now_ms),
+        }
+    }
+
+    fn looked(&mut self, looked: Looked, now_ms: i64) {
+        let Looked { name, asked_ms, definition, ticks } = looked;
+        let job = self.table.entry(&name);
+        match definition {
+            None => {}
+            Some(Err(error)) => {
+                tracing::debug!(task = %name, %error, "the job could not be read");
+                job.known = Known::Unknown;
+                return self.table.schedule(&name, Some(now_ms + RETRY_MS));
+            }
+            Some(Ok(read)) => self.defined(&name, read),
+        }
+        let job = self.table.entry(&name);
+        match ticks {
+            Err(error) => {
+                tracing::debug!(task = %name, %error, "the ticks could not be read");
+                return self.table.schedule(&name, Some(now_ms + RETRY_MS));
+            }
+            Ok(ticks) => {
+                job.seen_ms = asked_ms;
+                self.compare(&name, &ticks, asked_ms);
+                self.table.entry(&name).ticks = Some(ticks);
+            }
+        }
+        self.consider(&name, now_ms);
+    }
+
+    /// Takes a definition as it was read, and writes down what is wrong with it.
+    fn defined(&mut self, name: &TaskName, read: Option<JobRead>) {
+        let mirror = read.as_ref().map(|read| read.mirror.clone());
+        let (known, kept, wrong) = table::known(read);
+        let runs_on = matches!(known, Known::On(_));
+        let job = self.table.entry(name);
+        job.known = known;
+        job.read = kept;
+        if !runs_on {
+            self.shared.runs.want(Wanted::Stop, |_, mine| mine.job == *name);
+        }
+        let Some(mirror) = mirror else { return };
+        let says = (mirror.state.as_deref() == Some("crashed")).then_some(mirror.error).flatten();
+        let update = match &wrong {
+            Some(error) if says.as_ref() != Some(error) => {
+                tracing::warn!(task = %name, error, "the job cannot run");
+                MirrorUpdate {
+                    state: Some(State::Crashed),
+                    error: MirrorError::Set(error.clone()),
+                    ..MirrorUpdate::default()
+                }
+            }
+            // What was wrong with the definition is mended.
+            None if says.is_some() && says == job.told => MirrorUpdate {
+                state: Some(State::Stopped),
+                error: MirrorError::Clear,
+                ..MirrorUpdate::default()
+            },
+            _ => {
+                job.told = wrong;
+                return;
+            }
+        };
+        job.told = wrong;
+        attempt::mirror_soon(&self.shared, name, update);
+    }
+
+    /// Compares the runs that Redis knows with ours: what is not there any more must end here, what nobody here knows must
+    /// end there.
+    fn compare(&self, name: &TaskName, ticks: &TicksRecord, asked_ms: i64) {
+        self.shared.runs.want(Wanted::Forfeit, |nonce, mine| {
+            mine.job == *name
+                && matches!(mine.phase, Phase::Begun(at) if at < asked_ms)
+                && !ticks.runs.iter().any(|run| run.nonce == *nonce)
+        });
+        for run in &ticks.runs {
+            if run.cancelled {
+                self.shared.runs.want(Wanted::Stop, |nonce, _| *nonce == run.nonce);
+            }
+            let ours = self.place.session() == Some(&run.session);
+            if ours && !self.shared.runs.has(&run.nonce) {
+                tracing::warn!(task = %name, tick = run.tick_ms, "a run of this worker that it knows nothing of: ended");
+                attempt::end_ghost(self.shared.clone(), name.clone(), run.nonce.clone());
+            }
+        }
+    }
+
+    /// Tells the coordinator which sessions have to be watched because runs name them.
+    fn name_sessions(&self) {
+        let mut named: Vec<SessionId> = self
+            .table
+            .iter()
+            .filter_map(|(_, job)| job.ticks.as_ref())
+            .flat_map(|ticks| &ticks.runs)
+            .map(|run| run.session.clone())
+            .filter(|session| self.place.session() != Some(session) && !self.place.dead.contains(session))
+            .collect();
+        named.sort_unstable();
+        named.dedup();
+        self.shared.cluster.name_sessions(named);
+    }
+
+    fn consider(&mut self, name: &TaskName, now_ms: i64) {
+        let Some(job) = self.table.get(name) else { return };
+        match job.step(name, &self.place, now_ms) {
+            Step::Wait(at) => self.table.schedule(name, at),
+            Step::Look => self.look(name, false),
+            step => {
+                let Some(lease) = self.place.lease.clone() else { return self.table.schedule(name, None) };
+                self.take(name, step, lease);
+            }
+        }
+    }
+
+    /// Asks Redis for what the step says, in a task of its own.
+    fn take(&mut self, name: &TaskName, step: Step, lease: Lease) {
+        let job = self.table.entry(name);
+        let Some(ticks) = job.ticks.clone() else { return };
+        job.asking = true;
+        let known = job.known.clone();
+        let dead = ticks.runs.iter().map(|run| run.session.clone());
+        let dead = dead.filter(|session| self.place.dead.contains(session)).collect();
+        let question = attempt::Question { name: name.clone(), known, ticks, lease, dead };
+        attempt::start(self.shared.clone(), question, step);
+        self.table.schedule(name, None);
+    }
+
+    fn sweep(&mut self, now_ms: i64) {
+        self.sweeping = true;
+        let many = self.table.names().count() > POLL_FEW;
+        let poll = if many { POLL_MS.1 } else { POLL_MS.0 };
+        self.sweep_at = now_ms + if self.place.pushed { SWEEP_EVERY_MS } else { poll };
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            let found = shared.store.scan_jobs().await;
+            let _ = shared.done.send(Done::Swept(found));
+        });
+    }
+
+    /// Found: the names of the definitions, and of the records of ticks.
+    fn swept(&mut self, found: Result<Found, Error>, now_ms: i64) {
+        self.sweeping = false;
+        let Found { defined, counted } = match found {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!(%error, "the sweep of jobs was not answered");
+                self.sweep_at = now_ms + RETRY_MS;
+                return;
+            }
+        };
+        let round = now_ms >= self.round_at;
+        if round {
+            self.round_at = now_ms + ROUND_EVERY_MS;
+        }
+        let there: HashSet<TaskName> = defined.into_iter().collect();
+        let known: HashSet<TaskName> = self.table.names().cloned().collect();
+        for name in there.iter().chain(&counted).filter(|name| !known.contains(*name)) {
+            self.look(name, true);
+        }
+        for name in &known {
+            let gone = matches!(self.table.get(name), Some(Job { known: Known::Gone, .. }));
+            if there.contains(name) == gone {
+                // Come or gone behind our back.
+                self.look(name, true);
+            } else if gone && !counted.contains(name) {
+                self.table.forget(name);
+            } else if gone {
+                attempt::retire(self.shared.clone(), name.clone());
+            } else if !self.place.pushed {
+                self.look(name, true);
+            } else if round && self.place.is_first(name) {
+                self.look(name, false);
+            }
+        }
+    }
+}
+
+/// Reads definitions, where asked for, and ticks.
+async fn look_at(
+    store: &Store,
+    together: &[(TaskName, Option<Option<JobDefinition>>)],
+    asked_ms: i64,
+) -> Vec<Looked> {
+    let names: Vec<TaskName> = together.iter().map(|(name, _)| name.clone()).collect();
+    let unread: Vec<(TaskName, Option<JobDefinition>)> = together
+        .iter()
+        .filter_map(|(name, known)| known.clone().map(|known| (name.clone(), known)))
+        .collect();
+    let definitions = store.read_jobs(&unread).await;
+    let mut definitions: HashMap<TaskName, _> =
+        unread.into_iter().map(|(name, _)| name).zip(definitions).collect();
+    let ticks = store.read_ticks(&names).await;
+    names
+        .into_iter()
+        .zip(ticks)
+        .map(|(name, ticks)| Looked { definition: definitions.remove(&name), asked_ms, name, ticks })
+        .collect()
+}
+
+/// The wall clock. It can only delay a tick.
+fn wall_ms() -> i64 {
+    i64::try_from(unix_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}

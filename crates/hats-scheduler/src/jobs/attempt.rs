@@ -1,0 +1,458 @@
+//! What is asked of Redis about one job, and a run of it from the grant to the answered end, as straight code.
+//!
+//! ```text
+//!  ask ──refused──▶ told to the loop
+//!   └─granted──▶ the definition is read once more ──▶ run ──▶ finish (until it is answered) ─┐
+//!                 └─ disabled, gone, another ──▶ skipped ──▶ finish                         │
+//!                       ▲────────────────── what waited is granted in the same step ◀───────┘
+//! ```
+//!
+//! What must hold: a nonce is in [`Runs`](super::Runs) before it is sent. A run whose lease is lost is not finished by us:
+//! the death of its session says it all, and whoever learns of that settles it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hats_cluster::Error;
+use hats_cluster::id::{Nonce, SessionId};
+use hats_cluster::lease::Lease;
+use hats_cluster::name::{TaskKind, TaskName};
+use hats_cluster::records::{JobDefinition, Mirror, State, TickOutcome, TicksRecord};
+use hats_cluster::store::{
+    Asked, Ended, MirrorError, MirrorUpdate, Run, Said, TickAnswer, TickRequest, Waiting,
+};
+use hats_script::{BoxFuture, Bundle};
+use tokio::sync::watch;
+use tracing::Instrument;
+
+use super::plan::Next;
+use super::table::{self, Known, Ready, Step};
+use super::{Done, Shared, wall_ms};
+use crate::call_log::Caller;
+use crate::control::Audit;
+use crate::restart;
+use crate::runner::job::{self, Outcome, Record, RunReport, Wanted};
+
+/// Between two tries of the same question, at first and at most.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A tick that Redis' clock has not reached is asked for again after this.
+const EARLY_MS: i64 = 5;
+/// After an answer that should not have been.
+const REST_MS: i64 = 1000;
+
+/// What a question is about.
+pub(super) struct Question {
+    pub(super) name: TaskName,
+    pub(super) known: Known,
+    pub(super) ticks: TicksRecord,
+    pub(super) lease: Lease,
+    /// Sessions that the record names and that are known to be dead.
+    pub(super) dead: Vec<SessionId>,
+}
+
+/// A run that was granted.
+struct Granted {
+    run: Run,
+    by: Asked,
+    wanted: watch::Receiver<Wanted>,
+    /// The definition it was granted under.
+    def: String,
+    manual: bool,
+}
+
+/// Asks what the step says, and runs what is granted.
+pub(super) fn start(shared: Arc<Shared>, question: Question, step: Step) {
+    let span = tracing::error_span!("job", task = %question.name);
+    let work = async move {
+        let name = question.name.clone();
+        let (granted, ticks, again_ms) = ask(&shared, &question, step).await;
+        let _ = shared.done.send(Done::Asked { name: name.clone(), ticks, again_ms });
+        if let Some(granted) = granted {
+            attend(&shared, &question, granted).await;
+            let _ = shared.done.send(Done::Ended { name });
+        }
+    };
+    tokio::spawn(work.instrument(span));
+}
+
+type Told = (Option<Granted>, Option<TicksRecord>, Option<i64>);
+
+async fn ask(shared: &Shared, question: &Question, step: Step) -> Told {
+    let not_answered = (None, None, Some(wall_ms() + REST_MS));
+    match step {
+        Step::Wait(_) | Step::Look => (None, None, None),
+        Step::Adopt => adopt(shared, question).await.unwrap_or(not_answered),
+        Step::Settle => settle(shared, question).await.unwrap_or(not_answered),
+        Step::Ask(next) => tick(shared, question, next).await.unwrap_or(not_answered),
+        Step::ByHand(at) => by_hand(shared, question, &at).await.unwrap_or(not_answered),
+    }
+}
+
+async fn adopt(shared: &Shared, question: &Question) -> Option<Told> {
+    let (def, every) = match &question.known {
+        Known::On(ready) => {
+            (ready.def.as_str(), ready.schedule.is_interval().then(|| ready.schedule.digest()))
+        }
+        Known::Off { def, .. } => (*def, None),
+        Known::Unknown | Known::Gone => return Some((None, None, None)),
+    };
+    let seen = question.ticks.def.as_deref();
+    let adopt = || shared.store.adopt(&question.name, seen, def, every);
+    let (_, record) = answered(&question.lease, "adopt", adopt).await?;
+    Some((None, Some(record), None))
+}
+
+async fn settle(shared: &Shared, question: &Question) -> Option<Told> {
+    let (def, retries, overlap, may_run) = match &question.known {
+        Known::On(ready) => (ready.def.clone(), ready.definition.retries, ready.definition.overlap, true),
+        _ => (question.ticks.def.clone().unwrap_or_default(), 0, Default::default(), false),
+    };
+    let (by, wanted) = enter(shared, &question.name, &question.lease);
+    let waiting = Waiting {
+        asked: may_run.then(|| by.clone()),
+        def: def.clone(),
+        epoch: question.ticks.epoch,
+        overlap,
+        retries,
+        again: restart::FIRST,
+    };
+    let settle = || shared.store.settle(&question.name, &question.dead, &waiting);
+    let Some((run, record)) = answered(&question.lease, "settle", settle).await else {
+        shared.runs.remove(&by.nonce);
+        return None;
+    };
+    Some(match run {
+        Some(run) => (Some(granted(shared, run, by, wanted, def, false)), Some(record), None),
+        None => {
+            shared.runs.remove(&by.nonce);
+            (None, Some(record), None)
+        }
+    })
+}
+
+async fn tick(shared: &Shared, question: &Question, next: Next) -> Option<Told> {
+    let Known::On(ready) = &question.known else { return Some((None, None, None)) };
+    let last_ms = question.ticks.last_ms?;
+    let (by, wanted) = enter(shared, &question.name, &question.lease);
+    let request = TickRequest {
+        tick_ms: next.tick.as_millis(),
+        last_ms,
+        def: ready.def.clone(),
+        missed: (next.missed, next.first_missed_ms, "nobody asked for it in time"),
+        overlap: ready.definition.overlap,
+        patient: next.catching_up,
+    };
+    let tick = || shared.store.tick(&question.name, &by, &request);
+    let Some((answer, record)) = answered(&question.lease, "tick", tick).await else {
+        shared.runs.remove(&by.nonce);
+        return None;
+    };
+    let run = match answer {
+        TickAnswer::Granted(run) => Some(run),
+        TickAnswer::Early => {
+            shared.runs.remove(&by.nonce);
+            return Some((None, Some(record), Some(wall_ms() + EARLY_MS)));
+        }
+        TickAnswer::Skipped => {
+            tracing::debug!(tick = %next.tick, "skipped: the run before has not ended");
+            None
+        }
+        TickAnswer::Done | TickAnswer::Stale | TickAnswer::Busy | TickAnswer::Buffered => None,
+    };
+    Some(match run {
+        Some(run) => (Some(granted(shared, run, by, wanted, ready.def.clone(), false)), Some(record), None),
+        None => {
+            shared.runs.remove(&by.nonce);
+            (None, Some(record), None)
+        }
+    })
+}
+
+async fn by_hand(shared: &Shared, question: &Question, at: &str) -> Option<Told> {
+    let Some(ready) = question.known.ready() else { return Some((None, None, None)) };
+    let (by, wanted) = enter(shared, &question.name, &question.lease);
+    let overlap = ready.definition.overlap;
+    let ask = || shared.store.run_by_hand(&question.name, &by, at, question.ticks.epoch, overlap);
+    let Some((answer, record)) = answered(&question.lease, "run by hand", ask).await else {
+        shared.runs.remove(&by.nonce);
+        return None;
+    };
+    Some(match answer {
+        TickAnswer::Granted(run) => {
+            (Some(granted(shared, run, by, wanted, ready.def.clone(), true)), Some(record), None)
+        }
+        answer => {
+            shared.runs.remove(&by.nonce);
+            let again = (answer == TickAnswer::Busy).then(|| wall_ms() + REST_MS);
+            (None, Some(record), again)
+        }
+    })
+}
+
+fn enter(shared: &Shared, name: &TaskName, lease: &Lease) -> (Asked, watch::Receiver<Wanted>) {
+    let nonce = Nonce::random();
+    let wanted = shared.runs.enter(&nonce, name);
+    (Asked { session: lease.session().clone(), nonce, worker: shared.worker.clone() }, wanted)
+}
+
+fn granted(
+    shared: &Shared,
+    run: Run,
+    by: Asked,
+    wanted: watch::Receiver<Wanted>,
+    def: String,
+    manual: bool,
+) -> Granted {
+    shared.runs.begun(&by.nonce, wall_ms());
+    Granted { run, by, wanted, def, manual }
+}
+
+/// Runs what was granted, and what follows from it, until nothing follows.
+async fn attend(shared: &Arc<Shared>, question: &Question, mut granted: Granted) {
+    let mut known = question.known.ready().map(|ready| ready.definition.clone());
+    loop {
+        let nonce = granted.by.nonce.clone();
+        let follows = match attend_one(shared, question, &granted, &mut known).await {
+            Some(ended) => {
+                shared.runs.finishing(&nonce);
+                finish(shared, question, &nonce, &ended).await
+            }
+            None => None,
+        };
+        shared.runs.remove(&nonce);
+        match follows {
+            Some((run, by, wanted)) => {
+                granted = self::granted(shared, run, by, wanted, granted.def, false);
+            }
+            None => return,
+        }
+    }
+}
+
+/// One run. None: its lease is lost, there is nothing to tell.
+async fn attend_one(
+    shared: &Arc<Shared>,
+    question: &Question,
+    granted: &Granted,
+    known: &mut Option<JobDefinition>,
+) -> Option<Ended> {
+    let name = &question.name;
+    let jobs = [(name.clone(), known.clone())];
+    let read = || async { shared.store.read_jobs(&jobs).await.pop().unwrap_or(Ok(None)) };
+    let read = answered(&question.lease, "read", read).await?;
+    let mirror = read.as_ref().map(|read| read.mirror.clone()).unwrap_or_default();
+    let (now_known, kept, wrong) = table::known(read);
+    *known = kept;
+    let skip = |why: &str| Some(Ended { outcome: TickOutcome::Skipped, ..Ended::failed(why) });
+    let ready = match now_known {
+        Known::On(ready) if granted.manual || ready.def == granted.def => ready,
+        Known::Off { ready: Some(ready), .. } if granted.manual => ready,
+        Known::On(_) => return skip("its schedule has changed"),
+        Known::Gone | Known::Unknown => return skip("its definition is gone"),
+        Known::Off { .. } => {
+            return skip(
+                &wrong
+                    .map_or_else(|| "it is disabled".to_owned(), |wrong| format!("it is malformed: {wrong}")),
+            );
+        }
+    };
+    let run = &granted.run;
+    tracing::debug!(tick = run.tick_ms, epoch = run.epoch, attempt = run.attempt, "runs");
+    let report =
+        job::run(&shared.lanes, job(shared, question, granted, &ready), granted.wanted.clone()).await;
+    let ended = ended(run, granted.manual, ready.definition.retries, report)?;
+    tell(shared, name, &mirror, &ended);
+    Some(ended.0)
+}
+
+fn job(shared: &Arc<Shared>, question: &Question, granted: &Granted, ready: &Ready) -> job::Job {
+    let (name, run, definition) = (&question.name, &granted.run, &ready.definition);
+    // The watchdog names what is stuck; a thread of the same name is another task.
+    let guarded = TaskName::new(format!("job:{name}")).unwrap_or_else(|_| name.clone());
+    let audit = shared
+        .config
+        .call_log
+        .as_ref()
+        .map(|log| Audit { log: log.clone(), caller: Caller::new(guarded.as_str(), run.epoch) });
+    let (store, job) = (shared.store.clone(), name.clone());
+    job::Job {
+        name: name.clone(),
+        key: shared.store.keys().definition(TaskKind::Job, name),
+        epoch: run.epoch,
+        tick_ms: run.tick_ms,
+        attempt: run.attempt,
+        source: Bundle {
+            main: definition.source.clone(),
+            file: definition.modules.main.clone(),
+            modules: definition.modules.files.clone(),
+        },
+        limits: shared.config.limits_for(&definition.limits),
+        timeout: Some(definition.timeout),
+        drain_timeout: shared.config.drain_timeout,
+        guard: question.lease.enter(&guarded),
+        record: Arc::new(OwnRecord { store, job }),
+        audit,
+    }
+}
+
+/// What a report means for the ledger, and the whole error for people. None: it is not ours any more.
+fn ended(run: &Run, manual: bool, retries: u32, report: RunReport) -> Option<(Ended, Option<String>)> {
+    let (outcome, why, error) = match report.outcome {
+        Outcome::Lost => return None,
+        Outcome::Done(_) => (TickOutcome::Ran, String::new(), None),
+        Outcome::Failed(ref error) => {
+            let text = error.to_string();
+            (TickOutcome::Failed, text.clone(), Some(text))
+        }
+        Outcome::Stopped => (TickOutcome::Failed, "it was asked to stop".to_owned(), None),
+    };
+    let unbegun = outcome == TickOutcome::Failed && error.is_none() && report.duration.is_zero();
+    let again = if unbegun {
+        // Not a line of it has run, and that was not its fault.
+        Some(Duration::ZERO)
+    } else {
+        (outcome == TickOutcome::Failed && run.attempt <= retries)
+            .then(|| restart::after_crash(run.attempt.saturating_sub(1), Duration::ZERO).rest)
+    };
+    let result = match report.outcome {
+        Outcome::Done(result) => result,
+        _ => None,
+    };
+    let late = u64::try_from(run.started_ms.saturating_sub(run.tick_ms)).unwrap_or(0);
+    let late = if manual { Duration::ZERO } else { Duration::from_millis(late) };
+    let ended = Ended {
+        outcome,
+        again,
+        late: late + report.waited,
+        took: report.duration,
+        why,
+        said: Some(Said { result, log: report.log }),
+    };
+    Some((ended, error))
+}
+
+/// Mirrors for people how a run ended: when it failed, and when the first one after that did not.
+fn tell(shared: &Arc<Shared>, name: &TaskName, mirror: &Mirror, (ended, error): &(Ended, Option<String>)) {
+    let crashed = mirror.state.as_deref() == Some(State::Crashed.as_str());
+    let update = match error {
+        Some(error) => {
+            tracing::warn!(error, "the run failed");
+            MirrorUpdate {
+                state: Some(State::Crashed),
+                error: MirrorError::Set(error.clone()),
+                ..MirrorUpdate::default()
+            }
+        }
+        None if crashed && ended.outcome == TickOutcome::Ran => {
+            MirrorUpdate { state: Some(State::Stopped), error: MirrorError::Clear, ..MirrorUpdate::default() }
+        }
+        None => return,
+    };
+    mirror_soon(shared, name, update);
+}
+
+/// Writes for people, once: what they see decides nothing.
+pub(super) fn mirror_soon(shared: &Arc<Shared>, name: &TaskName, update: MirrorUpdate) {
+    let (shared, name) = (shared.clone(), name.clone());
+    tokio::spawn(async move {
+        if let Err(error) = shared.store.mirror_job(&name, &update).await {
+            tracing::debug!(task = %name, %error, "the state of the job is not written");
+        }
+    });
+}
+
+/// Ends the run in Redis; repeated until it is answered or the lease is lost. Gives what follows.
+async fn finish(
+    shared: &Shared,
+    question: &Question,
+    nonce: &Nonce,
+    ended: &Ended,
+) -> Option<(Run, Asked, watch::Receiver<Wanted>)> {
+    // Who drains leaves what waits to the others.
+    let next = (!shared.drain.is_cancelled()).then(|| enter(shared, &question.name, &question.lease));
+    let by = next.as_ref().map(|(by, _)| by);
+    let finish = || shared.store.finish(&question.name, nonce, ended, by);
+    let answer = answered(&question.lease, "finish", finish).await;
+    let (by, wanted) = next?;
+    match answer {
+        Some((Some(run), _)) => Some((run, by, wanted)),
+        _ => {
+            shared.runs.remove(&by.nonce);
+            None
+        }
+    }
+}
+
+/// Ends a run that names our session and that nobody here knows.
+pub(super) fn end_ghost(shared: Arc<Shared>, name: TaskName, nonce: Nonce) {
+    tokio::spawn(async move {
+        if let Err(error) = shared.store.finish(&name, &nonce, &Ended::ghost(), None).await {
+            tracing::debug!(task = %name, %error, "a ghost is ended at the next look");
+        }
+    });
+}
+
+/// The definition is gone: its ticks follow in a day.
+pub(super) fn retire(shared: Arc<Shared>, name: TaskName) {
+    tokio::spawn(async move {
+        if let Err(error) = shared.store.retire_ticks(&name).await {
+            tracing::debug!(task = %name, %error, "the ticks are retired by the next sweep");
+        }
+    });
+}
+
+/// Asks until there is an answer. None: the lease is lost, or the record cannot be used at all.
+async fn answered<T, F: Future<Output = Result<T, Error>>>(
+    lease: &Lease,
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> Option<T> {
+    let mut pause = PAUSE;
+    loop {
+        if !lease.is_trusted() {
+            return None;
+        }
+        match ask().await {
+            Ok(answer) => return Some(answer),
+            Err(error) if !error.may_pass() || error.is_of_another_type() => {
+                tracing::warn!(%error, what, "the ticks of the job cannot be used");
+                return None;
+            }
+            Err(error) => tracing::debug!(%error, what, "not answered yet"),
+        }
+        tokio::select! {
+            () = lease.lost() => return None,
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
+        }
+    }
+}
+
+/// What a script may ask about its own job.
+struct OwnRecord {
+    store: hats_cluster::store::Store,
+    job: TaskName,
+}
+
+impl Record for OwnRecord {
+    fn disable(&self) -> BoxFuture<Result<(), String>> {
+        let (store, job) = (self.store.clone(), self.job.clone());
+        Box::pin(async move {
+            let status = [("Status", "disabled".to_owned())];
+            store.edit(TaskKind::Job, &job, &status).await.map(drop).map_err(|error| error.to_string())
+        })
+    }
+
+    fn state(&self) -> BoxFuture<Result<String, String>> {
+        // Whoever asks runs. What is mirrored for people says how the last run ended.
+        Box::pin(async { Ok(State::Running.to_string()) })
+    }
+
+    fn status(&self) -> BoxFuture<Result<String, String>> {
+        let (store, job) = (self.store.clone(), self.job.clone());
+        Box::pin(async move {
+            let told = store.status_and_state(TaskKind::Job, &job).await;
+            told.map(|(status, _)| status.to_owned()).map_err(|error| error.to_string())
+        })
+    }
+}
