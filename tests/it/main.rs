@@ -18,6 +18,7 @@ mod real_input;
 mod single_ownership;
 mod subcommands;
 mod takeover;
+mod ticks;
 mod types;
 
 use std::env;

@@ -21,6 +21,7 @@ pub mod proxy;
 pub mod redis;
 pub mod resp;
 pub mod takeover;
+pub mod ticks;
 pub mod web;
 pub mod worker;
 

@@ -272,9 +272,12 @@ impl State {
     }
 }
 
-/// The first word of the first comment line, without a `name:` before and a colon or `.lua` behind it.
+/// The first word of the comment line before the one about KEYS, or of the first one, without a `name:` before and a colon
+/// or `.lua` behind it.
 fn lua_name(source: &str) -> String {
-    let line = source.lines().find(|line| line.trim_start().starts_with("--")).unwrap_or_default();
+    let header = source.split_once("\n-- KEYS").map_or(source, |(before, _)| before);
+    let mut comments = header.lines().filter(|line| line.trim_start().starts_with("--"));
+    let line = if header == source { comments.next() } else { comments.next_back() }.unwrap_or_default();
     let words = line.trim_start().trim_start_matches('-').trim().trim_start_matches("name:");
     let word = words.split_whitespace().next().unwrap_or_default();
     word.trim_end_matches([':', '.', ',', '(']).trim_end_matches(".lua").to_ascii_lowercase()
@@ -488,6 +491,7 @@ mod tests {
             "-- name: claim",
             "--- claim (thread, session)",
             "\n-- Claim: y",
+            "-- what comes before\nlocal x\n-- claim: y\n-- KEYS[1] z\n-- Returns 1",
         ] {
             assert_eq!(lua_name(source), "claim", "{source:?}");
         }

@@ -211,6 +211,16 @@ impl RedisServer {
         self.clock.as_ref().context("this server has a true clock")?.step(seconds)
     }
 
+    /// The server's clock, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn time_ms(&self) -> Result<i64> {
+        let time = self.ask(&["TIME"])?.texts();
+        let [seconds, micros] = &time[..] else { bail!("TIME is {time:?}") };
+        Ok(seconds.parse::<i64>()? * 1000 + micros.parse::<i64>()? / 1000)
+    }
+
     /// Calls of each command since the last reset, those inside Lua included, in lower case.
     ///
     /// # Errors
