@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use hats_tests::clock::percentile;
-use hats_tests::cluster::{Cluster, NAME};
+use hats_tests::cluster::{Cluster, NAME, Shape};
 use hats_tests::redis::RedisServer;
+use hats_tests::ticks::{self, Books, COUNTED};
 use hats_tests::worker::{Options, Worker};
 use hats_tests::{Lab, clock, takeover};
 
@@ -24,13 +25,14 @@ const WINDOW: Duration = Duration::from_secs(4);
 
 type Figure = (&'static str, fn(&Lab) -> Result<()>);
 
-const FIGURES: [Figure; 7] = [
+const FIGURES: [Figure; 8] = [
     ("start", start),
     ("ticks", ticks),
     ("incr", incr),
     ("idle", idle),
     ("web", web),
     ("traffic", traffic),
+    ("jobs", jobs),
     ("takeover", takeovers),
 ];
 
@@ -302,6 +304,67 @@ fn traffic(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// What jobs that are not due ask of Redis, and how late those begin that are.
+#[expect(clippy::cast_precision_loss, reason = "figures for reading")]
+fn jobs(lab: &Lab) -> Result<()> {
+    let shape = Shape { threads: 0, lease: Duration::from_secs(5), ..Shape::default() };
+    let define = |cluster: &Cluster, count: usize, cron: &str| -> Result<()> {
+        let commands: Vec<Vec<String>> = (0..count)
+            .map(|number| {
+                let key = format!("{NAME}:Jobs:j{number}");
+                ["HSET", &key, "Source", COUNTED, "Cron", cron].map(str::to_owned).to_vec()
+            })
+            .collect();
+        cluster.redis.pipeline(&commands).map(drop)
+    };
+    let in_a_room = |what: &str, body: &dyn Fn(&mut Cluster) -> Result<()>| -> Result<()> {
+        Lab::run(&format!("{}-{what}", lab.name()), |lab| {
+            let mut cluster = Cluster::start(lab, shape)?;
+            cluster.acquainted()?;
+            body(&mut cluster)?;
+            cluster.finish().map(drop)
+        })
+    };
+    in_a_room("idle", &|cluster| {
+        define(cluster, 1000, "17 3 1 1 *")?;
+        // A round over all of them is two minutes long.
+        std::thread::sleep(Duration::from_secs(30));
+        let sent = |cluster: &Cluster| -> std::collections::HashMap<String, u64> {
+            let mut sent = std::collections::HashMap::new();
+            for (name, count) in cluster.seats.iter().flat_map(|seat| seat.proxy.all_seen()) {
+                *sent.entry(name).or_default() += count;
+            }
+            sent
+        };
+        let (before, begun) = (sent(cluster), Instant::now());
+        std::thread::sleep(Duration::from_secs(120));
+        let seconds = begun.elapsed().as_secs_f64();
+        let mut grown: Vec<(String, u64)> = sent(cluster)
+            .into_iter()
+            .map(|(name, count)| (name.clone(), count - before.get(&name).copied().unwrap_or(0)))
+            .collect();
+        grown.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let all: u64 = grown.iter().map(|(_, count)| count).sum();
+        tell("jobs: 1,000 idle ones, 3 workers", "commands/s", vec![all as f64 / seconds]);
+        grown.truncate(8);
+        println!("  {grown:?}");
+        Ok(())
+    })?;
+    for (count, step, seconds) in [(1000, 10, 45), (50, 1, 20), (1, 1, 20)] {
+        in_a_room(&count.to_string(), &|cluster| {
+            define(cluster, count, &format!("*/{step} * * * * *"))?;
+            std::thread::sleep(Duration::from_secs(seconds));
+            let books: Vec<Books> = (0..count)
+                .map(|number| Books::read(&cluster.redis, NAME, &format!("j{number}"), step))
+                .collect::<Result<_>>()?;
+            let late = ticks::check(&books)?.late;
+            quantiles(&format!("jobs: {count} due each {step} s, lateness"), &late);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 /// How soon threads run elsewhere.
 fn takeovers(_: &Lab) -> Result<()> {
     for lease in [2, 5].map(Duration::from_secs) {
@@ -323,5 +386,5 @@ fn takeovers(_: &Lab) -> Result<()> {
 
 fn quantiles(what: &str, times: &[Duration]) {
     let [p50, p99, last] = [0.5, 0.99, 1.0].map(|share| percentile(times, share).as_secs_f64());
-    println!("{what:<64} p50 {p50:.3} s, p99 {p99:.3} s, last {last:.3} s ({} moved)", times.len());
+    println!("{what:<64} p50 {p50:.3} s, p99 {p99:.3} s, last {last:.3} s (of {})", times.len());
 }

@@ -29,6 +29,8 @@ pub struct Books {
     pub name: String,
     /// Seconds between its ticks.
     pub step: i64,
+    /// A second from which they are counted off.
+    pub origin: i64,
     /// Since when ticks are counted, in milliseconds since 1970.
     pub since: i64,
     /// The last tick that was decided.
@@ -60,6 +62,7 @@ impl Books {
         let mut books = Self {
             name: name.to_owned(),
             step,
+            origin: number("Anchor")?.div_euclid(1000),
             since: number("Since")?,
             last: number("LastTick")?,
             ..Self::default()
@@ -91,9 +94,8 @@ impl Books {
 
     /// The ticks of the schedule that the books are about.
     fn ticks(&self) -> impl Iterator<Item = i64> {
-        let step = self.step * 1000;
-        // A grid of seconds stands on the second, one of an interval on the second of the first sight.
-        let first = self.since.div_euclid(1000) * 1000 + step;
+        let (step, origin) = (self.step * 1000, self.origin * 1000);
+        let first = (self.since - origin).div_euclid(step) * step + step + origin;
         (first..=self.last).step_by(usize::try_from(step).unwrap_or(usize::MAX))
     }
 

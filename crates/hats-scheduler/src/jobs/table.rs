@@ -291,3 +291,183 @@ impl Table {
         self.jobs.remove(name);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hats_cluster::id::Nonce;
+    use hats_cluster::records::{JobFields, RetryRecord, RunRecord, SourceDigest};
+
+    use super::*;
+
+    const NOON: i64 = 1_700_000_000_000;
+
+    fn name() -> TaskName {
+        TaskName::new("job").unwrap()
+    }
+
+    fn ready(fields: JobFields<'_>) -> Arc<Ready> {
+        let fields = JobFields { cron: Some("* * * * * *"), ..fields };
+        let definition = JobDefinition::parse("".into(), SourceDigest::of(""), &fields).unwrap();
+        Arc::new(Ready::new(definition).unwrap())
+    }
+
+    fn alone() -> Place {
+        let lease = Lease::trusted_for_test();
+        let live = [lease.session().clone()].into();
+        Place { lease: Some(lease), live, ..Place::default() }
+    }
+
+    /// Seen at noon, when the last tick was decided.
+    fn job(fields: JobFields<'_>) -> Job {
+        let ready = ready(fields);
+        let ticks =
+            TicksRecord { def: Some(ready.def.clone()), last_ms: Some(NOON), ..TicksRecord::default() };
+        Job { known: Known::On(ready), ticks: Some(ticks), seen_ms: NOON, ..Job::default() }
+    }
+
+    fn ticks(job: &mut Job) -> &mut TicksRecord {
+        job.ticks.get_or_insert_default()
+    }
+
+    fn run(session: &str) -> RunRecord {
+        RunRecord {
+            tick_ms: NOON,
+            nonce: Nonce::random(),
+            session: SessionId::from(session),
+            epoch: 1,
+            attempt: 1,
+            started_ms: NOON,
+            manual: false,
+            cancelled: false,
+            beside: false,
+            worker: "w".to_owned(),
+        }
+    }
+
+    fn asks(step: &Step) -> Option<i64> {
+        match step {
+            Step::Ask(next) => Some(next.tick.as_millis() - NOON),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_tick_is_asked_for_when_it_is_due() {
+        let job = job(JobFields::default());
+        assert_eq!(job.step(&name(), &alone(), NOON + 999), Step::Wait(Some(NOON + 1000)));
+        assert_eq!(asks(&job.step(&name(), &alone(), NOON + 1000)), Some(1000));
+        let asking = Job { asking: true, ..job };
+        assert_eq!(asking.step(&name(), &alone(), NOON + 1000), Step::Wait(None));
+    }
+
+    #[test]
+    fn what_is_not_known_is_looked_at_first() {
+        let unknown = Job { known: Known::Unknown, ..job(JobFields::default()) };
+        assert_eq!(unknown.step(&name(), &alone(), NOON), Step::Look);
+        let unread = Job { ticks: None, ..job(JobFields::default()) };
+        assert_eq!(unread.step(&name(), &alone(), NOON), Step::Look);
+    }
+
+    #[test]
+    fn who_comes_later_looks_before_it_asks() {
+        let lease = Lease::trusted_for_test();
+        let own = lease.session().clone();
+        let live: Arc<[SessionId]> = [own.clone(), SessionId::from("a"), SessionId::from("b")].into();
+        let place = Place { lease: Some(lease), live: live.clone(), ..Place::default() };
+        let mut later = 0;
+        for second in 1..60 {
+            let tick = NOON / 1000 + second;
+            let rank = i64::try_from(rank::of(&name(), tick, &own, &live)).unwrap();
+            let mut job = job(JobFields::default());
+            ticks(&mut job).last_ms = Some(tick * 1000 - 1000);
+            let due = tick * 1000 + RANK_DELAY_MS * rank;
+            assert_eq!(job.step(&name(), &place, due - 1), Step::Wait(Some(due)));
+            if rank > 0 {
+                later += 1;
+                assert_eq!(job.step(&name(), &place, due), Step::Look);
+                // The look has shown that nobody has it.
+                job.seen_ms = due;
+            }
+            assert!(asks(&job.step(&name(), &place, due)).is_some());
+        }
+        assert!(later > 20);
+    }
+
+    #[test]
+    fn another_definition_is_adopted_before_anything_is_asked() {
+        let mut changed = job(JobFields::default());
+        ticks(&mut changed).def = Some("0 0 * * * UTC".to_owned());
+        assert_eq!(changed.step(&name(), &alone(), NOON + 5000), Step::Adopt);
+        let off = Job { known: Known::Off { def: "disabled", ready: None }, ..job(JobFields::default()) };
+        assert_eq!(off.step(&name(), &alone(), NOON + 5000), Step::Adopt);
+        let gone = Job { known: Known::Gone, ..job(JobFields::default()) };
+        assert_eq!(gone.step(&name(), &alone(), NOON + 5000), Step::Wait(None));
+    }
+
+    #[test]
+    fn what_the_dead_have_left_comes_first() {
+        let mut left = job(JobFields::default());
+        ticks(&mut left).runs.push(run("x"));
+        assert!(
+            asks(&left.step(&name(), &alone(), NOON + 1000)).is_some(),
+            "the overlap is for Redis to judge"
+        );
+        let place = Place { dead: [SessionId::from("x")].into(), ..alone() };
+        assert_eq!(left.step(&name(), &place, NOON + 1000), Step::Settle);
+    }
+
+    #[test]
+    fn what_is_due_again_waits_for_its_time() {
+        let mut failed = job(JobFields::default());
+        ticks(&mut failed).retries.push(RetryRecord {
+            tick_ms: NOON,
+            attempt: 2,
+            at_ms: NOON + 500,
+            beside: false,
+        });
+        assert_eq!(failed.step(&name(), &alone(), NOON + 499), Step::Wait(Some(NOON + 500)));
+        assert_eq!(failed.step(&name(), &alone(), NOON + 500), Step::Look, "somebody else may have taken it");
+        failed.seen_ms = NOON + 500;
+        assert_eq!(failed.step(&name(), &alone(), NOON + 500), Step::Settle);
+    }
+
+    #[test]
+    fn one_that_makes_up_for_ticks_runs_them_one_after_the_other() {
+        let all = JobFields { misfire: Some("all"), ..JobFields::default() };
+        let mut job = job(all);
+        assert_eq!(asks(&job.step(&name(), &alone(), NOON + 5000)), Some(1000));
+        ticks(&mut job).runs.push(run("x"));
+        assert_eq!(job.step(&name(), &alone(), NOON + 5000), Step::Wait(Some(NOON + 5000 + LAST_DELAY_MS)));
+    }
+
+    #[test]
+    fn an_operators_wish_is_asked_for_once_also_if_the_job_is_disabled() {
+        let wish = JobFields { run_at: Some("now"), ..JobFields::default() };
+        let mut on = job(wish.clone());
+        assert_eq!(on.step(&name(), &alone(), NOON), Step::ByHand("now".into()));
+        ticks(&mut on).manual = Some("now".to_owned());
+        assert_eq!(on.step(&name(), &alone(), NOON), Step::Wait(Some(NOON + 1000)));
+        let mut off = job(wish.clone());
+        off.known = Known::Off { def: "disabled", ready: Some(ready(wish)) };
+        ticks(&mut off).def = Some("disabled".to_owned());
+        assert_eq!(off.step(&name(), &alone(), NOON), Step::ByHand("now".into()));
+    }
+
+    #[test]
+    fn the_queue_gives_each_job_once_and_in_order() {
+        let mut table = Table::default();
+        let (a, b) = (TaskName::new("a").unwrap(), TaskName::new("b").unwrap());
+        table.entry(&a);
+        table.entry(&b);
+        for (name, at) in [(&a, 5), (&b, 3), (&a, 1)] {
+            table.schedule(name, Some(at));
+        }
+        assert_eq!(table.pop_due(2), Some(a.clone()));
+        assert_eq!(table.pop_due(2), None);
+        assert_eq!(table.pop_due(9), Some(b));
+        assert_eq!(table.pop_due(9), None);
+        table.schedule(&a, Some(7));
+        table.forget(&a);
+        assert_eq!(table.next_due(), None);
+    }
+}
