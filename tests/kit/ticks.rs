@@ -219,6 +219,7 @@ mod tests {
         Books {
             name: "j".to_owned(),
             step: 1,
+            origin: 0,
             since: 100_400,
             last: 110_000,
             counts: counts.map(|(field, count)| (field.to_owned(), count)).into(),
