@@ -5,8 +5,8 @@
 -- A line of Runs: tick, nonce, session, epoch, attempt, started, 'tick' or 'manual', '1' if it is to end, '1' if it may be
 -- beside others, worker. A line of Retries, runs that are due again: tick, attempt, when, '1' if beside others. Fields of
 -- a line are parted by tabs.
--- Always: Elapsed = Ran + Failed + Skipped + Missed + runs of ticks + retries + pending. LastTick and Epoch only grow. At
--- most one run, but for those that may be beside others.
+-- Always: Elapsed = Ran + Failed + Skipped + Missed + runs of ticks + retries + pending. LastTick and Epoch only grow, but
+-- for what adopt says. At most one run, but for those that may be beside others.
 local key = KEYS[1]
 redis.call('HDEL', key, '-') -- see open
 local time = redis.call('TIME')

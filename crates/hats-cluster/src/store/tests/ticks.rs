@@ -13,6 +13,7 @@ conformance![
     a_definition_of_a_job_is_read,
     a_job_is_adopted_once_and_counts_from_then,
     a_grid_begins_at_first_sight_and_a_new_interval_begins_a_new_one,
+    a_clock_that_was_wrong_stops_no_job_for_ever,
     a_tick_is_granted_once,
     the_same_question_has_the_same_answer_while_the_run_lasts,
     ticks_that_are_leapt_over_are_counted,
@@ -187,6 +188,19 @@ async fn a_grid_begins_at_first_sight_and_a_new_interval_begins_a_new_one(bench:
     assert_eq!(again.anchor_ms, Some(old));
     let (_, other) = bench.store.adopt(&job(), Some("e3"), "e5", Some("5s")).await.unwrap();
     assert_eq!(other.anchor_ms, other.last_ms);
+}
+
+async fn a_clock_that_was_wrong_stops_no_job_for_ever(bench: Bench) {
+    let key = bench.store.keys.ticks(&job());
+    bench.adopted().await;
+    let now = i64::try_from(bench.store.server_time().await.unwrap()).unwrap();
+    // An hour ahead: those ticks were granted, nobody gets them again.
+    bench.hset(key.clone(), "LastTick", now + 3_600_000).await;
+    let (_, record) = bench.store.adopt(&job(), Some("d"), "e", None).await.unwrap();
+    assert_eq!(record.last_ms, Some(now + 3_600_000));
+    bench.hset(key, "LastTick", now + 90_000_000).await;
+    let (_, record) = bench.store.adopt(&job(), Some("e"), "d", None).await.unwrap();
+    assert!((now..now + 60_000).contains(&record.last_ms.unwrap()), "{record:?}");
 }
 
 async fn a_tick_is_granted_once(bench: Bench) {
