@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hats_cluster::address::RedisConfig;
 use hats_cluster::admin;
-use hats_cluster::coordinator::JobNews;
+use hats_cluster::coordinator::{JobFeed, JobNews};
 use hats_cluster::id::{Nonce, SessionId};
 use hats_cluster::name::TaskName;
 use hats_cluster::records::{Overlap, TicksRecord};
@@ -25,6 +25,12 @@ async fn until(news: &mut mpsc::UnboundedReceiver<JobNews>, expected: JobNews) {
     let wait = async { while news.recv().await.unwrap() != expected {} };
     let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
     assert!(waited.is_ok(), "never heard: {expected:?}");
+}
+
+/// The session that a worker takes ticks under, once it has told.
+async fn own_session(feed: &mut JobFeed) -> SessionId {
+    let peers = feed.peers.wait_for(|peers| peers.lease.is_some()).await.unwrap();
+    peers.lease.as_ref().map(|lease| lease.session().clone()).unwrap()
 }
 
 /// A run under a session, with one more tick that waits for its end.
@@ -63,7 +69,7 @@ async fn a_death_that_only_runs_have_seen_is_noticed_and_settled(redis: &RedisCo
     let a = Worker::start(redis, "a", &journal).await;
     let mut feed = a.handle.job_feed();
     until(&mut feed.news, JobNews::Gap).await;
-    let own = feed.peers.borrow().lease.clone().unwrap().session().clone();
+    let own = own_session(&mut feed).await;
 
     let record = store.read_ticks(&[job()]).await.pop().unwrap().unwrap();
     let named: Vec<SessionId> = record.runs.iter().map(|run| run.session.clone()).collect();
@@ -113,9 +119,9 @@ async fn changes_of_jobs_are_told_and_so_is_who_is_there() {
         until(&mut feed.news, JobNews::Changed(job())).await;
     }
     let b = Worker::start(&redis.config(), "b", &journal).await;
-    let of_b = b.handle.job_feed();
+    let mut of_b = b.handle.job_feed();
     let both = feed.peers.wait_for(|peers| peers.live.len() == 2).await.unwrap().live.clone();
-    let own = of_b.peers.borrow().lease.clone().unwrap().session().clone();
+    let own = own_session(&mut of_b).await;
     assert!(both.contains(&own));
     b.drain().await;
     feed.peers.wait_for(|peers| peers.live.len() == 1).await.unwrap();
