@@ -225,6 +225,7 @@ fn through_restarts_of_everybody_and_of_redis() -> Result<()> {
         cluster.join("renamed")?;
         jobs.go_on(&cluster, "another name")?;
         cluster.revive()?;
+        cluster.acquainted()?;
         cluster.finish()?;
         let summary = ticks::check(&jobs.books(&cluster)?)?;
         let missed = summary.counts.get("Missed").copied().unwrap_or(0);

@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Config;
 use crate::runner::job::Wanted;
 
+use self::attempt::After;
 use self::table::{Job, Known, Place, Step, Table};
 
 /// The loop comes round at least this often.
@@ -107,7 +108,7 @@ enum Done {
     Asked {
         name: TaskName,
         ticks: Option<TicksRecord>,
-        again_ms: Option<i64>,
+        after: After,
     },
     /// A run of ours has ended, and Redis knows.
     Ended {
@@ -458,15 +459,16 @@ impl Jobs {
                 looked.into_iter().for_each(|looked| self.looked(looked, now_ms));
                 self.name_sessions();
             }
-            Done::Asked { name, ticks, again_ms } => {
+            Done::Asked { name, ticks, after } => {
                 let job = self.table.entry(&name);
                 job.asking = false;
                 if let Some(ticks) = ticks {
                     job.ticks = Some(ticks);
                 }
-                match again_ms {
-                    Some(at) => self.table.schedule(&name, Some(at)),
-                    None => self.consider(&name, now_ms),
+                match after {
+                    After::At(at) => self.table.schedule(&name, Some(at)),
+                    After::Read => self.look(&name, true),
+                    After::Consider => self.consider(&name, now_ms),
                 }
             }
             Done::Ended { name } => self.look(&name, false),

@@ -17,7 +17,7 @@ use hats_cluster::Error;
 use hats_cluster::id::{Nonce, SessionId};
 use hats_cluster::lease::Lease;
 use hats_cluster::name::{TaskKind, TaskName};
-use hats_cluster::records::{JobDefinition, Mirror, State, TickOutcome, TicksRecord};
+use hats_cluster::records::{JobDefinition, JobRead, Mirror, State, TickOutcome, TicksRecord};
 use hats_cluster::store::{
     Asked, Ended, MirrorError, MirrorUpdate, Run, Said, TickAnswer, TickRequest, Waiting,
 };
@@ -66,8 +66,8 @@ pub(super) fn start(shared: Arc<Shared>, question: Question, step: Step) {
     let span = tracing::error_span!("job", task = %question.name);
     let work = async move {
         let name = question.name.clone();
-        let (granted, ticks, again_ms) = ask(&shared, &question, step).await;
-        let _ = shared.done.send(Done::Asked { name: name.clone(), ticks, again_ms });
+        let (granted, ticks, after) = ask(&shared, &question, step).await;
+        let _ = shared.done.send(Done::Asked { name: name.clone(), ticks, after });
         if let Some(granted) = granted {
             attend(&shared, &question, granted).await;
             let _ = shared.done.send(Done::Ended { name });
@@ -76,12 +76,22 @@ pub(super) fn start(shared: Arc<Shared>, question: Question, step: Step) {
     tokio::spawn(work.instrument(span));
 }
 
-type Told = (Option<Granted>, Option<TicksRecord>, Option<i64>);
+type Told = (Option<Granted>, Option<TicksRecord>, After);
+
+/// What the loop does when a question about a job has been answered.
+pub(super) enum After {
+    /// It considers the job again.
+    Consider,
+    /// What is known of the definition may be old: it reads that first.
+    Read,
+    /// It considers the job at this instant, in milliseconds since 1970.
+    At(i64),
+}
 
 async fn ask(shared: &Shared, question: &Question, step: Step) -> Told {
-    let not_answered = (None, None, Some(wall_ms() + REST_MS));
+    let not_answered = (None, None, After::At(wall_ms() + REST_MS));
     match step {
-        Step::Wait(_) | Step::Look => (None, None, None),
+        Step::Wait(_) | Step::Look => (None, None, After::Consider),
         Step::Adopt => adopt(shared, question).await.unwrap_or(not_answered),
         Step::Settle => settle(shared, question).await.unwrap_or(not_answered),
         Step::Ask(next) => tick(shared, question, next).await.unwrap_or(not_answered),
@@ -90,17 +100,22 @@ async fn ask(shared: &Shared, question: &Question, step: Step) -> Told {
 }
 
 async fn adopt(shared: &Shared, question: &Question) -> Option<Told> {
-    let (def, every) = match &question.known {
+    // What is known may be what was before a change that a peer has adopted already: to adopt the old one again would
+    // move the last tick, and lose those in between. So it is read once more; the ticks were read before it.
+    let kept = question.known.ready().map(|ready| ready.definition.clone());
+    let read = read(shared, question, kept).await?;
+    let (known, _, _) = table::known(read);
+    let (def, every) = match &known {
         Known::On(ready) => {
             (ready.def.as_str(), ready.schedule.is_interval().then(|| ready.schedule.digest()))
         }
         Known::Off { def, .. } => (*def, None),
-        Known::Unknown | Known::Gone => return Some((None, None, None)),
+        Known::Unknown | Known::Gone => return Some((None, None, After::Read)),
     };
     let seen = question.ticks.def.as_deref();
     let adopt = || shared.store.adopt(&question.name, seen, def, every);
     let (_, record) = answered(&question.lease, "adopt", adopt).await?;
-    Some((None, Some(record), None))
+    Some((None, Some(record), After::Read))
 }
 
 async fn settle(shared: &Shared, question: &Question) -> Option<Told> {
@@ -123,16 +138,16 @@ async fn settle(shared: &Shared, question: &Question) -> Option<Told> {
         return None;
     };
     Some(match run {
-        Some(run) => (Some(granted(shared, run, by, wanted, def, false)), Some(record), None),
+        Some(run) => (Some(granted(shared, run, by, wanted, def, false)), Some(record), After::Consider),
         None => {
             shared.runs.remove(&by.nonce);
-            (None, Some(record), None)
+            (None, Some(record), After::Consider)
         }
     })
 }
 
 async fn tick(shared: &Shared, question: &Question, next: Next) -> Option<Told> {
-    let Known::On(ready) = &question.known else { return Some((None, None, None)) };
+    let Known::On(ready) = &question.known else { return Some((None, None, After::Read)) };
     let last_ms = question.ticks.last_ms?;
     let (by, wanted) = enter(shared, &question.name, &question.lease);
     let request = TickRequest {
@@ -148,29 +163,25 @@ async fn tick(shared: &Shared, question: &Question, next: Next) -> Option<Told> 
         shared.runs.remove(&by.nonce);
         return None;
     };
-    let run = match answer {
-        TickAnswer::Granted(run) => Some(run),
-        TickAnswer::Early => {
-            shared.runs.remove(&by.nonce);
-            return Some((None, Some(record), Some(wall_ms() + EARLY_MS)));
+    let after = match answer {
+        TickAnswer::Granted(run) => {
+            let granted = granted(shared, run, by, wanted, ready.def.clone(), false);
+            return Some((Some(granted), Some(record), After::Consider));
         }
+        TickAnswer::Early => After::At(wall_ms() + EARLY_MS),
+        TickAnswer::Stale => After::Read,
         TickAnswer::Skipped => {
             tracing::debug!(tick = %next.tick, "skipped: the run before has not ended");
-            None
+            After::Consider
         }
-        TickAnswer::Done | TickAnswer::Stale | TickAnswer::Busy | TickAnswer::Buffered => None,
+        TickAnswer::Done | TickAnswer::Busy | TickAnswer::Buffered => After::Consider,
     };
-    Some(match run {
-        Some(run) => (Some(granted(shared, run, by, wanted, ready.def.clone(), false)), Some(record), None),
-        None => {
-            shared.runs.remove(&by.nonce);
-            (None, Some(record), None)
-        }
-    })
+    shared.runs.remove(&by.nonce);
+    Some((None, Some(record), after))
 }
 
 async fn by_hand(shared: &Shared, question: &Question, at: &str) -> Option<Told> {
-    let Some(ready) = question.known.ready() else { return Some((None, None, None)) };
+    let Some(ready) = question.known.ready() else { return Some((None, None, After::Read)) };
     let (by, wanted) = enter(shared, &question.name, &question.lease);
     let overlap = ready.definition.overlap;
     let ask = || shared.store.run_by_hand(&question.name, &by, at, question.ticks.epoch, overlap);
@@ -180,14 +191,24 @@ async fn by_hand(shared: &Shared, question: &Question, at: &str) -> Option<Told>
     };
     Some(match answer {
         TickAnswer::Granted(run) => {
-            (Some(granted(shared, run, by, wanted, ready.def.clone(), true)), Some(record), None)
+            (Some(granted(shared, run, by, wanted, ready.def.clone(), true)), Some(record), After::Consider)
         }
         answer => {
             shared.runs.remove(&by.nonce);
-            let again = (answer == TickAnswer::Busy).then(|| wall_ms() + REST_MS);
-            (None, Some(record), again)
+            let after = match answer {
+                TickAnswer::Busy => After::At(wall_ms() + REST_MS),
+                _ => After::Consider,
+            };
+            (None, Some(record), after)
         }
     })
+}
+
+/// The definition as it is now.
+async fn read(shared: &Shared, question: &Question, known: Option<JobDefinition>) -> Option<Option<JobRead>> {
+    let jobs = [(question.name.clone(), known)];
+    let read = || async { shared.store.read_jobs(&jobs).await.pop().unwrap_or(Ok(None)) };
+    answered(&question.lease, "read", read).await
 }
 
 fn enter(shared: &Shared, name: &TaskName, lease: &Lease) -> (Asked, watch::Receiver<Wanted>) {
@@ -238,9 +259,7 @@ async fn attend_one(
     known: &mut Option<JobDefinition>,
 ) -> Option<Ended> {
     let name = &question.name;
-    let jobs = [(name.clone(), known.clone())];
-    let read = || async { shared.store.read_jobs(&jobs).await.pop().unwrap_or(Ok(None)) };
-    let read = answered(&question.lease, "read", read).await?;
+    let read = read(shared, question, known.take()).await?;
     let mirror = read.as_ref().map(|read| read.mirror.clone()).unwrap_or_default();
     let (now_known, kept, wrong) = table::known(read);
     *known = kept;

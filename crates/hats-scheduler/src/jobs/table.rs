@@ -213,7 +213,10 @@ impl Job {
         let Some(next) = plan::next(schedule, &ready.policy, name.as_str(), last, now_ms) else {
             return Step::Wait(wake);
         };
-        if next.catching_up && !ticks.runs.is_empty() && ready.definition.overlap != Overlap::Allow {
+        if next.catching_up
+            && !(ticks.runs.is_empty() && ticks.retries.is_empty())
+            && ready.definition.overlap != Overlap::Allow
+        {
             // One after the other: looked at again when that run ends, here or elsewhere.
             return Step::Wait(earlier(wake, now_ms + LAST_DELAY_MS));
         }
