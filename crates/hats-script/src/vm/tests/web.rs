@@ -18,13 +18,19 @@ async fn names_of_the_web_do_what_the_standards_say() {
     let lanes = one_lane();
     let mut wrong = Vec::new();
     for (expression, expected) in cases() {
-        let run = spawn(&lanes, &Fake::new(), Limits::default(), move |vm| {
+        let in_thread = spawn(&lanes, &Fake::new(), Limits::default(), move |vm| {
             vm.load(PRELUDE, "prelude.js")?;
             vm.eval(&format!("attempt(() => ({expression}\n))"))
         });
-        let shown = run.1.await.unwrap_or_else(|error| format!("failed: {error}"));
-        if shown != expected {
-            wrong.push(format!("{expression}\n  is   {shown}\n  not  {expected}"));
+        let in_job = spawn(&lanes, &Fake::job(), Limits::default(), move |vm| {
+            let source = format!("{PRELUDE}\nfunction main() {{ return attempt(() => ({expression}\n)) }}");
+            vm.run_once(&source.into(), "prelude.js", None).result.map(Option::unwrap_or_default)
+        });
+        for (task, run) in [("a thread", in_thread.1.await), ("a job", in_job.1.await)] {
+            let shown = run.unwrap_or_else(|error| format!("failed: {error}"));
+            if shown != expected {
+                wrong.push(format!("in {task}: {expression}\n  is   {shown}\n  not  {expected}"));
+            }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
