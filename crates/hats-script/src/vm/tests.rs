@@ -11,6 +11,7 @@ mod any_source;
 mod calls;
 #[cfg(all(feature = "http", feature = "redis"))]
 mod conformance;
+mod declared;
 #[cfg(feature = "http")]
 mod fetch;
 mod hostile;
