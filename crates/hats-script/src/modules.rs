@@ -209,6 +209,19 @@ pub(crate) fn bytes_of<'js>(
     Ok(bytes)
 }
 
+/// The enumerable properties of an object. Their names are taken as JavaScript strings: taken as Rust's, `rquickjs` ends them at
+/// a NUL and believes them to be UTF-8 where they have lone surrogates.
+#[cfg(any(feature = "http", feature = "redis"))]
+pub(crate) fn properties<'a, 'js>(
+    ctx: &'a Ctx<'js>,
+    object: &Object<'js>,
+) -> impl Iterator<Item = rquickjs::Result<(String, Value<'js>)>> + use<'a, 'js> {
+    object.props::<rquickjs::String<'js>, Value<'js>>().map(move |property| {
+        let (name, value) = property?;
+        Ok((string_of(ctx, name)?, value))
+    })
+}
+
 /// An object that is neither an array nor a function.
 #[cfg(any(feature = "http", feature = "redis"))]
 pub(crate) fn plain_object<'a, 'js>(value: &'a Value<'js>) -> Option<&'a Object<'js>> {

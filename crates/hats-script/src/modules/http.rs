@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) use self::client::Budget;
 use self::client::{Answer, Body, Redirect, Request};
 pub use self::client::{Client, Error, Settings};
-use super::{Call, bytes_of, coerced, define, inspect, lazy_with, plain_object, string_of};
+use super::{Call, bytes_of, coerced, define, inspect, lazy_with, plain_object, properties, string_of};
 use crate::vm::Host;
 
 /// How long a request may take unless it says otherwise.
@@ -138,7 +138,7 @@ impl Options {
         let Some(given) = plain_object(&given) else {
             return Err(call.wrong(n, "an object such as {headers, timeoutMs}"));
         };
-        for option in given.props::<String, Value<'_>>() {
+        for option in properties(call.ctx, given) {
             let (name, value) = option?;
             match name.as_str() {
                 _ if value.is_undefined() => {}
@@ -178,7 +178,7 @@ fn read_headers<'js>(call: &Call<'_, 'js>, n: usize, value: &Value<'js>) -> rqui
             &format!("headers must be an object of names and values, not {given}"),
         ));
     };
-    for header in given.props::<String, Value<'js>>() {
+    for header in properties(call.ctx, given) {
         let (name, value) = header?;
         each_text(call, &value, |text| match text {
             Some(text) => match headers::checked(&name, &text) {
@@ -227,7 +227,7 @@ fn read_form(call: &Call<'_, '_>, n: usize) -> rquickjs::Result<Vec<u8>> {
         return Err(call.wrong(n, "an object of names and values"));
     };
     let mut form = url::form_urlencoded::Serializer::new(String::new());
-    for field in fields.props::<String, Value<'_>>() {
+    for field in properties(call.ctx, fields) {
         let (name, value) = field?;
         each_text(call, &value, |text| match text {
             Some(text) => {

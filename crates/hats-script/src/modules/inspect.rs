@@ -219,8 +219,10 @@ impl<'js> Inspector<'_, 'js> {
         }
         self.out.push('{');
         let mut count = 0;
-        for key in object.own_keys::<String>(Filter::new().string().enum_only()) {
-            let Ok(key) = key else {
+        // As JavaScript strings, as in `properties` of this module's parent.
+        for key in object.own_keys::<rquickjs::String<'js>>(Filter::new().string().enum_only()) {
+            let key = key.and_then(|key| Ok((string_of(self.ctx, key.clone())?, key)));
+            let Ok((shown, key)) = key else {
                 self.ctx.catch();
                 continue;
             };
@@ -229,9 +231,10 @@ impl<'js> Inspector<'_, 'js> {
                 continue;
             }
             self.out.push_str(if count > 1 { ", " } else { " " });
-            let plain = !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '$');
-            let _ = if plain { write!(self.out, "{key}: ") } else { write!(self.out, "{key:?}: ") };
-            match object.get::<_, Value<'_>>(key.as_str()) {
+            let plain =
+                !shown.is_empty() && shown.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '$');
+            let _ = if plain { write!(self.out, "{shown}: ") } else { write!(self.out, "{shown:?}: ") };
+            match object.get::<_, Value<'_>>(key) {
                 Ok(item) => self.value(&item, depth + 1),
                 Err(_) => self.thrown(),
             }

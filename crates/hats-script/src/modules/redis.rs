@@ -25,7 +25,7 @@ pub(crate) use self::connections::LaneConnection;
 pub use self::connections::{Connections, Error};
 use self::frequent::Frequent;
 use self::value::Arguments;
-use super::{Call, define, lazy, plain_object};
+use super::{Call, define, lazy, plain_object, properties};
 use crate::vm::Host;
 
 /// The same text as `HSET` with a fence beside the data. `__epoch` is the field that holds it.
@@ -84,7 +84,7 @@ fn hset_fenced<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<V
         return Err(call.wrong(1, "an object of fields and values"));
     };
     let mut empty = true;
-    for field in fields.props::<String, Value<'js>>() {
+    for field in properties(call.ctx, fields) {
         let (name, item) = field?;
         empty = false;
         arguments.push(name.as_str());

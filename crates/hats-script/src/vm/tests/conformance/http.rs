@@ -57,6 +57,14 @@ pub(super) const LINES: &[Line] = &[
                 "169.254.169.254 is out of reach for scripts: a link-local address",
             ),
             ("http.Get('§/held', {timeoutMs: 20}).error", "timed out after 20 ms"),
+            (
+                "http.Get('§/echo', {headers: {'x-a\\0b': 1}})",
+                "TypeError: http.Get: argument 2: \"x-a\\0b\" is no name of a header",
+            ),
+            (
+                "http.Get('§/echo', {'headers\\0': {}})",
+                "TypeError: http.Get: argument 2: \"headers\\0\" is no option; the options are headers and timeoutMs",
+            ),
             ("http.Get()", "TypeError: http.Get: argument 1 must be a string, not undefined"),
             ("http.Get(7)", "TypeError: http.Get: argument 1 must be a string, not 7"),
             ("http.Head()", "TypeError: http.Head: argument 1 must be a string, not undefined"),
@@ -125,6 +133,10 @@ pub(super) const LINES: &[Line] = &[
             (
                 "http.PostForm('§/echo', {a: 'x y', 'b&': ['1', 2, 3n], c: true, d: []}).body.split('\\n').at(-1)",
                 "a=x+y&b%26=1&b%26=2&b%26=3&c=true",
+            ),
+            (
+                "http.PostForm('§/echo', {'a\\0b': 1, '\\ud800': 2}).body.split('\\n').at(-1)",
+                "a%00b=1&%EF%BF%BD=2",
             ),
             (
                 "http.PostForm('§/echo', {}).body.match(/content-type.*/)[0]",

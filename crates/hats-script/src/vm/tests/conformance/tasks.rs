@@ -168,6 +168,7 @@ pub(super) const LINES: &[Line] = &[
             ("({get bad() { throw 1 }})", "{ bad: [throws] }"),
             ("new Proxy({}, {})", "[Proxy]"),
             ("({'odd key': 1})", "{ \"odd key\": 1 }"),
+            ("({'a\\0b': 1, '\\ud800': 2, a: 3})", "{ \"a\\0b\": 1, \"\u{fffd}\": 2, a: 3 }"),
         ],
     },
     Line {
