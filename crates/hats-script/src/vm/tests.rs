@@ -8,6 +8,8 @@ use crate::{
 };
 
 mod any_source;
+#[cfg(feature = "redis")]
+mod any_value;
 mod calls;
 #[cfg(all(feature = "http", feature = "redis"))]
 mod conformance;

@@ -198,6 +198,10 @@ fn integer_to_js<'js>(ctx: &Ctx<'js>, integer: i64) -> rquickjs::Result<Value<'j
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert, prop_oneof, proptest};
+    use rquickjs::{Context, Runtime};
+
     use super::*;
 
     fn nested(levels: usize) -> Resp3Frame {
@@ -221,5 +225,110 @@ mod tests {
         assert_eq!(of_frame(error()), Err("ERR no".to_owned()));
         let inside = Resp3Frame::Array { data: vec![error()], attributes: None };
         assert_eq!(of_frame(inside), Ok(RedisValue::Array(vec!["ERR no".into()])));
+    }
+
+    fn blob(data: Vec<u8>) -> Resp3Frame {
+        Resp3Frame::BlobString { data: data.into(), attributes: None }
+    }
+
+    /// What a server may reply, nested a few levels.
+    fn frame() -> impl Strategy<Value = Resp3Frame> {
+        let attributes = None;
+        let near = |n: i64| (-3..4_i64).prop_map(move |more| n.saturating_add(more));
+        let integer = prop_oneof![
+            any::<i64>(),
+            near(0),
+            near(1 << 53),
+            near(-(1 << 53)),
+            near(i64::MAX),
+            near(1 << 31)
+        ];
+        let bytes = prop_oneof![vec(any::<u8>(), 0..20), any::<String>().prop_map(String::into_bytes)];
+        let single = prop_oneof![
+            Just(Resp3Frame::Null),
+            bytes.prop_map(blob),
+            any::<String>().prop_map(|text| Resp3Frame::SimpleString { data: text.into(), attributes: None }),
+            any::<String>().prop_map(|text| Resp3Frame::SimpleError { data: text.into(), attributes: None }),
+            integer.prop_map(|data| Resp3Frame::Number { data, attributes: None }),
+            any::<bool>().prop_map(move |data| Resp3Frame::Boolean { data, attributes: None }),
+            any::<f64>().prop_map(|data| Resp3Frame::Double { data, attributes: None }),
+        ];
+        single.prop_recursive(4, 40, 6, move |inner| {
+            let attributes = attributes.clone();
+            prop_oneof![
+                vec(inner.clone(), 0..6)
+                    .prop_map(move |data| Resp3Frame::Array { data, attributes: attributes.clone() }),
+                // One pair: the order of more is the map's affair.
+                (vec(any::<u8>(), 0..5), inner).prop_map(|(key, value)| {
+                    Resp3Frame::Map { data: [(blob(key), value)].into_iter().collect(), attributes: None }
+                }),
+            ]
+        })
+    }
+
+    /// Whether a value is what the documentation says of a reply.
+    fn stands_for(value: &Value<'_>, frame: &Resp3Frame) -> bool {
+        let is_text = |text: &str| {
+            value.as_string().is_some_and(|string| string.to_string().is_ok_and(|shown| shown == text))
+        };
+        let is_items = |items: &[&Resp3Frame]| {
+            value.as_array().is_some_and(|array| {
+                array.len() == items.len()
+                    && items.iter().enumerate().all(|(n, item)| stands_for(&array.get(n).unwrap(), item))
+            })
+        };
+        match frame {
+            Resp3Frame::Null => value.is_null(),
+            Resp3Frame::BlobString { data, .. } | Resp3Frame::SimpleString { data, .. } => {
+                match std::str::from_utf8(data) {
+                    Ok(text) => is_text(text),
+                    Err(_) => value.as_object().and_then(|object| object.as_typed_array::<u8>()).is_some_and(
+                        |array| {
+                            array.len() == data.len()
+                                && (0_u32..)
+                                    .zip(data.iter())
+                                    .all(|(n, byte)| array.get::<_, u8>(n).unwrap() == *byte)
+                        },
+                    ),
+                }
+            }
+            Resp3Frame::SimpleError { data, .. } => is_text(data),
+            Resp3Frame::Number { data, .. } if data.unsigned_abs() < 1 << 53 => {
+                // Each integer up to there is a number of its own.
+                #[expect(clippy::cast_possible_truncation, reason = "they have no fraction")]
+                value.as_number().is_some_and(|number| number as i64 == *data && number.fract() == 0.0)
+            }
+            Resp3Frame::Number { data, .. } => {
+                value.clone().into_big_int().is_some_and(|integer| integer.to_i64().is_ok_and(|i| i == *data))
+            }
+            Resp3Frame::Boolean { data, .. } => value.as_int() == Some(i32::from(*data)),
+            Resp3Frame::Double { data, .. } => is_text(&data.to_string()),
+            Resp3Frame::Array { data, .. } => is_items(&data.iter().collect::<Vec<_>>()),
+            Resp3Frame::Map { data, .. } => {
+                is_items(&data.iter().flat_map(|(key, value)| [key, value]).collect::<Vec<_>>())
+            }
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_reply_has_the_shape_of_resp2(frame in frame()) {
+            let runtime = Runtime::new().unwrap();
+            let context = Context::full(&runtime).unwrap();
+            match of_frame(frame.clone()) {
+                Ok(reply) => context.with(|ctx| {
+                    let value = to_js(&ctx, reply).unwrap();
+                    prop_assert!(stands_for(&value, &frame), "{:?}", frame);
+                    Ok(())
+                })?,
+                Err(error) => {
+                    let is_same = matches!(&frame, Resp3Frame::SimpleError { data, .. } if **data == *error);
+                    prop_assert!(is_same, "{:?}", frame);
+                }
+            }
+        }
     }
 }

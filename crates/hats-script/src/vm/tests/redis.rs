@@ -15,7 +15,7 @@ async fn connected(blocking: usize) -> (Miniredis, Lanes) {
     (server, lanes)
 }
 
-async fn connected_to(url: &str, blocking: usize) -> Lanes {
+pub(super) async fn connected_to(url: &str, blocking: usize) -> Lanes {
     lanes(2, Some(connections(url, blocking).await))
 }
 
