@@ -212,6 +212,7 @@ pub(crate) fn bytes_of<'js>(
 /// The enumerable properties of an object. Their names are taken as JavaScript strings: taken as Rust's, `rquickjs` ends them at
 /// a NUL and believes them to be UTF-8 where they have lone surrogates.
 #[cfg(any(feature = "http", feature = "redis"))]
+#[expect(clippy::disallowed_methods, reason = "this is where the names are taken as they should be")]
 pub(crate) fn properties<'a, 'js>(
     ctx: &'a Ctx<'js>,
     object: &Object<'js>,

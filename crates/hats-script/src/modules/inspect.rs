@@ -219,8 +219,9 @@ impl<'js> Inspector<'_, 'js> {
         }
         self.out.push('{');
         let mut count = 0;
-        // As JavaScript strings, as in `properties` of this module's parent.
-        for key in object.own_keys::<rquickjs::String<'js>>(Filter::new().string().enum_only()) {
+        #[expect(clippy::disallowed_methods, reason = "the names are taken as JavaScript strings")]
+        let keys = object.own_keys::<rquickjs::String<'js>>(Filter::new().string().enum_only());
+        for key in keys {
             let key = key.and_then(|key| Ok((string_of(self.ctx, key.clone())?, key)));
             let Ok((shown, key)) = key else {
                 self.ctx.catch();
