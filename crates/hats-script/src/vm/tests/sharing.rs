@@ -62,16 +62,18 @@ async fn an_interrupt_cannot_be_caught_and_can_be_withdrawn() {
 #[tokio::test]
 async fn idle_time_runs_timers_and_ends_when_it_should() {
     let lanes = one_lane();
+    let (ticked, ticking) = tokio::sync::oneshot::channel();
     let (handle, ended) = spawn(&lanes, &Fake::new(), Limits::default(), |vm| {
         vm.load("globalThis.n = 0; setInterval(() => n++, 2)", "test.js")?;
-        let first = vm.idle(Some(Duration::from_millis(30)))?;
-        let ticked = vm.eval("n >= 3")?;
-        let second = vm.idle(None)?;
-        Ok::<_, ScriptError>((first, ticked, second))
+        while vm.eval("n >= 3")? != "true" {
+            assert_eq!(vm.idle(Some(Duration::from_millis(5)))?, Wake::Elapsed);
+        }
+        ticked.send(()).unwrap();
+        vm.idle(None)
     });
-    tokio::time::sleep(Duration::from_millis(60)).await;
+    ticking.await.unwrap();
     handle.interrupt_waits();
-    assert_eq!(ended.await, Ok((Wake::Elapsed, "true".to_owned(), Wake::Stop)));
+    assert_eq!(ended.await, Ok(Wake::Stop));
 }
 
 #[tokio::test]
