@@ -19,10 +19,10 @@ pub use hats_cluster::records::SOURCE_BYTES_MAX;
 pub use hats_cluster::store::Put;
 
 /// How long a connection is tried for.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 /// A field of a definition and what is written into it.
-type Field = (&'static str, String);
+pub(crate) type Field = (&'static str, String);
 
 /// The threads of a cluster.
 #[derive(Clone, Debug)]
@@ -83,13 +83,7 @@ impl Threads {
         let name = checked(name)?;
         let source = source.into();
         let (options, limits) = options.checked_fields()?;
-        let (length, default) = (source.bytes() as u64, Config::default().limits.source as u64);
-        let limit = limits.source.unwrap_or(default);
-        if length > limit {
-            return Err(Error::Config(format!(
-                "the source has {length} bytes, more than the limit of {limit} (SourceLimit, --source-limit)"
-            )));
-        }
+        check_length(&source, &limits)?;
         let modules = modules(&source).fields();
         let modules = modules.iter().map(|(field, text)| (field.as_str(), text.clone()));
         let fields: Vec<_> = options.into_iter().chain(modules).collect();
@@ -186,7 +180,19 @@ impl PutOptions {
     }
 }
 
-fn checked(name: &str) -> Result<TaskName, Error> {
+/// Whether a source is as short as it has to be.
+pub(crate) fn check_length(source: &Bundle, limits: &Limits) -> Result<(), Error> {
+    let (length, default) = (source.bytes() as u64, Config::default().limits.source as u64);
+    let limit = limits.source.unwrap_or(default);
+    if length > limit {
+        return Err(Error::Config(format!(
+            "the source has {length} bytes, more than the limit of {limit} (SourceLimit, --source-limit)"
+        )));
+    }
+    Ok(())
+}
+
+pub(crate) fn checked(name: &str) -> Result<TaskName, Error> {
     TaskName::new(name).map_err(|error| Error::Config(error.to_string()))
 }
 

@@ -21,7 +21,7 @@ use crate::typescript;
 pub use hats_script::Bundle;
 
 /// What can be imported, by the ends of the names.
-const EXTENSIONS: [&str; 4] = ["js", "mjs", "ts", "mts"];
+pub(crate) const EXTENSIONS: [&str; 4] = ["js", "mjs", "ts", "mts"];
 /// What allows no longer ones.
 const SOURCE_LIMIT: &str = " (source-limit)";
 

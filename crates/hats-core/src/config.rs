@@ -7,6 +7,7 @@
 //!
 //! Secrets live in types whose `Debug` and `Display` hide them, so a `Config` may be logged.
 
+mod jobs;
 mod load;
 mod value;
 
@@ -22,6 +23,7 @@ use hats_cluster::records::SOURCE_BYTES_MAX;
 use hats_script::egress::Egress;
 
 use crate::Error;
+use crate::jobs::JobOptions;
 
 pub(crate) use value::quoted;
 
@@ -46,6 +48,8 @@ pub struct Config {
     pub redis_blocking_connections: NonZeroUsize,
     /// Registered as threads at start, and again whenever Redis lost its data.
     pub scripts: Vec<Script>,
+    /// Registered as jobs at start, and again whenever Redis lost its data.
+    pub jobs: Vec<Job>,
     /// This worker claims the registered scripts itself, at once, unless they run elsewhere. Default false.
     pub run_now: bool,
     /// D, the length of the session's lease: a dead worker's threads move within about this time.
@@ -94,6 +98,17 @@ pub struct Script {
     pub name: TaskName,
     /// JavaScript, and what it imports. A text will do, by `into()`.
     pub source: Bundle,
+}
+
+/// A file that is registered as a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// The job's name: the path as given.
+    pub name: TaskName,
+    /// JavaScript, and what it imports. A text will do, by `into()`.
+    pub source: Bundle,
+    /// When it runs, and how. Its `cron` has to be there.
+    pub options: JobOptions,
 }
 
 /// What scripts may use unless their task says otherwise.
@@ -201,6 +216,12 @@ impl Config {
                 self.limits.source
             ));
         }
+        for job in &self.jobs {
+            if job.source.bytes() > self.limits.source {
+                return refuse(format!("job {} is larger than {} bytes", job.name, self.limits.source));
+            }
+            job.check().map_err(Error::Config)?;
+        }
         Ok(())
     }
 }
@@ -221,6 +242,7 @@ impl Default for Config {
             embedded_redis: EmbeddedRedis::Auto,
             redis_blocking_connections: NonZeroUsize::MIN.saturating_add(63),
             scripts: Vec::new(),
+            jobs: Vec::new(),
             run_now: false,
             lease: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(20),

@@ -1,20 +1,21 @@
-//! Registers the scripts that a worker was given, and registers them again when Redis has lost everything.
+//! Registers the scripts and jobs that a worker was given, and registers them again when Redis has lost everything.
 //!
 //! What must hold: registering replaces a source only at the worker's start. Later a script comes back only where
-//! nothing at all is left of it, neither definition nor claim: what an operator has changed or removed meanwhile is
-//! theirs to decide, and a claim outlives its definition for long enough to tell.
+//! nothing at all is left of it, neither definition nor claim, or ticks: what an operator has changed or removed meanwhile
+//! is theirs to decide, and claims and ticks outlive a definition for long enough to tell.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hats_cluster::name::TaskName;
+use hats_cluster::name::{TaskKind, TaskName};
 use hats_cluster::records::Modules;
 use hats_cluster::store::{Put, Store};
 use hats_cluster::{Handle, admin};
 use tokio::sync::Notify;
 
-use crate::config::{Bundle, Script};
+use crate::Error;
+use crate::config::{Bundle, Job, Script};
 
 /// Between two rounds of tries, at first and at most.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -24,28 +25,49 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Registrar {
     cluster: Handle,
     store: Store,
-    scripts: Vec<Script>,
+    tasks: Vec<Task>,
     run_now: bool,
     /// Told at each loss of a session: the loss of all data is one of its causes.
     session_lost: Arc<Notify>,
 }
 
+/// What is to be there: a thread or a job.
+struct Task {
+    kind: TaskKind,
+    name: TaskName,
+    source: Bundle,
+    /// What else its definition says.
+    fields: Vec<(&'static str, String)>,
+}
+
 impl Registrar {
+    /// # Errors
+    /// [`Error::Config`] for a job that no worker would understand.
     pub(crate) fn new(
         cluster: Handle,
         scripts: Vec<Script>,
+        jobs: Vec<Job>,
         run_now: bool,
         session_lost: Arc<Notify>,
-    ) -> Self {
+    ) -> Result<Self, Error> {
         let store = cluster.store();
-        Registrar { cluster, store, scripts, run_now, session_lost }
+        let threads = scripts.into_iter().map(|script| {
+            Ok(Task { kind: TaskKind::Thread, name: script.name, source: script.source, fields: Vec::new() })
+        });
+        let jobs = jobs.into_iter().map(|job| {
+            let (fields, _) = job.options.checked_fields()?;
+            Ok(Task { kind: TaskKind::Job, name: job.name, source: job.source, fields })
+        });
+        let tasks = threads.chain(jobs).collect::<Result<_, Error>>()?;
+        Ok(Registrar { cluster, store, tasks, run_now, session_lost })
     }
 
     /// Registers, and watches for the loss of everything for as long as it is polled.
     pub(crate) async fn run(&self) -> Infallible {
         self.until_done(When::Start).await;
-        if self.run_now && !self.scripts.is_empty() {
-            self.cluster.claim_now(self.names());
+        let threads = self.threads();
+        if self.run_now && !threads.is_empty() {
+            self.cluster.claim_now(threads);
         }
         loop {
             self.session_lost.notified().await;
@@ -53,16 +75,16 @@ impl Registrar {
         }
     }
 
-    /// Tries until each script has its answer. One that fails does not keep the others waiting.
+    /// Tries until each task has its answer. One that fails does not keep the others waiting.
     async fn until_done(&self, when: When) {
-        let mut left: Vec<&Script> = self.scripts.iter().collect();
+        let mut left: Vec<&Task> = self.tasks.iter().collect();
         let mut pause = PAUSE;
         loop {
             let mut failed = Vec::new();
-            for script in left {
-                if let Err(error) = self.register(script, when).await {
-                    tracing::warn!(task = %script.name, %error, "cannot register the script yet");
-                    failed.push(script);
+            for task in left {
+                if let Err(error) = self.register(task, when).await {
+                    tracing::warn!(task = %task.name, kind = %task.kind, %error, "cannot register it yet");
+                    failed.push(task);
                 }
             }
             if failed.is_empty() {
@@ -74,39 +96,53 @@ impl Registrar {
         }
     }
 
-    async fn register(&self, script: &Script, when: When) -> Result<(), hats_cluster::Error> {
-        let name = &script.name;
-        if when == When::Later && self.is_known(name).await? {
+    async fn register(&self, task: &Task, when: When) -> Result<(), hats_cluster::Error> {
+        let (kind, name) = (task.kind, &task.name);
+        if when == When::Later && self.is_known(task).await? {
             return Ok(());
         }
-        let fields = modules(&script.source).fields();
-        let fields: Vec<_> = fields.iter().map(|(field, text)| (field.as_str(), text.clone())).collect();
-        let outcome = admin::put_thread_with(&self.store, name, &script.source.main, &fields).await?;
-        self.cluster.look(vec![name.clone()]);
-        let what = match outcome.put {
-            Put::Created => "registered",
-            Put::Updated => "registered with a new source",
-            Put::Unchanged => "registered already",
+        let modules = modules(&task.source).fields();
+        let modules = modules.iter().map(|(field, text)| (field.as_str(), text.clone()));
+        let fields: Vec<_> = task.fields.iter().cloned().chain(modules).collect();
+        let outcome = match kind {
+            TaskKind::Job => admin::put_job(&self.store, name, &task.source.main, &fields).await?,
+            _ => admin::put_thread_with(&self.store, name, &task.source.main, &fields).await?,
+        };
+        if kind == TaskKind::Thread {
+            self.cluster.look(vec![name.clone()]);
+        }
+        let what = match (outcome.put, kind) {
+            (Put::Created, _) => "registered",
+            (Put::Updated, TaskKind::Job) => "registered with what is new about it",
+            (Put::Updated, _) => "registered with a new source",
+            (Put::Unchanged, _) => "registered already",
         };
         if outcome.disabled {
-            tracing::warn!(task = %name, "{what}, but its status is disabled: it does not run until it is enabled");
+            tracing::warn!(task = %name, %kind, "{what}, but its status is disabled: it does not run until it is enabled");
         } else {
-            tracing::info!(task = %name, "{what}");
+            tracing::info!(task = %name, %kind, "{what}");
         }
         Ok(())
     }
 
-    /// Whether anything is left of a thread.
-    async fn is_known(&self, name: &TaskName) -> Result<bool, hats_cluster::Error> {
-        if self.store.read_definition(name, None).await?.is_some() {
+    /// Whether anything is left of a task.
+    async fn is_known(&self, task: &Task) -> Result<bool, hats_cluster::Error> {
+        let name = std::slice::from_ref(&task.name);
+        if task.kind == TaskKind::Job {
+            let (status, _) = self.store.status_and_state(TaskKind::Job, &task.name).await?;
+            let ticks = self.store.read_ticks(name).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+            return Ok(status != "deleted" || ticks.iter().any(|ticks| ticks.last_ms.is_some()));
+        }
+        if self.store.read_definition(&task.name, None).await?.is_some() {
             return Ok(true);
         }
-        let claims = self.store.check(std::slice::from_ref(name)).await?;
+        let claims = self.store.check(name).await?;
         Ok(claims.iter().any(|claim| claim.epoch > 0))
     }
 
-    fn names(&self) -> Vec<TaskName> {
-        self.scripts.iter().map(|script| script.name.clone()).collect()
+    fn threads(&self) -> Vec<TaskName> {
+        let threads = self.tasks.iter().filter(|task| task.kind == TaskKind::Thread);
+        threads.map(|task| task.name.clone()).collect()
     }
 }
 

@@ -1,4 +1,5 @@
 -- put: registers a script. A different Source is replaced, a missing Status set; Status disabled is left alone.
+-- A further field that is empty is removed, but not a module, which may be empty.
 -- UPDATED: the source or one of the further fields was another. The modules are a part of the source: those that are
 -- not among the further fields go.
 -- KEYS[1]  the definition
@@ -19,8 +20,14 @@ end
 local given = {}
 for i = 2, #ARGV, 2 do
   given[ARGV[i]] = true
-  if redis.call('HGET', key, ARGV[i]) ~= ARGV[i + 1] then
-    redis.call('HSET', key, ARGV[i], ARGV[i + 1])
+  local old = redis.call('HGET', key, ARGV[i])
+  local remove = ARGV[i + 1] == '' and string.sub(ARGV[i], 1, 7) ~= 'Module:'
+  if remove and old or not remove and old ~= ARGV[i + 1] then
+    if remove then
+      redis.call('HDEL', key, ARGV[i])
+    else
+      redis.call('HSET', key, ARGV[i], ARGV[i + 1])
+    end
     if outcome == 'UNCHANGED' then
       outcome = 'UPDATED'
     end

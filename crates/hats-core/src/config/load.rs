@@ -23,7 +23,7 @@ use hats_cluster::address::{RedisAddress, RedisConfig, Secret};
 use hats_cluster::name::{ClusterName, TaskName, WorkerName};
 
 use super::value::{boolean, duration, is_off, quoted, size};
-use super::{Config, Library, Limits, Script};
+use super::{Config, Job, Library, Limits, Script, jobs};
 use crate::Error;
 use crate::bundle::{self, Source, read_text};
 
@@ -32,6 +32,9 @@ const CONFIG_BYTES_MAX: usize = 1 << 20;
 
 /// The most of anything that is counted in connections.
 const CONNECTIONS_MAX: usize = 10_000;
+
+/// The one setting whose flag is given once for each of its items: a schedule may have commas.
+const JOBS: &str = "jobs";
 
 /// One setting: a flag, a variable, a key.
 struct Key {
@@ -56,6 +59,7 @@ const KEYS: &[Key] = &[
     Key { alias: Some("cluster"), ..key("cluster-name") },
     Key { alias: Some("name"), ..key("worker-name") },
     key("scripts"),
+    key(JOBS),
     key("run-now"),
     key("lease-seconds"),
     key("drain-timeout"),
@@ -182,7 +186,7 @@ impl Settings {
         KEYS.iter().filter(|key| !key.served && self.asks_for(key.name)).map(|key| key.name).collect()
     }
 
-    /// Reads and checks all that a worker needs, the files named by `scripts` included.
+    /// Reads and checks all that a worker needs, the files named by `scripts` and `jobs` included.
     ///
     /// # Errors
     ///
@@ -199,6 +203,7 @@ impl Settings {
                 .read_as("redis-blocking-connections", connections)?
                 .unwrap_or(default.redis_blocking_connections),
             scripts: self.scripts("scripts", limits.source)?,
+            jobs: self.jobs(limits.source)?,
             run_now: self.read_as("run-now", boolean)?.unwrap_or_default(),
             lease: self.read_as("lease-seconds", lease)?.unwrap_or(default.lease),
             drain_timeout: self.read_as("drain-timeout", duration)?.unwrap_or(default.drain_timeout),
@@ -389,6 +394,12 @@ impl Settings {
         })
     }
 
+    /// The jobs that `jobs` names, with what they import.
+    fn jobs(&self, bytes_max: usize) -> Result<Vec<Job>, Error> {
+        let Some(value) = self.find(JOBS) else { return Ok(Vec::new()) };
+        jobs::read(&value, bytes_max).map_err(|message| self.refuse(&value, JOBS, &message))
+    }
+
     fn libraries(&self, name: &'static str, bytes_max: usize) -> Result<Vec<Library>, Error> {
         self.each_of(name, |path| {
             let source = bundle::read_alone(Path::new(path), bytes_max)?;
@@ -467,7 +478,11 @@ impl Layer {
             if name != "config" && !KEYS.iter().any(|key| key.name == name) {
                 return Err(Error::Config(format!("unknown flag --{name}; {}", nearest_hint(name, "--"))));
             }
-            layer.insert(name, value, format!("--{name}"));
+            if name == JOBS {
+                layer.append(name, value, format!("--{name}"));
+            } else {
+                layer.insert(name, value, format!("--{name}"));
+            }
         }
         if let Some(Value::String(_, path)) = layer.values.get("config")
             && path.is_empty()
@@ -539,6 +554,15 @@ impl Layer {
         Self { kind, values: Dict::new(), places: BTreeMap::new() }
     }
 
+    /// One item of a list.
+    fn append(&mut self, name: &str, item: String, place: String) {
+        let list = self.values.entry(name.to_owned()).or_insert_with(|| Value::from(Vec::<String>::new()));
+        if let Value::Array(_, items) = list {
+            items.push(Value::from(item));
+        }
+        self.places.insert(name.to_owned(), place);
+    }
+
     fn insert(&mut self, name: &str, value: String, place: String) {
         self.values.insert(name.to_owned(), Value::from(value));
         self.places.insert(name.to_owned(), place);
@@ -598,7 +622,7 @@ fn toml(content: &str) -> Result<Value, String> {
 }
 
 /// What a scalar would be in the environment.
-fn text(value: &Value) -> Result<String, String> {
+pub(super) fn text(value: &Value) -> Result<String, String> {
     match value {
         Value::String(_, text) => Ok(text.clone()),
         Value::Char(_, one) => Ok(one.to_string()),
