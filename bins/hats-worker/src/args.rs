@@ -58,8 +58,9 @@ fn given(matches: &ArgMatches) -> Result<Vec<(String, String)>, clap::Error> {
             continue;
         }
         // The groups of the derived structs are in the list as well, and are not text.
-        if let Ok(Some(value)) = matches.try_get_one::<String>(id.as_str()) {
-            flags.push((id.as_str().replace('_', "-"), value.clone()));
+        if let Ok(Some(values)) = matches.try_get_many::<String>(id.as_str()) {
+            let name = id.as_str().replace('_', "-");
+            flags.extend(values.map(|value| (name.clone(), value.clone())));
         }
     }
     Ok(flags)
@@ -139,6 +140,11 @@ struct WorkerFlags {
     /// Files to register as threads at start; the thread's name is the path as given
     #[arg(long, value_name = "FILE,FILE")]
     scripts: Option<String>,
+
+    /// A file to register as a job at start, and its schedule: "a.js=*/5 * * * *". Once for each job. Without a schedule
+    /// the file says it itself, in a comment it begins with (// cron: */5 * * * *), as does each file of a folder
+    #[arg(long, value_name = "FILE=CRON|FILE|DIR")]
+    jobs: Vec<String>,
 
     /// Claim the registered scripts here, at once, unless they run elsewhere
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -319,6 +325,13 @@ mod tests {
     fn a_worker_flag_means_nothing_to_a_sub_command() {
         let error = asked("hats-worker --run-now thread list").err().unwrap();
         assert!(error.to_string().contains("--run-now"), "{error}");
+    }
+
+    #[test]
+    fn jobs_are_given_one_by_one() {
+        let line = ["hats-worker", "--jobs", "a.js=1,2 * * * *", "--jobs=b"];
+        let flags = Asked::from(line.map(OsString::from)).unwrap().flags;
+        assert_eq!(flags, ["a.js=1,2 * * * *", "b"].map(|job| ("jobs".to_owned(), job.to_owned())));
     }
 
     #[test]

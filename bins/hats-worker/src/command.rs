@@ -6,11 +6,15 @@
 mod job;
 mod thread;
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::path::Path;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use hats_core::Error;
-use hats_core::config::Settings;
+use hats_core::admin::{Put, PutOutcome, SOURCE_BYTES_MAX};
+use hats_core::bundle::Source;
+use hats_core::config::{Bundle, Settings};
+use serde_json::Value;
 use tracing::warn;
 
 use crate::telemetry;
@@ -21,7 +25,7 @@ pub(crate) enum Command {
     /// Register, show and control threads: scripts that run continuously, each on exactly one worker
     #[command(subcommand)]
     Thread(thread::Command),
-    /// Jobs: scripts that run on a schedule
+    /// Register, show, run and control jobs: scripts that run on a schedule, once for each tick in the whole cluster
     #[command(subcommand)]
     Job(job::Command),
     /// Print the TypeScript declarations of what scripts can call (hats.d.ts), for editors and type checkers
@@ -35,19 +39,38 @@ impl Command {
         for warning in settings.warnings() {
             warn!("{warning}");
         }
-        let command = match self {
-            Self::Thread(command) => command,
-            Self::Job(command) => return command.run(),
+        match self {
+            Self::Job(job::Command::Next(next)) => return next.run(),
             Self::Types => return print(hats_core::TYPES),
-        };
+            Self::Thread(_) | Self::Job(_) => {}
+        }
         let config = settings.admin()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Error::System(format!("cannot start the runtime: {error}")))?;
-        let outcome = runtime.block_on(command.run(&config));
+        let outcome = runtime.block_on(async {
+            match self {
+                Self::Thread(command) => command.run(&config).await,
+                Self::Job(command) => command.run(&config).await,
+                Self::Types => Ok(()),
+            }
+        });
         runtime.shutdown_background();
         outcome
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Output {
+    /// Answer in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Output {
+    fn print(&self, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Result<(), Error> {
+        if self.json { print(&format!("{:#}\n", json())) } else { print(&text()) }
     }
 }
 
@@ -73,6 +96,71 @@ fn plain(text: &str, lines: bool) -> String {
         }
     }
     shown
+}
+
+/// The first line of an error, as much of it as fits into a table.
+fn short(error: &str) -> String {
+    const CHARS: usize = 60;
+    let first_line = plain(error.lines().next().unwrap_or_default(), false);
+    let mut short: String = first_line.chars().take(CHARS).collect();
+    if short.len() < first_line.len() {
+        short.push('…');
+    }
+    short
+}
+
+/// A table: columns as wide as what stands in them.
+fn columns<const N: usize>(lines: &[[String; N]]) -> String {
+    const GAP: usize = 2;
+    let mut widths = [0; N];
+    for line in lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = (*width).max(cell.chars().count() + GAP);
+        }
+    }
+    let mut text = String::new();
+    for line in lines {
+        let padded = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        text.push_str(padded.collect::<String>().trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A source, line by line.
+fn push_lines(text: &mut String, source: &str) {
+    text.push_str(&plain(source, true));
+    if !source.ends_with('\n') {
+        text.push('\n');
+    }
+}
+
+/// A script from a file, with what it imports, or from standard input.
+fn read_source(file: &str) -> Result<Bundle, Error> {
+    if file != "-" {
+        let source = Source::from_file(Path::new(file), SOURCE_BYTES_MAX)?;
+        for left_out in &source.left_out {
+            warn!("{}; it is left out", plain(left_out, false));
+        }
+        return Ok(source.bundle);
+    }
+    let refuse = |why: String| Error::Config(format!("cannot read -: {why}"));
+    let mut bytes = Vec::new();
+    let read = io::stdin().lock().take(SOURCE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| refuse(error.to_string()))?;
+    if bytes.len() > SOURCE_BYTES_MAX {
+        return Err(refuse(format!("it is larger than {SOURCE_BYTES_MAX} bytes")));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| refuse("it is not valid UTF-8".to_owned()))?;
+    Ok(Source::from_text(&text, "-")?.bundle)
+}
+
+fn put_word(outcome: PutOutcome) -> &'static str {
+    match outcome.put {
+        Put::Created => "created",
+        Put::Updated => "updated",
+        Put::Unchanged => "unchanged",
+    }
 }
 
 #[cfg(test)]

@@ -1,18 +1,14 @@
 //! `hats-worker thread …`.
 
-use std::io::{self, Read};
-use std::path::Path;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use hats_core::Error;
-use hats_core::admin::{Put, PutOptions, PutOutcome, SOURCE_BYTES_MAX, ThreadRow, Threads};
-use hats_core::bundle::Source;
+use hats_core::admin::{PutOptions, PutOutcome, ThreadRow, Threads};
 use hats_core::config::AdminConfig;
 use serde_json::{Value, json};
-use tracing::warn;
 
-use super::{plain, print};
+use super::{Output, columns, plain, push_lines, put_word, read_source, short};
 
 /// What can be done to threads.
 #[derive(Debug, Subcommand)]
@@ -78,23 +74,13 @@ pub(crate) struct One {
     output: Output,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct Output {
-    /// Answer in JSON
-    #[arg(long)]
-    json: bool,
-}
-
 impl Command {
     pub(super) async fn run(&self, config: &AdminConfig) -> Result<(), Error> {
         if let Self::Put(put) = self {
             // The file first: what is wrong with it does not need Redis to be told.
             let source = read_source(&put.file)?;
-            for left_out in &source.left_out {
-                warn!("{}; it is left out", plain(left_out, false));
-            }
             let threads = Threads::connect(config).await?;
-            let outcome = threads.put(&put.name, source.bundle, &put.options()).await?;
+            let outcome = threads.put(&put.name, source, &put.options()).await?;
             return put.output.print(|| put_json(&put.name, outcome), || put_text(&put.name, outcome));
         }
         let threads = Threads::connect(config).await?;
@@ -142,35 +128,6 @@ impl One {
     }
 }
 
-impl Output {
-    fn print(&self, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Result<(), Error> {
-        if self.json { print(&format!("{:#}\n", json())) } else { print(&text()) }
-    }
-}
-
-fn read_source(file: &str) -> Result<Source, Error> {
-    if file != "-" {
-        return Source::from_file(Path::new(file), SOURCE_BYTES_MAX);
-    }
-    let refuse = |why: String| Error::Config(format!("cannot read -: {why}"));
-    let mut bytes = Vec::new();
-    let read = io::stdin().lock().take(SOURCE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
-    read.map_err(|error| refuse(error.to_string()))?;
-    if bytes.len() > SOURCE_BYTES_MAX {
-        return Err(refuse(format!("it is larger than {SOURCE_BYTES_MAX} bytes")));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| refuse("it is not valid UTF-8".to_owned()))?;
-    Source::from_text(&text, "-")
-}
-
-fn put_word(outcome: PutOutcome) -> &'static str {
-    match outcome.put {
-        Put::Created => "created",
-        Put::Updated => "updated",
-        Put::Unchanged => "unchanged",
-    }
-}
-
 fn put_json(name: &str, outcome: PutOutcome) -> Value {
     json!({ "name": name, "outcome": put_word(outcome), "disabled": outcome.disabled })
 }
@@ -187,17 +144,9 @@ fn row_json(row: &ThreadRow) -> Value {
 
 /// One line per thread; columns as wide as what stands in them.
 fn table(rows: &[ThreadRow]) -> String {
-    const GAP: usize = 2;
-    const ERROR_CHARS: usize = 60;
     let mut cells =
         vec![["NAME", "STATUS", "STATE", "OWNER", "EPOCH", "RESTARTS", "ERROR"].map(str::to_owned)];
     for row in rows {
-        let error = row.error.as_deref().unwrap_or_default();
-        let first_line = plain(error.lines().next().unwrap_or_default(), false);
-        let mut short: String = first_line.chars().take(ERROR_CHARS).collect();
-        if short.len() < first_line.len() {
-            short.push('…');
-        }
         cells.push([
             plain(&row.name, false),
             row.status.to_owned(),
@@ -205,22 +154,10 @@ fn table(rows: &[ThreadRow]) -> String {
             plain(row.owner.as_deref().unwrap_or("-"), false),
             row.epoch.to_string(),
             row.restarts.to_string(),
-            short,
+            short(row.error.as_deref().unwrap_or_default()),
         ]);
     }
-    let mut widths = [0; 7];
-    for line in &cells {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = (*width).max(cell.chars().count() + GAP);
-        }
-    }
-    let mut text = String::new();
-    for line in &cells {
-        let padded = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        text.push_str(padded.collect::<String>().trim_end());
-        text.push('\n');
-    }
-    text
+    columns(&cells)
 }
 
 /// The state, and how long a thread that failed still waits.
@@ -262,13 +199,6 @@ fn details(row: &ThreadRow) -> String {
         push_lines(&mut text, module);
     }
     text
-}
-
-fn push_lines(text: &mut String, source: &str) {
-    text.push_str(&plain(source, true));
-    if !source.ends_with('\n') {
-        text.push('\n');
-    }
 }
 
 #[cfg(test)]
