@@ -5,9 +5,9 @@
 //     cargo run --release -p hats-worker -- --jobs examples/jobs/retry.js
 //
 // cron: */2 * * * * *
-// tz: Europe/Berlin
 // retries: 2
 // timeout: 30
+// tz: Europe/Berlin
 
 const TICK = "example:retry:tick";
 

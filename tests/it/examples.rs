@@ -16,11 +16,13 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The examples that a test of this module or `real_input` runs.
-pub(crate) const COVERED: [&str; 16] = [
+pub(crate) const COVERED: [&str; 18] = [
     "embed.rs",
     "env.js",
     "hello.js",
     "http.js",
+    "jobs/counter.js",
+    "jobs/retry.js",
     "modules/lib/counter.js",
     "modules/lib/farewell.js",
     "modules/lib/greet.js",
@@ -145,6 +147,43 @@ fn preload() -> Result<()> {
 #[test]
 fn web() -> Result<()> {
     check("web", 0)
+}
+
+/// Jobs of a folder, with the schedules that stand in the files.
+#[test]
+fn jobs() -> Result<()> {
+    Lab::run("jobs", |lab| {
+        let expected = expected("retry")?;
+        let options = Options::bare("jobs").argument("--jobs", "examples/jobs");
+        let worker = Worker::start(lab, options.argument("--log-format", "json"))?;
+        let of_retry = || {
+            let mut lines = printed(worker.log());
+            lines.retain(|line| !line.starts_with("run number"));
+            lines
+        };
+        clock::wait_for("the third attempt", PATIENCE, || {
+            Ok((of_retry().len() >= expected.len()).then_some(()))
+        })?;
+        worker.drain(PATIENCE)?;
+        assert_eq!(of_retry(), expected);
+        Ok(())
+    })
+}
+
+/// A schedule on the command line goes before the one in the file.
+#[test]
+fn counter() -> Result<()> {
+    Lab::run("counter", |lab| {
+        let expected = expected("counter")?;
+        let options = Options::bare("counter").argument("--jobs", "examples/jobs/counter.js=* * * * * *");
+        let worker = Worker::start(lab, options.argument("--log-format", "json"))?;
+        clock::wait_for("some runs", PATIENCE, || {
+            Ok((printed(worker.log()).len() >= expected.len()).then_some(()))
+        })?;
+        worker.drain(PATIENCE)?;
+        assert_eq!(printed(worker.log())[..expected.len()], expected);
+        Ok(())
+    })
 }
 
 /// A configuration of 2020, with the Redis that is built in and with one of one's own.

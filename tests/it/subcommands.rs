@@ -8,21 +8,35 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use hats_tests::cluster::{Cluster, NAME, Shape};
 use hats_tests::redis::{RedisServer, free_port};
-use hats_tests::worker::{Output, run, run_in};
+use hats_tests::worker::{Options, Output, Worker, run, run_in};
 use hats_tests::{Lab, clock};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Runs a sub-command on a cluster.
+fn ask(redis: SocketAddr, arguments: &[&str]) -> Result<Output> {
+    let address = redis.to_string();
+    run(&[&["--redis-address", &address, "--cluster-name", NAME], arguments].concat())
+}
+
 /// Runs `thread …` on a cluster.
 fn thread(redis: SocketAddr, arguments: &[&str]) -> Result<Output> {
-    let address = redis.to_string();
-    run(&[&["--redis-address", &address, "--cluster-name", NAME, "thread"], arguments].concat())
+    ask(redis, &[&["thread"], arguments].concat())
 }
 
 /// The same, which must succeed, with its answer in JSON.
 fn json(redis: SocketAddr, arguments: &[&str]) -> Result<Value> {
-    let output = thread(redis, &[arguments, &["--json"]].concat())?;
+    answer(redis, &[&["thread"], arguments].concat())
+}
+
+/// Runs `job …` on a cluster, which must succeed, with its answer in JSON.
+fn job(redis: SocketAddr, arguments: &[&str]) -> Result<Value> {
+    answer(redis, &[&["job"], arguments].concat())
+}
+
+fn answer(redis: SocketAddr, arguments: &[&str]) -> Result<Value> {
+    let output = ask(redis, &[arguments, &["--json"]].concat())?;
     ensure!(output.code == 0, "{arguments:?}: {output:?}");
     serde_json::from_str(&output.stdout).with_context(|| format!("{arguments:?}: {output:?}"))
 }
@@ -100,6 +114,206 @@ fn a_thread_is_put_shown_stopped_started_and_removed() -> Result<()> {
         let gone = thread(redis, &["show", "tick"])?;
         assert!(gone.code == 1 && gone.stderr.contains("tick"), "{gone:?}");
         cluster.finish()?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_job_is_put_run_shown_stopped_and_removed() -> Result<()> {
+    Lab::run("jobs", |lab| {
+        let mut cluster = Cluster::start(lab, Shape { workers: 2, threads: 0, ..Shape::default() })?;
+        let redis = cluster.redis.address();
+        let key = format!("{NAME}:Jobs:beat");
+        let file = lab.path().join("beat.js");
+        let file_name = file.to_str().context("a path that is no text")?;
+        let source = "// cron: 0 0 1 1 *\n// tz: Europe/Berlin\n// timeout: 60\n\
+            function main() { console.log('at', job.Attempt); return { answer: 42 }; }";
+        fs::write(&file, source)?;
+
+        // What the file says, then what the command line says; the zone goes with the schedule.
+        let put = job(redis, &["put", "beat", file_name, "--disabled"])?;
+        assert_eq!((put["outcome"].as_str(), put["disabled"].as_bool()), (Some("created"), Some(true)));
+        assert_eq!(put["schedule"]["next"].as_array().map(Vec::len), Some(5), "{put}");
+        assert_eq!(job(redis, &["put", "beat", file_name])?["outcome"], "unchanged");
+        assert_eq!(cluster.redis.field(&key, "TZ")?, "Europe/Berlin");
+        fs::write(&file, source.replace("// tz: Europe/Berlin\n", ""))?;
+        let put = ["put", "beat", file_name, "--cron", "@yearly", "--retries", "3", "--overlap", "allow"];
+        assert_eq!(job(redis, &put)?["outcome"], "updated");
+        assert_eq!(job(redis, &put)?["outcome"], "unchanged");
+        let fields = cluster.redis.hash(&key)?;
+        let of = |field: &str| fields.get(field).map(String::as_str);
+        assert_eq!((of("Cron"), of("TZ"), of("Retries")), (Some("@yearly"), None, Some("3")));
+        assert_eq!(
+            (of("Status"), of("Timeout"), of("Overlap")),
+            (Some("disabled"), Some("60"), Some("allow"))
+        );
+
+        // By hand, disabled or not; who waits sees how it went.
+        let ran = job(redis, &["run", "beat", "--wait"])?;
+        assert_eq!((ran["outcome"].as_str(), ran["manual"].as_bool()), (Some("ran"), Some(true)), "{ran}");
+        assert_eq!((ran["result"].as_str(), &ran["log"]), (Some("{ answer: 42 }"), &json!(["at 1"])));
+        let text = ask(redis, &["job", "run", "beat", "--wait"])?;
+        assert!(text.code == 0 && text.stdout.contains("{ answer: 42 }"), "{text:?}");
+        assert!(text.stdout.contains("by hand") && text.stdout.contains("at 1"), "{text:?}");
+        assert_eq!(job(redis, &["run", "beat"])?["outcome"], "asked to run");
+        clock::wait_for("the third run", PATIENCE, || {
+            let history = job(redis, &["history", "beat"])?;
+            Ok(history.as_array().is_some_and(|runs| runs.len() == 3).then_some(()))
+        })?;
+        let last = job(redis, &["history", "beat", "--count", "1"])?;
+        assert_eq!(last.as_array().map(Vec::len), Some(1));
+        let worker = last[0]["worker"].as_str().unwrap_or_default();
+        assert!(["w0", "w1"].contains(&worker) && last[0]["epoch"].as_u64() > Some(0), "{last}");
+        // Runs by hand are no ticks.
+        assert_eq!(job(redis, &["ticks", "beat"])?["counts"]["elapsed"], 0);
+
+        // On its schedule.
+        job(redis, &["put", "beat", file_name, "--cron", "* * * * * *"])?;
+        assert_eq!(job(redis, &["enable", "beat"])?["outcome"], "enabled");
+        clock::wait_for("two ticks", PATIENCE, || {
+            let ticks = job(redis, &["ticks", "beat"])?;
+            let sum: u64 = ["ran", "failed", "skipped", "missed", "pending", "running"]
+                .iter()
+                .filter_map(|count| ticks["counts"][count].as_u64())
+                .sum();
+            ensure!(Some(sum) == ticks["counts"]["elapsed"].as_u64(), "{ticks}");
+            let ran = ticks["ledger"].as_array().context("no ledger")?.iter();
+            Ok((ran.filter(|entry| entry["outcome"] == "ran").count() >= 2).then_some(()))
+        })?;
+        let text = ask(redis, &["job", "ticks", "beat", "--count", "1"])?;
+        assert!(text.stdout.contains(" elapsed = ") && text.stdout.contains("OUTCOME"), "{text:?}");
+        let shown = job(redis, &["show", "beat"])?;
+        assert_eq!((shown["cron"].as_str(), shown["retries"].as_u64()), (Some("* * * * * *"), Some(3)));
+        assert!(shown["next_tick_ms"].as_i64() > shown["last_tick_ms"].as_i64(), "{shown}");
+        assert!(shown["source"].as_str().is_some_and(|source| source.contains("answer")), "{shown}");
+        let text = ask(redis, &["job", "show", "beat"])?;
+        assert!(text.stdout.contains("Overlap         allow"), "{text:?}");
+        assert_eq!(job(redis, &["list"])?[0]["name"], "beat");
+        let table = ask(redis, &["job", "list"])?;
+        assert!(table.stdout.contains("SCHEDULE") && table.stdout.contains("* * * * * *"), "{table:?}");
+
+        // One that fails says so with its exit code.
+        assert_eq!(job(redis, &["disable", "beat"])?["outcome"], "disabled");
+        fs::write(&file, "function main() { console.log('so far'); throw new Error('no \\u001b[31mway'); }")?;
+        assert_eq!(job(redis, &["put", "beat", file_name])?["outcome"], "updated");
+        let failed = ask(redis, &["job", "run", "beat", "--wait"])?;
+        assert!(failed.code == 1 && failed.stderr.contains("the run has failed: Error: no"), "{failed:?}");
+        assert!(failed.stdout.contains("so far") && !failed.stdout.contains('\u{1b}'), "{failed:?}");
+
+        assert_eq!(job(redis, &["remove", "beat"])?["outcome"], "removed");
+        assert_eq!(job(redis, &["list"])?, json!([]));
+        for command in ["show", "enable", "disable", "remove", "run"] {
+            let gone = ask(redis, &["job", command, "beat"])?;
+            assert!(gone.code == 1 && gone.stderr.contains("there is no job `beat`"), "{command}: {gone:?}");
+        }
+        // The books stay for a day.
+        assert!(!job(redis, &["history", "beat"])?.as_array().context("no list")?.is_empty());
+        cluster.finish()?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_job_that_cannot_run_is_refused_by_its_field() -> Result<()> {
+    Lab::run("refused jobs", |lab| {
+        let redis = RedisServer::start(lab)?;
+        let address = redis.address().to_string();
+        let file = "examples/hello.js";
+        let put = ["--redis-address", address.as_str(), "job", "put", "a"];
+        let refuses = |arguments: &[&str], code: i32, parts: &[&str]| -> Result<()> {
+            let output = run(arguments)?;
+            ensure!(output.code == code && output.stdout.is_empty(), "{arguments:?}: {output:?}");
+            ensure!(parts.iter().all(|part| output.stderr.contains(part)), "{arguments:?}: {output:?}");
+            Ok(())
+        };
+        for (flags, parts) in [
+            (&[] as &[&str], ["field Cron is missing", "// cron:"]),
+            (&["--cron", "61 * * * *"], ["field Cron", "61"]),
+            (&["--cron", "@daily", "--tz", "Mars"], ["field TZ", "Mars"]),
+            (&["--tz", "UTC"], ["field TZ", "Cron"]),
+            (&["--cron", "@daily", "--overlap", "maybe"], ["field Overlap", "maybe"]),
+            (&["--cron", "@daily", "--misfire", "twice"], ["field Misfire", "twice"]),
+            (&["--cron", "@daily", "--misfire-seconds", "x"], ["field MisfireSeconds", "x"]),
+            (&["--cron", "@daily", "--jitter", "x"], ["field Jitter", "x"]),
+            (&["--cron", "@daily", "--timeout", "0"], ["field Timeout", "0"]),
+            (&["--cron", "@daily", "--retries", "-1"], ["field Retries", "-1"]),
+            (&["--cron", "@daily", "--memory-limit", "x"], ["field MemoryLimit", "x"]),
+        ] {
+            refuses(&[&put[..], &[file], flags].concat(), 2, &parts)?;
+        }
+        ensure!(redis.ask(&["KEYS", "*"])?.texts().is_empty(), "something was written");
+        // One that was written by hand.
+        redis.ask(&["HSET", "default:Jobs:a", "Source", "1", "Cron", "soon"])?;
+        refuses(&["--redis-address", &address, "job", "run", "a"], 1, &["a cannot run", "field Cron"])?;
+        let shown = run(&["--redis-address", &address, "job", "show", "a"])?;
+        ensure!(
+            shown.stdout.contains("field Cron: \"soon\"") && shown.stdout.contains("crashed"),
+            "{shown:?}"
+        );
+
+        let directory = tempfile::tempdir()?;
+        for (name, content) in
+            [("good.js", "// cron: @daily\n"), ("bad.js", "// cron: 0 25 * * *\n"), ("none.js", "\n")]
+        {
+            fs::write(directory.path().join(name), content)?;
+        }
+        let refuses = |jobs: &[&str], parts: &[&str]| {
+            let arguments = jobs.iter().flat_map(|jobs| ["--jobs", jobs]);
+            let arguments: Vec<&str> = ["--redis-address", &address].into_iter().chain(arguments).collect();
+            refuses_in(directory.path(), &arguments, &[], 2, parts)
+        };
+        refuses(&["good.js", "bad.js"], &["--jobs: bad.js: field Cron: hour \"25\""])?;
+        refuses(&["none.js"], &["--jobs: none.js: field Cron is missing"])?;
+        refuses(&["."], &["bad.js: field Cron"])?;
+        refuses(&["good.js", "good.js=@hourly"], &["good.js", "twice"])?;
+        refuses(&["missing.js=@daily"], &["missing.js"])
+    })
+}
+
+/// What a worker was told to register is registered again when Redis has lost it, and not when an operator has removed it.
+#[test]
+fn jobs_of_the_command_line_come_back_when_everything_is_lost() -> Result<()> {
+    Lab::run("lost jobs", |lab| {
+        let redis = RedisServer::start(lab)?;
+        // In the order in which they are registered.
+        let (removed, kept) = ("examples/jobs/counter.js", "examples/jobs/retry.js");
+        let key = |kind: &str, job: &str| format!("{NAME}:{kind}:{job}");
+        let definition = key("Jobs", kept);
+        let old = ["Source", "old", "Status", "disabled", "Cron", "@daily", "TZ", "Asia/Tokyo"];
+        redis.ask(&[&["HSET", &definition], &old[..]].concat())?;
+        let yearly = [removed, kept].map(|job| format!("{job}=CRON_TZ=Europe/Berlin 0 0 1 1 *"));
+        let mut options = Options::new("w0", NAME, &redis.address().to_string());
+        options = options.argument("--lease-seconds", "2").argument("--jobs", &yearly[0]);
+        let worker = Worker::start(lab, options.argument("--jobs", &yearly[1]))?;
+        worker.wait_for_line("its status is disabled", PATIENCE)?;
+        let fields = redis.hash(&definition)?;
+        let of = |field: &str| fields.get(field).map(String::as_str);
+        assert_eq!((of("Status"), of("TZ")), (Some("disabled"), Some("Europe/Berlin")));
+        assert_eq!(of("Cron"), Some("CRON_TZ=Europe/Berlin 0 0 1 1 *"));
+        assert!(of("Source").is_some_and(|source| source.contains("job.Attempt")), "{fields:?}");
+
+        // The session is lost; of one job nothing is left, of the other what is kept of a removed one.
+        clock::wait_for("the jobs to be seen", PATIENCE, || {
+            let seen = redis.field(&key("Ticks", removed), "LastTick")?;
+            Ok((!seen.is_empty()).then_some(()))
+        })?;
+        job(redis.address(), &["remove", removed])?;
+        redis.ask(&["DEL", &definition, &key("Ticks", kept)])?;
+        for session in redis.ask(&["KEYS", &format!("{NAME}:Sessions:*")])?.texts() {
+            redis.ask(&["DEL", &session])?;
+        }
+        let names = || -> Result<Vec<String>> {
+            let rows = job(redis.address(), &["list"])?;
+            let rows = rows.as_array().context("no list")?.iter();
+            Ok(rows.filter_map(|row| row["name"].as_str().map(str::to_owned)).collect())
+        };
+        clock::wait_for("one job to be back", PATIENCE * 2, || Ok((!names()?.is_empty()).then_some(())))?;
+        assert_eq!(names()?, [kept]);
+        assert_eq!(redis.field(&definition, "Status")?, "enabled");
+
+        redis.ask(&["FLUSHALL"])?;
+        clock::wait_for("both to be back", PATIENCE * 2, || Ok((names()? == [removed, kept]).then_some(())))?;
+        worker.drain(PATIENCE)?;
         Ok(())
     })
 }

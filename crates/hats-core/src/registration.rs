@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::Error;
 use crate::config::{Bundle, Job, Script};
+use crate::jobs::preview;
 
 /// Between two rounds of tries, at first and at most.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -122,6 +123,9 @@ impl Registrar {
         } else {
             tracing::info!(task = %name, %kind, "{what}");
         }
+        if kind == TaskKind::Job {
+            say_schedule(name, &task.fields);
+        }
         Ok(())
     }
 
@@ -143,6 +147,19 @@ impl Registrar {
     fn threads(&self) -> Vec<TaskName> {
         let threads = self.tasks.iter().filter(|task| task.kind == TaskKind::Thread);
         threads.map(|task| task.name.clone()).collect()
+    }
+}
+
+/// Logs what the schedule of a job means, so that one that was meant otherwise is noticed before it is due.
+fn say_schedule(name: &TaskName, fields: &[(&'static str, String)]) {
+    let field = |wanted: &str| {
+        let found = fields.iter().find(|(field, _)| *field == wanted);
+        found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    };
+    let Some(cron) = field("Cron") else { return };
+    if let Ok(preview) = preview(cron, field("TZ"), None, 1) {
+        let next = preview.runs.first().map_or("-", |run| run.utc.as_str());
+        tracing::info!(task = %name, schedule = preview.sentence, next, note = preview.note, "scheduled");
     }
 }
 

@@ -473,7 +473,7 @@ fn ledger_cells(entry: &LedgerEntry) -> [String; 7] {
 }
 
 fn millis(ms: u64) -> String {
-    format!("{:?}", Duration::from_millis(ms))
+    if ms < 1000 { format!("{ms}ms") } else { format!("{:?}", Duration::from_millis(ms)) }
 }
 
 fn as_json(preview: &Preview) -> Value {
@@ -504,9 +504,167 @@ fn as_text(preview: &Preview) -> String {
 
 #[cfg(test)]
 mod tests {
+    use hats_core::jobs::JobRun;
+
     use super::*;
 
     const FROM: Option<&str> = Some("2026-03-28T12:00:00Z");
+
+    fn row(name: &str) -> JobRow {
+        JobRow {
+            name: name.to_owned(),
+            status: "enabled",
+            state: "stopped",
+            cron: Some("@every 1h".to_owned()),
+            tz: None,
+            overlap: Some("forbid"),
+            misfire: Some("once"),
+            misfire_seconds: Some(3600),
+            jitter_seconds: Some(0),
+            timeout_seconds: Some(60),
+            retries: Some(2),
+            last_tick_ms: Some(1_774_699_200_000),
+            anchor_ms: None,
+            pending_ms: None,
+            runs: Vec::new(),
+            due_again: Vec::new(),
+            counts: TickCounts { elapsed: 5, ran: 3, failed: 1, skipped: 1, ..TickCounts::default() },
+            error: None,
+            error_time: None,
+            source_bytes: Some(4),
+            source: None,
+            modules: Default::default(),
+        }
+    }
+
+    #[test]
+    fn jobs_are_a_table() {
+        let crashed = JobRow {
+            status: "disabled",
+            state: "crashed",
+            cron: Some("30 4 * * *".to_owned()),
+            tz: Some("Europe/Berlin".to_owned()),
+            error: Some("Error: \u{1b}[31mno\n    at main (b.js:1)".to_owned()),
+            ..row("b.js")
+        };
+        let expected = "\
+NAME          STATUS    STATE    SCHEDULE                    NEXT  RAN  FAILED  SKIPPED  MISSED  ERROR
+long/name.js  enabled   stopped  @every 1h                   -     3    1       1        0
+b.js          disabled  crashed  30 4 * * * (Europe/Berlin)  -     3    1       1        0       Error: \\u{1b}[31mno
+";
+        assert_eq!(table(&[row("long/name.js"), crashed]), expected);
+    }
+
+    #[test]
+    fn one_job_is_shown_with_what_runs() {
+        let run = JobRun {
+            tick_ms: 1_774_699_200_000,
+            manual: false,
+            worker: "brave\u{7}".to_owned(),
+            attempt: 2,
+            epoch: 7,
+            started_ms: 1_774_699_200_004,
+            cancelled: true,
+            alive: true,
+        };
+        let row = JobRow { runs: vec![run], source: Some("main".to_owned()), ..row("a.js") };
+        let expected = "\
+Name            a.js
+Status          enabled
+State           stopped
+Cron            @every 1h
+Next            -
+LastTick        2026-03-28T12:00:00Z
+Overlap         forbid
+Misfire         once
+MisfireSeconds  3600 s
+Timeout         60 s
+Retries         2
+Running         tick 2026-03-28T12:00:00Z, attempt 2, on brave\\u{7}, epoch 7, asked to stop
+Ticks           5 elapsed = 3 ran + 1 failed + 1 skipped + 0 missed + 0 pending + 0 running
+Source          4 bytes
+main
+";
+        assert_eq!(details(&row), expected);
+    }
+
+    #[test]
+    fn a_run_is_shown_with_what_it_said() {
+        let run = HistoryEntry {
+            tick_ms: 1_774_699_200_000,
+            manual: false,
+            attempt: 2,
+            epoch: 7,
+            started_ms: 1_774_699_200_004,
+            ended_ms: 1_774_699_201_504,
+            outcome: TickOutcome::Failed,
+            again_ms: Some(2000),
+            late_ms: 4,
+            took_ms: 1500,
+            worker: "w".to_owned(),
+            why: "Error: no\n    at main".to_owned(),
+            result: None,
+            log: vec!["one".to_owned(), "\u{1b}[2Jtwo".to_owned()],
+        };
+        let expected = "\
+tick 2026-03-28T12:00:00Z: failed, 4ms late, took 1.5s, on w, attempt 2, epoch 7
+  why     Error: no
+              at main
+  again   after 2s
+  log     one
+          \\u{1b}[2Jtwo
+";
+        assert_eq!(run_text(&run), expected);
+        let run = HistoryEntry {
+            manual: true,
+            attempt: 1,
+            outcome: TickOutcome::Ran,
+            again_ms: None,
+            why: String::new(),
+            result: Some("42".to_owned()),
+            log: Vec::new(),
+            ..run
+        };
+        let expected = "by hand 2026-03-28T12:00:00Z: ran, took 1.5s, on w, epoch 7\n  result  42\n";
+        assert_eq!(run_text(&run), expected);
+    }
+
+    #[test]
+    fn the_ledger_accounts_for_each_tick() {
+        let entry = |tick_ms, ticks, outcome, attempt, why: &str| LedgerEntry {
+            tick_ms,
+            ticks,
+            outcome,
+            attempt,
+            late_ms: 4,
+            took_ms: 20,
+            at_ms: tick_ms,
+            worker: "w".to_owned(),
+            why: why.to_owned(),
+        };
+        let mut book = TicksBook {
+            since_ms: Some(1_774_699_100_000),
+            counts: TickCounts { elapsed: 5, ran: 1, missed: 3, pending: 1, ..TickCounts::default() },
+            ledger: vec![
+                entry(1_774_699_204_000, 1, TickOutcome::Ran, 1, ""),
+                entry(1_774_699_201_000, 3, TickOutcome::Missed, 0, "nobody asked"),
+            ],
+            ..TicksBook::default()
+        };
+        book.record.pending_ms = Some(1_774_699_205_000);
+        let expected = "\
+since 2026-03-28T11:58:20Z: 5 elapsed = 1 ran + 0 failed + 0 skipped + 3 missed + 1 pending + 0 running
+TICK                             OUTCOME  LATE  TOOK  ATTEMPT  WORKER  WHY
+2026-03-28T12:00:05Z             pending
+2026-03-28T12:00:04Z             ran      4ms   20ms  1        w
+2026-03-28T12:00:01Z and 2 more  missed   -     -     -        -       nobody asked
+";
+        assert_eq!(book_text(&book), expected);
+        let json = book_json("j", &book);
+        assert_eq!((&json["counts"]["missed"], &json["ledger"][1]["ticks"]), (&json!(3), &json!(3)));
+        assert_eq!(json["pending_ms"], json!([1_774_699_205_000_i64]));
+        assert_eq!(book_text(&TicksBook::default()), "no worker has seen it yet\n");
+    }
 
     #[test]
     fn both_times_are_shown_where_they_differ() {

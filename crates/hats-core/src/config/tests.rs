@@ -345,6 +345,115 @@ fn scripts_are_read_and_named_by_their_path() {
     assert!(message.contains("it is a directory"), "{message}");
 }
 
+/// A job as `path cron tz overlap`, with `-` for what is absent.
+fn shown(job: &Job) -> String {
+    let options = &job.options;
+    let fields = [&options.cron, &options.tz, &options.overlap];
+    let [cron, tz, overlap] = fields.map(|field| field.as_deref().unwrap_or("-"));
+    let name = job.name.as_str().rsplit('/').next().unwrap_or_default();
+    format!("{name} {cron} {tz} {overlap}")
+}
+
+#[test]
+fn jobs_are_given_as_flags_variables_lists_and_tables() {
+    let file = ConfigFile::new("a.js", "// tz: Asia/Tokyo\nmain();");
+    let folder = file.folder.path().to_str().unwrap();
+    fs::write(file.folder.path().join("b=c.ts"), "// cron: @hourly\n// overlap: buffer\nlet a: number")
+        .unwrap();
+    let (a, b) = (format!("{folder}/a.js=1,2 * * * *"), format!("{folder}/b=c.ts"));
+    let expected = ["a.js 1,2 * * * * Asia/Tokyo -", "b=c.ts @hourly - buffer"];
+    let list = ConfigFile::new("c.yaml", format!("jobs:\n  - '{a}'\n  - '{b}'\n  - '{a}'\n"));
+    let table = ConfigFile::new(
+        "c.toml",
+        format!(
+            "[jobs]\n'{folder}/a.js' = '1,2 * * * *'\n'{b}' = {{ cron = '@hourly', overlap = 'buffer' }}\n"
+        ),
+    );
+    let lines = format!("{a}\n\n  {b}\n");
+    for config in [
+        flags(&[("jobs", &a), ("jobs", &b)]).unwrap(),
+        settings(&[], &[("HATS_JOBS", &lines)]).unwrap().worker().unwrap(),
+        list.worker().unwrap(),
+        table.worker().unwrap(),
+    ] {
+        assert_eq!(config.jobs.iter().map(shown).collect::<Vec<_>>(), expected);
+        assert_eq!(config.jobs[0].name.as_str(), format!("{folder}/a.js"));
+        assert!(config.jobs[1].source.main.ends_with("let a        "), "{:?}", config.jobs[1].source);
+    }
+    // All that flags say goes before all that a file says, as with every setting.
+    let both = Settings::read([list.flag(), ("jobs", b)], []).unwrap().worker().unwrap();
+    assert_eq!(both.jobs.len(), 1);
+    // What is given goes before what the file says about itself.
+    let given = flags(&[("jobs", &format!("{folder}/b=c.ts"))]).unwrap();
+    assert_eq!(shown(&given.jobs[0]), expected[1]);
+    assert!(settings(&[], &[("HATS_JOBS", "")]).unwrap().worker().unwrap().jobs.is_empty());
+}
+
+#[test]
+fn a_folder_of_jobs_is_its_scripts_without_what_they_import() {
+    let file = ConfigFile::new("b.js", "// cron: @daily\nimport './lib/c.js';");
+    let folder = file.folder.path();
+    fs::create_dir_all(folder.join("lib")).unwrap();
+    for (name, content) in [
+        ("a.mts", "// cron: @hourly\n"),
+        ("lib/c.js", "export {};"),
+        ("hats.d.ts", "declare const a: number;"),
+        (".hidden.js", ""),
+        ("README.md", ""),
+    ] {
+        fs::write(folder.join(name), content).unwrap();
+    }
+    let path = folder.to_str().unwrap();
+    for path in [path.to_owned(), format!("{path}/")] {
+        let jobs = flags(&[("jobs", &path)]).unwrap().jobs;
+        assert_eq!(jobs.iter().map(shown).collect::<Vec<_>>(), ["a.mts @hourly - -", "b.js @daily - -"]);
+        assert_eq!(jobs[1].name.as_str(), format!("{}/b.js", path.trim_end_matches('/')));
+        assert_eq!(jobs[1].source.modules.len(), 1);
+    }
+    let message = refusal(flags(&[("jobs", &format!("{path}=@daily"))]));
+    assert!(message.contains("is a folder"), "{message}");
+    fs::write(folder.join("z.js"), "main();").unwrap();
+    let message = refusal(flags(&[("jobs", path)]));
+    assert!(message.contains("z.js: field Cron is missing"), "{message}");
+}
+
+#[test]
+fn a_job_that_no_worker_would_understand_is_named_with_its_field() {
+    let file = ConfigFile::new("a.js", "// cron: @daily\n// retries: many\n");
+    let (path, folder) = (file.path.to_str().unwrap(), file.folder.path());
+    let header = refusal(flags(&[("jobs", path)]));
+    assert!(header.starts_with("--jobs: ") && header.contains("a.js: field Retries: \"many\""), "{header}");
+    fs::write(folder.join("b.js"), "\n").unwrap();
+    let b = folder.join("b.js").to_str().unwrap().to_owned();
+    for (given, parts) in [
+        (format!("{b}=61 * * * *"), vec!["b.js: field Cron: minute \"61\""]),
+        (format!("{b}=TZ=Mars/Base @daily"), vec!["b.js: field Cron: \"Mars/Base\""]),
+        (format!("{b}="), vec!["b.js: field Cron"]),
+        (b.clone(), vec!["b.js: field Cron is missing", "// cron:"]),
+        (format!("{b}.js=@daily"), vec!["cannot read", "b.js.js"]),
+        (String::new(), vec!["a value is missing"]),
+    ] {
+        let message = refusal(flags(&[("jobs", &given)]));
+        assert!(message.starts_with("--jobs: "), "{message}");
+        assert!(parts.iter().all(|part| message.contains(part)), "{given}: {message}");
+    }
+    let twice = refusal(flags(&[("jobs", &format!("{b}=@daily")), ("jobs", &format!("{b}=@hourly"))]));
+    assert!(twice.contains("is there twice"), "{twice}");
+    for (content, parts) in [
+        (format!("[jobs]\n'{b}' = {{ corn = '@daily' }}"), ["unknown key `corn`", "Cron"]),
+        (format!("[jobs]\n'{b}' = {{ cron = '@daily', tz = 'Mars' }}"), ["field TZ", "b.js"]),
+        (format!("[jobs]\n'{b}' = {{ cron = '@daily', Cron = '@daily' }}"), ["is there twice", "b.js"]),
+        (format!("[jobs]\n'{b}' = ['@daily']"), ["got a list", "b.js"]),
+        (format!("jobs = [['{b}']]"), ["got a list", "jobs in "]),
+    ] {
+        let message = refusal(ConfigFile::new("c.toml", content.clone()).worker());
+        assert!(parts.iter().all(|part| message.contains(part)), "{content}: {message}");
+    }
+    let job = Job { name: "a".parse().unwrap(), source: "".into(), options: JobOptions::default() };
+    let config = Config { jobs: vec![job], ..Config::default() };
+    assert!(config.check().unwrap_err().to_string().contains("a: field Cron is missing"));
+}
+
 #[test]
 fn a_forgotten_address_is_noticed() {
     assert!(refusal(flags(&[("embedded-redis", "never")])).contains("redis-address is missing"));
