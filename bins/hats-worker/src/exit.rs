@@ -9,7 +9,7 @@ use hats_core::Error;
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0    stopped as asked, or the command was carried out
-  1    a sub-command could not be carried out: no such thread, an error reply from Redis
+  1    a sub-command could not be carried out: no such thread or job, a run that failed, an error reply from Redis
   2    unusable configuration: wrong flags, keys or values; password, user or permission refused
   69   Redis not reachable within 10 s at start
   70   hard stop: the lease was lost and a script did not end in time
