@@ -32,11 +32,7 @@ impl Asked {
     }
 
     fn from(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        // A negative number is a wrong value, not an unknown flag.
-        let mut cli = Cli::command().mut_args(|argument| match argument.get_action() {
-            ArgAction::Set => argument.allow_negative_numbers(true),
-            _ => argument,
-        });
+        let mut cli = taking_negative_numbers(Cli::command());
         let matches = cli.try_get_matches_from_mut(arguments)?;
         let command = Cli::from_arg_matches(&matches)?.command;
         let flags = given(&matches)?;
@@ -48,6 +44,15 @@ impl Asked {
         }
         Ok(Self { flags, command })
     }
+}
+
+/// A negative number is a wrong value, not an unknown flag.
+fn taking_negative_numbers(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|argument| match argument.get_action() {
+        ArgAction::Set => argument.allow_negative_numbers(true),
+        _ => argument,
+    });
+    command.mut_subcommands(taking_negative_numbers)
 }
 
 /// The flags on the command line, by the names of the settings.

@@ -240,6 +240,7 @@ impl Store {
 
     /// As [`Store::put`] for a task of any kind, and sets further fields in the same step: a task may begin its life
     /// disabled, a job has its schedule there, and a script comes with its [`Modules::fields`].
+    /// A field that is given empty is removed, but for modules.
     ///
     /// # Errors
     /// When the outcome is not known; it may be repeated.

@@ -796,6 +796,10 @@ async fn registering_is_an_upsert_that_leaves_disabled_alone(bench: Bench) {
     assert_eq!(with("6").await, outcome(Put::Updated, true));
     let read = bench.store.read_definition(&other, None).await.unwrap().unwrap();
     assert_eq!(read.definition.unwrap().hang, Duration::from_millis(6));
+    // An empty one goes: its default counts again.
+    assert_eq!(with("").await, outcome(Put::Updated, true));
+    assert_eq!(with("").await, outcome(Put::Unchanged, true));
+    assert_eq!(bench.hget(bench.store.keys.thread(&other), "Hang").await, None);
 }
 
 async fn modules_are_a_part_of_the_source(bench: Bench) {
