@@ -19,9 +19,11 @@ const ARROWS: [(&str, &[&str]); 7] = [
 ];
 
 /// Libraries that stay inside the crates that exist because of them.
-const HOMES: [(&str, &[&str]); 5] = [
+const HOMES: [(&str, &[&str]); 7] = [
     ("corosensei", &["hats-fiber"]),
     ("rquickjs", &["hats-script"]),
+    ("rusqlite", &["hats-script"]),
+    ("sqlx", &["hats-script"]),
     ("encore-miniredis", &["hats-core", "hats-cluster", "hats-script", "hats-scheduler"]),
     ("clap", &["hats-worker"]),
     ("tsv_ts", &["hats-core"]),

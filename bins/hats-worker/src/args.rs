@@ -97,6 +97,8 @@ struct Cli {
     #[command(flatten)]
     egress: EgressFlags,
     #[command(flatten)]
+    databases: DatabaseFlags,
+    #[command(flatten)]
     endpoints: EndpointFlags,
     #[command(subcommand)]
     command: Option<Command>,
@@ -276,6 +278,18 @@ struct EgressFlags {
     /// Send `Hats-Fence: <task>;epoch=<n>` with every HTTP request
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     http_fence: Option<String>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Databases of scripts")]
+struct DatabaseFlags {
+    /// The folder below which scripts may have SQLite files [default: none; databases in memory only]
+    #[arg(long, value_name = "DIR")]
+    sqlite_dir: Option<String>,
+
+    /// Connections to one database, for all scripts of this worker together [default: 16]
+    #[arg(long, value_name = "N")]
+    sql_connections: Option<String>,
 }
 
 #[cfg(test)]

@@ -37,7 +37,8 @@ fn filter(level: LogLevel) -> Result<EnvFilter, Error> {
     EnvFilter::try_new(&directives).map_err(|error| Error::Config(format!("RUST_LOG: {error}")))
 }
 
-/// The Redis client reports every connection that fails; the worker says the same once, in its own words.
+/// The Redis client reports every connection that fails; the worker says the same once, in its own words. The drivers of
+/// databases log what servers tell beside their answers, which is what scripts have them tell.
 fn default_directives(level: LogLevel) -> String {
-    format!("{},fred=off", level.as_str())
+    format!("{},fred=off,sqlx=off", level.as_str())
 }

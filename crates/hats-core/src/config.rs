@@ -87,6 +87,10 @@ pub struct Config {
     pub http_proxy: bool,
     /// Requests of scripts say which owner of a task they come from. Default false.
     pub http_fence: bool,
+    /// The folder below which scripts may have SQLite files. Default none.
+    pub sqlite_dir: Option<PathBuf>,
+    /// Connections to one database, for all scripts together. Default 16.
+    pub sql_connections: NonZeroUsize,
     /// Where each run of `main()` is recorded, for audits. Default nowhere.
     pub call_log: Option<PathBuf>,
 }
@@ -208,6 +212,9 @@ impl Config {
         if self.health_interval.is_zero() {
             return refuse("health-interval must be above 0".to_owned());
         }
+        if let Some(folder) = self.sqlite_dir.as_deref().filter(|folder| !folder.is_dir()) {
+            return refuse(format!("sqlite-dir {} is no folder", folder.display()));
+        }
         if let Some(script) = self.scripts.iter().find(|script| script.source.bytes() > self.limits.source) {
             return refuse(format!(
                 "script {} has {} bytes, more than the source-limit of {}",
@@ -261,6 +268,8 @@ impl Default for Config {
             deny_net: Vec::new(),
             http_proxy: false,
             http_fence: false,
+            sqlite_dir: None,
+            sql_connections: NonZeroUsize::MIN.saturating_add(15),
             call_log: None,
         }
     }

@@ -2,7 +2,7 @@
 
 use hats_cluster::Handle;
 use hats_scheduler::Scheduler;
-use hats_script::{Lanes, redis};
+use hats_script::{Lanes, redis, sql};
 
 use crate::Error;
 use crate::registration::Registrar;
@@ -14,6 +14,7 @@ pub(crate) struct Parts {
     pub(crate) cluster: Handle,
     pub(crate) lanes: Lanes,
     pub(crate) script_redis: redis::Connections,
+    pub(crate) script_sql: sql::Databases,
     pub(crate) registrar: Registrar,
 }
 
@@ -44,7 +45,7 @@ pub(crate) async fn stop(parts: Parts, scheduler: Scheduler) -> Result<(), Error
     // 3.
     // The drop waits for OS threads. If the runtime is gone already, it happens where this future is dropped.
     let _ = tokio::task::spawn_blocking(move || drop(parts.lanes)).await;
-    parts.script_redis.close().await;
+    tokio::join!(parts.script_redis.close(), parts.script_sql.close());
     // 4.
     parts.cluster.close().await;
     // 5.

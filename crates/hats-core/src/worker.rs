@@ -18,7 +18,7 @@ use hats_cluster::config::OnHardStop;
 use hats_cluster::name::TaskName;
 use hats_cluster::watchdog::{HardStop, Stamp};
 use hats_scheduler::{CallLog, Scheduler, Why};
-use hats_script::{EnvOverlay, Lanes, LanesConfig, WorkerInfo, http, redis};
+use hats_script::{EnvOverlay, Lanes, LanesConfig, WorkerInfo, http, redis, sql};
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
@@ -161,7 +161,7 @@ async fn start(
         // Redis may be a long time coming, and nothing runs yet that would have to end in good order.
         () = shutdown.cancelled() => return Ok(None),
     };
-    let (lanes, script_redis) = match start_lanes(&config, &home, &cluster, shutdown).await {
+    let (lanes, script_redis, script_sql) = match start_lanes(&config, &home, &cluster, shutdown).await {
         Ok(started) => started,
         Err(error) => {
             cluster.close().await;
@@ -179,6 +179,7 @@ async fn start(
         cluster,
         lanes,
         script_redis,
+        script_sql,
         registrar,
     };
     Ok(Some((parts, scheduler)))
@@ -283,7 +284,7 @@ async fn start_lanes(
     home: &RedisHome,
     cluster: &Handle,
     shutdown: &CancellationToken,
-) -> Result<(Lanes, redis::Connections), Error> {
+) -> Result<(Lanes, redis::Connections, sql::Databases), Error> {
     // Connections of their own: no script's traffic goes over one that the cluster relies on.
     let builder = home.config.builder(SCRIPT_COMMAND_TIMEOUT)?;
     let script_redis = redis::Connections::connect(&builder, config.redis_blocking_connections)
@@ -291,6 +292,12 @@ async fn start_lanes(
         .map_err(|error| Error::Unreachable(error.to_string()))?;
     let script_http =
         http::Client::new(&http_settings(config)).map_err(|error| Error::System(error.to_string()))?;
+    let script_sql = sql::Databases::new(sql::Config {
+        sqlite_dir: config.sqlite_dir.clone(),
+        connections: config.sql_connections,
+        egress: config.egress(),
+    })
+    .map_err(|error| Error::Config(format!("sqlite-dir {error}")))?;
     let info = Info {
         name: config.worker_name.to_string(),
         cluster: config.cluster_name.to_string(),
@@ -313,6 +320,7 @@ async fn start_lanes(
         http: Some(script_http),
         redis: Some(script_redis.clone()),
         preload: config.preload.clone().into(),
+        sql: Some(script_sql.clone()),
         on_turn: Arc::new(on_turn),
     })
     .map_err(|error| Error::System(error.to_string()))?;
@@ -326,7 +334,7 @@ async fn start_lanes(
     });
     // Set once, here.
     let _ = stamps.set(made.collect());
-    Ok((lanes, script_redis))
+    Ok((lanes, script_redis, script_sql))
 }
 
 #[derive(Clone)]

@@ -83,6 +83,7 @@ impl World {
             env: EnvOverlay::default(),
             http: None,
             redis: Some(connections),
+            sql: None,
             on_turn: Arc::new(|_| {}),
         })
         .unwrap();

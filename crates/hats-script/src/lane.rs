@@ -30,6 +30,8 @@ use crate::modules::env::EnvOverlay;
 use crate::modules::http;
 #[cfg(feature = "redis")]
 use crate::modules::redis;
+#[cfg(feature = "sql")]
+use crate::modules::sql;
 use crate::vm::Vm;
 
 /// Stack that native code (the interpreter's own frames and host calls) may use beside the script's.
@@ -59,6 +61,9 @@ pub struct LanesConfig {
     pub redis: Option<redis::Connections>,
     /// Evaluated before every script's own source, in this order.
     pub preload: Arc<[Library]>,
+    /// Databases for the `sql` module; without them its calls fail.
+    #[cfg(feature = "sql")]
+    pub sql: Option<sql::Databases>,
     /// Called with the lane's number at least every half second while the lane comes round.
     pub on_turn: Arc<dyn Fn(usize) + Send + Sync>,
 }
@@ -102,9 +107,11 @@ pub(crate) struct LaneContext {
     pub(crate) preload: Arc<[Library]>,
     #[cfg(feature = "redis")]
     pub(crate) redis: Option<redis::LaneConnection>,
+    #[cfg(feature = "sql")]
+    pub(crate) sql: Option<sql::Databases>,
     /// The runtime for I/O that a lane does not drive itself.
     #[cfg_attr(
-        not(any(feature = "http", feature = "redis")),
+        not(any(feature = "http", feature = "redis", feature = "sql")),
         expect(dead_code, reason = "no other module does such I/O yet")
     )]
     pub(crate) io: tokio::runtime::Handle,
@@ -310,6 +317,8 @@ fn lane_main(
                     None
                 }
             }),
+            #[cfg(feature = "sql")]
+            sql: config.sql,
             io,
         });
         let mut turns = tokio::time::interval(TURN_INTERVAL);

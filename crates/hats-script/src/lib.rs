@@ -2,7 +2,7 @@
 //!
 //! A [`Lanes`] is a set of OS threads, one per core. [`Lanes::spawn`] puts a closure on a fiber of one of them
 //! and hands it a [`Vm`]: a QuickJS interpreter with the host modules (`console`, `env`, `worker`, `thread` or `job`,
-//! `redis`, `http`, `fetch`, timers, `sleep`). Code in the closure, and the script it calls, is written as if it
+//! `redis`, `http`, `fetch`, `sql`, timers, `sleep`). Code in the closure, and the script it calls, is written as if it
 //! blocked; where it waits, the lane goes on with another script.
 //!
 //! What must hold:
@@ -32,6 +32,8 @@ pub use crate::modules::env::EnvOverlay;
 pub use crate::modules::http;
 #[cfg(feature = "redis")]
 pub use crate::modules::redis;
+#[cfg(feature = "sql")]
+pub use crate::modules::sql;
 pub use crate::vm::{Run, Vm, Wake};
 
 /// The TypeScript declarations of what scripts can call, for editors and type checkers.

@@ -11,6 +11,8 @@ mod inspect;
 mod job;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(feature = "sql")]
+pub mod sql;
 mod thread;
 mod timers;
 mod web;
@@ -20,6 +22,8 @@ use std::rc::Rc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as STANDARD;
+#[cfg(any(feature = "redis", feature = "sql"))]
+use rquickjs::BigInt;
 use rquickjs::function::Rest;
 use rquickjs::object::{Accessor, Property};
 use rquickjs::{Coerced, Ctx, Exception, Function, IntoJs, Object, TypedArray, Value};
@@ -49,6 +53,8 @@ pub(crate) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     http::install(ctx, host)?;
     #[cfg(feature = "redis")]
     redis::install(ctx, host)?;
+    #[cfg(feature = "sql")]
+    sql::install(ctx, host)?;
     Ok(())
 }
 
@@ -233,4 +239,21 @@ pub(crate) fn plain_object<'a, 'js>(value: &'a Value<'js>) -> Option<&'a Object<
 pub(crate) fn coerced<'js>(ctx: &Ctx<'js>, value: Value<'js>) -> rquickjs::Result<String> {
     let Coerced(text): Coerced<rquickjs::String<'js>> = rquickjs::FromJs::from_js(ctx, value)?;
     string_of(ctx, text)
+}
+
+/// Largest integer that a JavaScript number holds exactly, and all below it.
+#[cfg(any(feature = "redis", feature = "sql"))]
+const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
+
+/// An integer as a number, or as a BigInt where a number would not be exact.
+#[cfg(any(feature = "redis", feature = "sql"))]
+pub(crate) fn integer_to_js<'js>(ctx: &Ctx<'js>, integer: i64) -> rquickjs::Result<Value<'js>> {
+    if let Ok(small) = i32::try_from(integer) {
+        return Ok(Value::new_int(ctx.clone(), small));
+    }
+    if integer.unsigned_abs() <= SAFE_INTEGER_MAX {
+        #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
+        return Ok(Value::new_float(ctx.clone(), integer as f64));
+    }
+    BigInt::from_i64(ctx.clone(), integer)?.into_js(ctx)
 }

@@ -86,6 +86,8 @@ const KEYS: &[Key] = &[
     key("http-fence"),
     key("http-body-limit"),
     key("preload"),
+    key("sqlite-dir"),
+    key("sql-connections"),
 ];
 
 /// Everything that was set, by whom, with unknown keys already refused. Values are read from it by
@@ -222,6 +224,8 @@ impl Settings {
             deny_net: self.list_of("deny-net")?,
             http_proxy: self.read_as("http-proxy", boolean)?.unwrap_or_default(),
             http_fence: self.read_as("http-fence", boolean)?.unwrap_or_default(),
+            sqlite_dir: self.read_as("sqlite-dir", |text| Ok(PathBuf::from(text)))?,
+            sql_connections: self.read_as("sql-connections", connections)?.unwrap_or(default.sql_connections),
             call_log: self.read_as("call-log", |text| Ok(PathBuf::from(text)))?,
         };
         config.check()?;

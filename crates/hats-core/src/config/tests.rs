@@ -503,10 +503,23 @@ fn secrets_never_print() {
 }
 
 #[test]
+fn the_folder_for_databases_has_to_be_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let config = flags(&[("sqlite-dir", path), ("sql-connections", "3")]).unwrap();
+    assert_eq!(config.sqlite_dir.as_deref(), Some(folder.path()));
+    assert_eq!(config.sql_connections.get(), 3);
+    let absent = format!("{path}/absent");
+    assert_eq!(refusal(flags(&[("sqlite-dir", &absent)])), format!("sqlite-dir {absent} is no folder"));
+    assert!(refusal(flags(&[("sql-connections", "0")])).contains("sql-connections"));
+}
+
+#[test]
 fn the_defaults_can_be_used() {
     let config = Config::default();
     assert_eq!(config.cluster_name.as_str(), "default");
     assert_ne!(config.worker_name, Config::default().worker_name);
     assert_eq!(config.check().is_ok(), cfg!(feature = "embedded-redis"));
     assert_eq!(config.redis_blocking_connections.get(), 64);
+    assert_eq!(config.sql_connections.get(), 16);
 }

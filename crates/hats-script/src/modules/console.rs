@@ -72,7 +72,7 @@ fn line(host: &Host, call: &Call<'_, '_>) -> String {
 }
 
 /// A line of at most `limit` characters, with a note of how many of those that were made are cut off.
-fn cut(line: String, limit: usize) -> String {
+pub(super) fn cut(line: String, limit: usize) -> String {
     // No more bytes than the limit means no more characters either.
     if line.len() <= limit {
         return line;

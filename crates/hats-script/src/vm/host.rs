@@ -25,6 +25,8 @@ use crate::limits::Limits;
 use crate::modules::http::Budget;
 #[cfg(feature = "redis")]
 use crate::modules::redis::ReplyParts;
+#[cfg(feature = "sql")]
+use crate::modules::sql;
 
 /// Host functions that may be inside one another. Native code that calls native code has no stack limit but this.
 const NATIVE_DEPTH_MAX: u32 = 64;
@@ -62,6 +64,9 @@ pub(crate) struct Host {
     pub(crate) bodies: Budget,
     /// What host modules keep of the interpreter for this script, by a name of their own.
     made: RefCell<HashMap<&'static str, Persistent<Value<'static>>>>,
+    /// How many databases the script has open.
+    #[cfg(feature = "sql")]
+    pub(crate) databases: Rc<sql::Opened>,
 }
 
 impl Host {
@@ -86,6 +91,8 @@ impl Host {
             #[cfg(feature = "http")]
             bodies: Budget::new(task.limits.memory),
             made: RefCell::default(),
+            #[cfg(feature = "sql")]
+            databases: Rc::default(),
         }
     }
 

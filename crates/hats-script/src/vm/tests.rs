@@ -24,6 +24,8 @@ mod modules;
 mod redis;
 mod run;
 mod sharing;
+#[cfg(feature = "sql")]
+mod sql;
 mod web;
 
 /// A worker and a task as a test wants them.
@@ -141,6 +143,8 @@ fn lanes(count: usize, #[cfg(feature = "redis")] redis: Option<crate::redis::Con
         http: None,
         #[cfg(feature = "redis")]
         redis,
+        #[cfg(feature = "sql")]
+        sql: Some(crate::sql::Databases::new(crate::sql::Config::default()).unwrap()),
         on_turn: std::sync::Arc::new(|_| {}),
     })
     .unwrap()
@@ -154,6 +158,8 @@ fn lanes_with_http(count: usize, http: crate::http::Client) -> Lanes {
         worker: Fake::new(),
         env: EnvOverlay::default(),
         http: Some(http),
+        #[cfg(feature = "sql")]
+        sql: None,
         #[cfg(feature = "redis")]
         redis: None,
         on_turn: std::sync::Arc::new(|_| {}),

@@ -67,6 +67,7 @@ impl World {
             env: EnvOverlay::default(),
             http: None,
             redis: None,
+            sql: None,
             on_turn: Arc::new(|_| {}),
         })
         .unwrap();

@@ -1,16 +1,14 @@
 //! Values between JavaScript and Redis: shapes as in RESP2.
 
 use fred::types::{Resp3Frame, Value as RedisValue};
-use rquickjs::{BigInt, Ctx, Exception, IntoJs, TypedArray, Value};
+use rquickjs::{Ctx, Exception, IntoJs, TypedArray, Value};
 
 use super::Reply;
-use crate::modules::{Call, bytes_of, coerced, string_of};
+use crate::modules::{Call, bytes_of, coerced, integer_to_js, string_of};
 use crate::vm::Host;
 
 /// Replies nest no deeper; beyond it somebody is after the stack.
 const DEPTH_MAX: usize = 64;
-/// Largest integer that a JavaScript number holds exactly, and all below it.
-const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
 
 /// The arguments of one command. They are copies outside of the script's heap, and one string may be given a thousand
 /// times: so all of them together may be as long as that heap.
@@ -183,17 +181,6 @@ fn bytes_to_js<'js>(ctx: &Ctx<'js>, bytes: &[u8]) -> rquickjs::Result<Value<'js>
         Ok(text) => text.into_js(ctx),
         Err(_) => TypedArray::<u8>::new_copy(ctx.clone(), bytes).map(TypedArray::into_value),
     }
-}
-
-fn integer_to_js<'js>(ctx: &Ctx<'js>, integer: i64) -> rquickjs::Result<Value<'js>> {
-    if let Ok(small) = i32::try_from(integer) {
-        return Ok(Value::new_int(ctx.clone(), small));
-    }
-    if integer.unsigned_abs() <= SAFE_INTEGER_MAX {
-        #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
-        return Ok(Value::new_float(ctx.clone(), integer as f64));
-    }
-    BigInt::from_i64(ctx.clone(), integer)?.into_js(ctx)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod http;
 mod redis;
 mod server;
+mod sql;
 mod tasks;
 mod web;
 
@@ -22,6 +23,7 @@ use self::server::RedisServer;
 use super::http::server::Server;
 use super::*;
 use crate::egress::Egress;
+use crate::sql::Databases;
 
 /// One or more names that belong together, and cases of them in the order in which they run.
 struct Line {
@@ -41,7 +43,7 @@ enum Within {
 }
 
 fn lines() -> impl Iterator<Item = &'static Line> {
-    tasks::LINES.iter().chain(redis::LINES).chain(http::LINES).chain(web::LINES)
+    tasks::LINES.iter().chain(redis::LINES).chain(http::LINES).chain(sql::LINES).chain(web::LINES)
 }
 
 impl Line {
@@ -69,6 +71,7 @@ impl World {
             env: EnvOverlay::default(),
             http: Some(super::http::client(Egress::default())),
             redis: Some(super::redis::connections(redis_url, 2).await),
+            sql: Some(Databases::new(crate::sql::Config::default()).unwrap()),
             on_turn: Arc::new(|_| {}),
         })
         .unwrap();
@@ -183,6 +186,7 @@ async fn live_properties_are_asked_at_each_use() {
                 env: EnvOverlay::default(),
                 http: None,
                 redis: None,
+                sql: None,
                 on_turn: Arc::new(|_| {}),
             })
             .unwrap();

@@ -305,6 +305,8 @@ fn lane_with(libraries: &[(&str, &str)]) -> Lanes {
         http: None,
         #[cfg(feature = "redis")]
         redis: None,
+        #[cfg(feature = "sql")]
+        sql: None,
         on_turn: std::sync::Arc::new(|_| {}),
     })
     .unwrap()
