@@ -21,11 +21,17 @@ command:node nodejs
 command:npm npm
 command:tar tar
 library:libfaketime.so.1 libfaketime
+command:mariadbd mariadb-server
+command:mariadb mariadb-client
+postgres:initdb postgresql
+postgres:psql postgresql
 END
 }
 
 present() {
   case $1 in
+    # Debian keeps the programs of the server out of the way.
+    postgres:*) compgen -G "/usr/lib/postgresql/*/bin/${1#postgres:}" >/dev/null || command -v "${1#postgres:}" >/dev/null ;;
     command:*) command -v "${1#command:}" >/dev/null ;;
     library:*) compgen -G "/usr/lib/*/faketime/${1#library:}" >/dev/null ||
       compgen -G "/usr/lib*/faketime/${1#library:}" >/dev/null ||

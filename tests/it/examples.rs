@@ -16,7 +16,7 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The examples that a test of this module or `real_input` runs.
-pub(crate) const COVERED: [&str; 18] = [
+pub(crate) const COVERED: [&str; 19] = [
     "embed.rs",
     "env.js",
     "hello.js",
@@ -30,6 +30,7 @@ pub(crate) const COVERED: [&str; 18] = [
     "preload/main.js",
     "preload/text.js",
     "redis.js",
+    "sql.js",
     "thread_control.js",
     "typescript.ts",
     "tzdata.js",
@@ -122,6 +123,11 @@ fn http() -> Result<()> {
 #[test]
 fn redis() -> Result<()> {
     check("redis", 0)
+}
+
+#[test]
+fn sql() -> Result<()> {
+    check("sql", 0)
 }
 
 #[test]

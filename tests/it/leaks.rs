@@ -36,6 +36,11 @@ const USES: &[&str] = &[
     "if (thread.Key.includes('idle')) { const url = env.Get('LEAKS_URL'); http.Post(url, 'x'.repeat(5000)).bytes; http.Get('http://127.0.0.1:1/'); \
      fetch(url + '/greeting').then((answer) => answer.json()); fetch(url + '/held', { signal: AbortSignal.timeout(1) }).catch(() => {}); \
      fetch(url + '/held'); }",
+    "if (thread.Key.includes('idle')) { const db = sql.New('leaks.db', 'sqlite'), memory = sql.New(':memory:', 'sqlite'); \
+     db.Exec('CREATE TABLE IF NOT EXISTS leaks (a, b)'); db.Exec('INSERT INTO leaks VALUES (?, ?)', ROUND, new Uint8Array(5000)); \
+     db.Exec('DELETE FROM leaks WHERE a < ?', ROUND); db.Query('SELECT * FROM leaks LIMIT 3'); db.Exec('BEGIN'); db.Exec('NONSENSE'); \
+     memory.Exec('CREATE TABLE a AS SELECT zeroblob(100000) b'); memory.Query('SELECT * FROM a'); \
+     sql.New('u@tcp(127.0.0.1:1)/' + ROUND, 'mysql').Ping(); sql.New('postgres://u@127.0.0.1:1/' + ROUND, 'postgres').Ping(); }",
     "class Mine extends EventTarget {}; new Mine().addEventListener('x', () => loop); new DOMException('x');",
 ];
 
@@ -79,6 +84,7 @@ fn nothing_is_left_of_scripts_that_have_ended() -> Result<()> {
         let (redis, web) = (RedisServer::start(lab)?, WebServer::start()?);
         let options = Options::new("a", NAME, &redis.address().to_string()).without_call_log();
         let options = options.environment("LEAKS_URL", &web.url());
+        let options = options.argument("--sqlite-dir", &lab.path().to_string_lossy());
         let worker = Worker::start(lab, options.argument("--log-level", "error"))?;
         let begun = Instant::now();
         let mut series = Vec::new();

@@ -16,6 +16,7 @@ mod modules;
 mod preload;
 mod real_input;
 mod single_ownership;
+mod sql;
 mod subcommands;
 mod takeover;
 mod ticks;
