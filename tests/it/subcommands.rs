@@ -213,6 +213,47 @@ fn a_job_is_put_run_shown_stopped_and_removed() -> Result<()> {
     })
 }
 
+/// A job that is off is run by hand in peace: only disabling it stops its runs, not whatever else is written about it.
+#[test]
+fn a_run_by_hand_of_a_disabled_job_is_not_stopped() -> Result<()> {
+    Lab::run("by hand", |lab| {
+        let mut cluster = Cluster::start(lab, Shape { workers: 1, threads: 0, ..Shape::default() })?;
+        let redis = cluster.redis.address();
+        let source = "function main() {
+            redis.Call('SET', 'begun', 1);
+            while (!job.Stopped && redis.Call('GET', 'go') === null) sleep(20);
+            return job.Stopped ? 'stopped' : 'done';
+        }";
+        let file = lab.path().join("long.js");
+        fs::write(&file, source)?;
+        let file_name = file.to_str().context("a path that is no text")?;
+        job(redis, &["put", "long", file_name, "--cron", "@yearly", "--disabled"])?;
+        job(redis, &["run", "long"])?;
+        clock::wait_for("the run", PATIENCE, || Ok(cluster.redis.ask(&["GET", "begun"])?.int()))?;
+        job(redis, &["put", "long", file_name, "--jitter", "1"])?;
+        // Changes are noticed in order: once another job has run, so has been this one.
+        cluster.redis.ask(&[
+            "HSET",
+            "test:Jobs:beat",
+            "Cron",
+            "* * * * * *",
+            "Source",
+            "redis.Call('INCR', 'beats')",
+        ])?;
+        clock::wait_for("two beats", PATIENCE, || {
+            Ok(cluster.redis.ask(&["GET", "beats"])?.int().filter(|beats| *beats >= 2))
+        })?;
+        cluster.redis.ask(&["SET", "go", "1"])?;
+        clock::wait_for("its end", PATIENCE, || {
+            let history = job(redis, &["history", "long"])?;
+            let result = history[0]["result"].as_str().map(str::to_owned);
+            Ok(result.map(|result| assert_eq!(result, "done")))
+        })?;
+        cluster.finish()?;
+        Ok(())
+    })
+}
+
 #[test]
 fn a_job_that_cannot_run_is_refused_by_its_field() -> Result<()> {
     Lab::run("refused jobs", |lab| {

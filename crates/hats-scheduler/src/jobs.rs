@@ -509,9 +509,11 @@ impl Jobs {
         let (known, kept, wrong) = table::known(read);
         let runs_on = matches!(known, Known::On(_));
         let job = self.table.entry(name);
+        // What runs of a job that was off before was asked for by hand, and goes on.
+        let stays_off = matches!((&job.known, &known), (Known::Off { .. }, Known::Off { .. }));
         job.known = known;
         job.read = kept;
-        if !runs_on {
+        if !runs_on && !stays_off {
             self.shared.runs.want(Wanted::Stop, |_, mine| mine.job == *name);
         }
         let Some(mirror) = mirror else { return };
