@@ -374,6 +374,12 @@ impl MySqlOptions {
             "timezone" | "time-zone" => {
                 parts.settings.push(("time_zone".to_owned(), format!("'{}'", value.replace('\'', "''"))));
             }
+            // With these, statements outside of BEGIN and COMMIT would begin transactions that nobody ends.
+            _ if ["autocommit", "completion_type"].iter().any(|other| name.eq_ignore_ascii_case(other)) => {
+                return Err(Malformed(
+                    "autocommit and completion_type are not available: a transaction is from BEGIN to COMMIT or ROLLBACK",
+                ));
+            }
             // Of drivers of other languages: what they are about is otherwise here, or is always so.
             "allowAllFiles"
             | "allowFallbackToPlaintext"

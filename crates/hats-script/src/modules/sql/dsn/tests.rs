@@ -53,6 +53,8 @@ fn said(dsn: &str, driver: &str) -> String {
 
 #[test]
 fn mysql_is_read_in_both_forms() {
+    const OWN_TRANSACTIONS: &str =
+        "autocommit and completion_type are not available: a transaction is from BEGIN to COMMIT or ROLLBACK";
     for (dsn, expected) in [
         ("user:pw@tcp(db.example.org:3307)/app?x=y", "user:pw@db.example.org:3307/app x=y"),
         ("user:pw@tcp(h)/app", "user:pw@h:3306/app"),
@@ -112,6 +114,8 @@ fn mysql_is_read_in_both_forms() {
             "u@tcp(h)/d?clientFoundRows=false",
             "clientFoundRows=false is not available: db.Exec counts the rows that were found",
         ),
+        ("u@tcp(h)/d?autocommit=0", OWN_TRANSACTIONS),
+        ("mysql://u@h/d?Completion_Type=1", OWN_TRANSACTIONS),
         (
             "mysql://u:12/34@h/d",
             "there is an @ behind the first /: percent-encode a / in the password as %2F",
