@@ -8,6 +8,7 @@ mod blpop;
 mod embedded;
 mod examples;
 mod http;
+mod jobs;
 mod layering;
 mod leaks;
 mod lifecycle;
