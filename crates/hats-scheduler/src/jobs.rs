@@ -32,6 +32,7 @@ use hats_cluster::watchdog::Stamp;
 use hats_cluster::{Error, Handle};
 use hats_script::Lanes;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
@@ -48,15 +49,21 @@ const COALESCE: Duration = Duration::from_millis(2);
 const LOOK_TOGETHER: usize = 64;
 /// After a question that was not answered.
 const RETRY_MS: i64 = 300;
+const RETRY: Duration = Duration::from_millis(300);
+/// The clock has been set back when it shows so much less than before.
+const SET_BACK_MS: i64 = 500;
 /// Everything is looked for once in this, where changes are pushed.
-const SWEEP_EVERY_MS: i64 = 60_000;
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Ticks are read anew this often by the worker that comes first for a job.
-const ROUND_EVERY_MS: i64 = 120_000;
+const ROUND_EVERY: Duration = Duration::from_secs(120);
 /// Where nothing is pushed: with few jobs and with many.
-const POLL_MS: (i64, i64) = (1000, 5000);
+const POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 const POLL_FEW: usize = 500;
+/// The pause before a sweep is at least so many times as long as the last sweep: a shared Redis may hold many keys of
+/// others, and a sweep passes them all.
+const SWEEP_PAUSE: u32 = 10;
 /// Our own runs are looked at this often.
-const WATCH_RUNS_MS: i64 = 1000;
+const WATCH_RUNS_EVERY: Duration = Duration::from_secs(1);
 /// A look takes no longer than this.
 const OVER_KEPT_MS: i64 = 60_000;
 /// So many of the dead are remembered.
@@ -244,6 +251,7 @@ pub(crate) fn start(cluster: Handle, lanes: Lanes, config: Config) -> JobsHandle
         drain: drain.clone(),
         done: tell,
     });
+    let now = Instant::now();
     let jobs = Jobs {
         shared,
         peers,
@@ -253,9 +261,11 @@ pub(crate) fn start(cluster: Handle, lanes: Lanes, config: Config) -> JobsHandle
         flush_at: None,
         looking: false,
         sweeping: false,
-        sweep_at: 0,
-        round_at: 0,
-        watch_at: 0,
+        sweep_at: now,
+        sweep_began: now,
+        round_at: now,
+        watch_at: now,
+        latest_ms: i64::MIN,
         stamp,
         drain: drain.clone(),
         limit,
@@ -270,13 +280,17 @@ struct Jobs {
     table: Table,
     /// Jobs to be looked at, and whether their definitions are to be read as well.
     dirty: HashMap<TaskName, bool>,
-    flush_at: Option<i64>,
+    flush_at: Option<Instant>,
     looking: bool,
     sweeping: bool,
-    sweep_at: i64,
-    round_at: i64,
+    // What comes round does not go by a clock that can be set.
+    sweep_at: Instant,
+    sweep_began: Instant,
+    round_at: Instant,
     /// When our own runs are looked at next.
-    watch_at: i64,
+    watch_at: Instant,
+    /// What the clock showed at the last turn.
+    latest_ms: i64,
     stamp: Stamp,
     drain: CancellationToken,
     limit: Duration,
@@ -301,13 +315,13 @@ impl Jobs {
             if !draining {
                 self.turn(now_ms);
             }
-            let pause = self.until_next(now_ms);
+            let pause = if draining { TURN_MAX } else { self.until_next(now_ms) };
             tokio::select! {
                 biased;
                 () = self.drain.cancelled(), if !draining => {
                     draining = true;
                     self.shared.runs.want(Wanted::Stop, |_, _| true);
-                    patience.as_mut().reset(tokio::time::Instant::now() + self.limit);
+                    patience.as_mut().reset(Instant::now() + self.limit);
                 }
                 () = &mut patience, if draining => return self.shared.runs.jobs().into_iter().collect(),
                 Ok(()) = self.peers.changed() => self.take_peers(),
@@ -331,30 +345,39 @@ impl Jobs {
     }
 
     fn until_next(&self, now_ms: i64) -> Duration {
+        let now = Instant::now();
+        let due = |at: i64| Duration::from_millis(u64::try_from(at.saturating_sub(now_ms)).unwrap_or(0));
         let flush = if self.looking { None } else { self.flush_at };
-        [self.table.next_due(), flush, Some(self.sweep_at)]
+        [self.table.next_due().map(due), flush.map(|at| at - now), Some(self.sweep_at - now)]
             .into_iter()
             .flatten()
-            .map(|at| Duration::from_millis(u64::try_from(at.saturating_sub(now_ms)).unwrap_or(0)))
             .fold(TURN_MAX, Duration::min)
             .max(Duration::from_millis(1))
     }
 
     fn turn(&mut self, now_ms: i64) {
-        if now_ms >= self.sweep_at && !self.sweeping {
-            self.sweep(now_ms);
+        let now = Instant::now();
+        if now >= self.sweep_at && !self.sweeping {
+            self.sweep(now);
         }
-        if now_ms >= self.watch_at {
-            self.watch_at = now_ms + WATCH_RUNS_MS;
+        if now >= self.watch_at {
+            self.watch_at = now + WATCH_RUNS_EVERY;
             self.shared.runs.prune(now_ms);
             for name in self.shared.runs.jobs() {
                 self.look(&name, false);
             }
         }
+        let before = std::mem::replace(&mut self.latest_ms, now_ms);
+        if now_ms < before.saturating_sub(SET_BACK_MS) {
+            // What was to be done soon would be done only when the clock shows that time again.
+            for name in self.table.names().cloned().collect::<Vec<_>>() {
+                self.consider(&name, now_ms);
+            }
+        }
         while let Some(name) = self.table.pop_due(now_ms) {
             self.consider(&name, now_ms);
         }
-        if !self.looking && self.flush_at.is_some_and(|at| now_ms >= at) {
+        if !self.looking && self.flush_at.is_some_and(|at| now >= at) {
             self.flush(now_ms);
         }
     }
@@ -364,7 +387,7 @@ impl Jobs {
         let before = self.place.session().cloned();
         let pushed_before = std::mem::replace(&mut self.place.pushed, peers.pushed);
         if pushed_before != peers.pushed {
-            self.sweep_at = 0;
+            self.sweep_at = Instant::now();
         }
         self.place.live = peers.live;
         self.place.lease = peers.lease;
@@ -382,7 +405,7 @@ impl Jobs {
         match news {
             JobNews::Changed(name) => self.look(&name, true),
             JobNews::Gap => {
-                self.sweep_at = 0;
+                self.sweep_at = Instant::now();
                 for name in self.table.names().cloned().collect::<Vec<_>>() {
                     self.look(&name, true);
                 }
@@ -422,8 +445,7 @@ impl Jobs {
     fn look(&mut self, name: &TaskName, definition: bool) {
         self.table.entry(name);
         *self.dirty.entry(name.clone()).or_default() |= definition;
-        let at = self.now_ms() + i64::try_from(COALESCE.as_millis()).unwrap_or(0);
-        self.flush_at.get_or_insert(at);
+        self.flush_at.get_or_insert_with(|| Instant::now() + COALESCE);
     }
 
     fn flush(&mut self, now_ms: i64) {
@@ -472,7 +494,7 @@ impl Jobs {
                 }
             }
             Done::Ended { name } => self.look(&name, false),
-            Done::Swept(found) => self.swept(found, now_ms),
+            Done::Swept(found) => self.swept(found),
         }
     }
 
@@ -602,11 +624,12 @@ impl Jobs {
         self.table.schedule(name, None);
     }
 
-    fn sweep(&mut self, now_ms: i64) {
+    fn sweep(&mut self, now: Instant) {
         self.sweeping = true;
+        self.sweep_began = now;
         let many = self.table.names().count() > POLL_FEW;
-        let poll = if many { POLL_MS.1 } else { POLL_MS.0 };
-        self.sweep_at = now_ms + if self.place.pushed { SWEEP_EVERY_MS } else { poll };
+        let poll = if many { POLL.1 } else { POLL.0 };
+        self.sweep_at = now + if self.place.pushed { SWEEP_EVERY } else { poll };
         let shared = self.shared.clone();
         tokio::spawn(async move {
             let found = shared.store.scan_jobs().await;
@@ -615,19 +638,21 @@ impl Jobs {
     }
 
     /// Found: the names of the definitions, and of the records of ticks.
-    fn swept(&mut self, found: Result<Found, Error>, now_ms: i64) {
+    fn swept(&mut self, found: Result<Found, Error>) {
         self.sweeping = false;
+        let now = Instant::now();
+        self.sweep_at = self.sweep_at.max(now + (now - self.sweep_began) * SWEEP_PAUSE);
         let Found { defined, counted } = match found {
             Ok(found) => found,
             Err(error) => {
                 tracing::debug!(%error, "the sweep of jobs was not answered");
-                self.sweep_at = now_ms + RETRY_MS;
+                self.sweep_at = now + RETRY;
                 return;
             }
         };
-        let round = now_ms >= self.round_at;
+        let round = now >= self.round_at;
         if round {
-            self.round_at = now_ms + ROUND_EVERY_MS;
+            self.round_at = now + ROUND_EVERY;
         }
         let there: HashSet<TaskName> = defined.into_iter().collect();
         let known: HashSet<TaskName> = self.table.names().cloned().collect();
