@@ -66,10 +66,6 @@ impl Registrar {
     /// Registers, and watches for the loss of everything for as long as it is polled.
     pub(crate) async fn run(&self) -> Infallible {
         self.until_done(When::Start).await;
-        let threads = self.threads();
-        if self.run_now && !threads.is_empty() {
-            self.cluster.claim_now(threads);
-        }
         loop {
             self.session_lost.notified().await;
             self.until_done(When::Later).await;
@@ -111,6 +107,10 @@ impl Registrar {
         };
         if kind == TaskKind::Thread {
             self.cluster.look(vec![name.clone()]);
+            if self.run_now && when == When::Start {
+                // Each at once and not when all are registered: peers see the new ones as soon as this worker does.
+                self.cluster.claim_now(vec![name.clone()]);
+            }
         }
         let what = match (outcome.put, kind) {
             (Put::Created, _) => "registered",
@@ -142,11 +142,6 @@ impl Registrar {
         }
         let claims = self.store.check(name).await?;
         Ok(claims.iter().any(|claim| claim.epoch > 0))
-    }
-
-    fn threads(&self) -> Vec<TaskName> {
-        let threads = self.tasks.iter().filter(|task| task.kind == TaskKind::Thread);
-        threads.map(|task| task.name.clone()).collect()
     }
 }
 
