@@ -138,11 +138,21 @@ impl Runs {
     }
 
     /// Enters a run that is about to be asked for.
-    fn enter(&self, nonce: &Nonce, job: &TaskName) -> watch::Receiver<Wanted> {
+    /// None: this worker drains. Decided under the lock, so whatever is entered is told to stop when the drain begins.
+    fn enter(
+        &self,
+        drain: &CancellationToken,
+        nonce: &Nonce,
+        job: &TaskName,
+    ) -> Option<watch::Receiver<Wanted>> {
+        let mut runs = self.lock();
+        if drain.is_cancelled() {
+            return None;
+        }
         let (wanted, receiver) = watch::channel(Wanted::default());
         let mine = Mine { job: job.clone(), wanted, phase: Phase::Asking };
-        self.lock().insert(nonce.clone(), mine);
-        receiver
+        runs.insert(nonce.clone(), mine);
+        Some(receiver)
     }
 
     fn begun(&self, nonce: &Nonce, now_ms: i64) {
@@ -514,10 +524,12 @@ impl Jobs {
         match ticks {
             Err(error) => {
                 tracing::debug!(task = %name, %error, "the ticks could not be read");
+                job.stale = true;
                 return self.table.schedule(&name, Some(now_ms + RETRY_MS));
             }
             Ok(ticks) => {
                 job.seen_ms = asked_ms;
+                job.stale = false;
                 self.compare(&name, &ticks, asked_ms);
                 self.table.entry(&name).ticks = Some(ticks);
             }
@@ -605,7 +617,8 @@ impl Jobs {
             Step::Wait(at) => self.table.schedule(name, at),
             Step::Look => self.look(name, false),
             step => {
-                let Some(lease) = self.place.lease.clone() else { return self.table.schedule(name, None) };
+                let lease = self.place.lease.clone().filter(|_| !self.drain.is_cancelled());
+                let Some(lease) = lease else { return self.table.schedule(name, None) };
                 self.take(name, step, lease);
             }
         }

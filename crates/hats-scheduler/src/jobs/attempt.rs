@@ -123,7 +123,7 @@ async fn settle(shared: &Shared, question: &Question) -> Option<Told> {
         Known::On(ready) => (ready.def.clone(), ready.definition.retries, ready.definition.overlap, true),
         _ => (question.ticks.def.clone().unwrap_or_default(), 0, Default::default(), false),
     };
-    let (by, wanted) = enter(shared, &question.name, &question.lease);
+    let (by, wanted) = enter(shared, &question.name, &question.lease)?;
     let waiting = Waiting {
         asked: may_run.then(|| by.clone()),
         def: def.clone(),
@@ -141,7 +141,10 @@ async fn settle(shared: &Shared, question: &Question) -> Option<Told> {
         Some(run) => (Some(granted(shared, run, by, wanted, def, false)), Some(record), After::Consider),
         None => {
             shared.runs.remove(&by.nonce);
-            (None, Some(record), After::Consider)
+            // What has changed nothing is not asked for again at once.
+            let same = record == question.ticks;
+            let after = if same { After::At(wall_ms() + REST_MS) } else { After::Consider };
+            (None, Some(record), after)
         }
     })
 }
@@ -149,7 +152,7 @@ async fn settle(shared: &Shared, question: &Question) -> Option<Told> {
 async fn tick(shared: &Shared, question: &Question, next: Next) -> Option<Told> {
     let Known::On(ready) = &question.known else { return Some((None, None, After::Read)) };
     let last_ms = question.ticks.last_ms?;
-    let (by, wanted) = enter(shared, &question.name, &question.lease);
+    let (by, wanted) = enter(shared, &question.name, &question.lease)?;
     let request = TickRequest {
         tick_ms: next.tick.as_millis(),
         last_ms,
@@ -182,7 +185,7 @@ async fn tick(shared: &Shared, question: &Question, next: Next) -> Option<Told> 
 
 async fn by_hand(shared: &Shared, question: &Question, at: &str) -> Option<Told> {
     let Some(ready) = question.known.ready() else { return Some((None, None, After::Read)) };
-    let (by, wanted) = enter(shared, &question.name, &question.lease);
+    let (by, wanted) = enter(shared, &question.name, &question.lease)?;
     let overlap = ready.definition.overlap;
     let ask = || shared.store.run_by_hand(&question.name, &by, at, question.ticks.epoch, overlap);
     let Some((answer, record)) = answered(&question.lease, "run by hand", ask).await else {
@@ -211,10 +214,11 @@ async fn read(shared: &Shared, question: &Question, known: Option<JobDefinition>
     answered(&question.lease, "read", read).await
 }
 
-fn enter(shared: &Shared, name: &TaskName, lease: &Lease) -> (Asked, watch::Receiver<Wanted>) {
+/// None: this worker takes nothing any more.
+fn enter(shared: &Shared, name: &TaskName, lease: &Lease) -> Option<(Asked, watch::Receiver<Wanted>)> {
     let nonce = Nonce::random();
-    let wanted = shared.runs.enter(&nonce, name);
-    (Asked { session: lease.session().clone(), nonce, worker: shared.worker.clone() }, wanted)
+    let wanted = shared.runs.enter(&shared.drain, &nonce, name)?;
+    Some((Asked { session: lease.session().clone(), nonce, worker: shared.worker.clone() }, wanted))
 }
 
 fn granted(
@@ -243,8 +247,8 @@ async fn attend(shared: &Arc<Shared>, question: &Question, mut granted: Granted)
         };
         shared.runs.remove(&nonce);
         match follows {
-            Some((run, by, wanted)) => {
-                granted = self::granted(shared, run, by, wanted, granted.def, false);
+            Some((run, by, wanted, def)) => {
+                granted = self::granted(shared, run, by, wanted, def, false);
             }
             None => return,
         }
@@ -387,15 +391,16 @@ async fn finish(
     question: &Question,
     nonce: &Nonce,
     ended: &Ended,
-) -> Option<(Run, Asked, watch::Receiver<Wanted>)> {
+) -> Option<(Run, Asked, watch::Receiver<Wanted>, String)> {
     // Who drains leaves what waits to the others.
-    let next = (!shared.drain.is_cancelled()).then(|| enter(shared, &question.name, &question.lease));
+    let next = enter(shared, &question.name, &question.lease);
     let by = next.as_ref().map(|(by, _)| by);
     let finish = || shared.store.finish(&question.name, nonce, ended, by);
     let answer = answered(&question.lease, "finish", finish).await;
     let (by, wanted) = next?;
     match answer {
-        Some((Some(run), _)) => Some((run, by, wanted)),
+        // What waited may have come under another definition than the run that has ended.
+        Some((Some(run), record)) => Some((run, by, wanted, record.def.unwrap_or_default())),
         _ => {
             shared.runs.remove(&by.nonce);
             None

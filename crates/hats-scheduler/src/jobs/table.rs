@@ -22,6 +22,8 @@ use crate::cron::{Schedule, UnixSeconds};
 const RANK_DELAY_MS: i64 = 20;
 /// Whoever is further back looks after this.
 const LAST_DELAY_MS: i64 = 5000;
+/// No run that failed is due again later than this.
+const AGAIN_MAX_MS: i64 = 3_600_000;
 /// Ranks that have a delay of their own.
 const RANKS: usize = 3;
 
@@ -62,6 +64,8 @@ pub(super) struct Job {
     pub(super) ticks: Option<TicksRecord>,
     /// When that was asked for, in milliseconds since 1970.
     pub(super) seen_ms: i64,
+    /// The last look at its ticks was not answered: what is known is from before.
+    pub(super) stale: bool,
     /// A question about it is on its way, and nothing else is asked meanwhile.
     pub(super) asking: bool,
     /// Its definition says already why it does not run.
@@ -164,20 +168,28 @@ impl Job {
         if self.asking {
             return Step::Wait(None);
         }
+        if self.stale {
+            return Step::Look;
+        }
         let (Some(ticks), false) = (&self.ticks, matches!(self.known, Known::Unknown)) else {
             return Step::Look;
         };
         let left_behind = ticks.runs.iter().any(|run| place.dead.contains(&run.session));
+        // What waits is granted only under the definition that is in force: another is adopted first.
+        let may_take =
+            matches!(&self.known, Known::On(ready) if ticks.def.as_deref() == Some(ready.def.as_str()));
         let mut wake = None;
-        if left_behind || ticks.is_stranded() {
+        if left_behind || (may_take && ticks.is_stranded()) {
             let at = self.seen_ms + place.delay_ms(name, 0);
             if now_ms >= at {
                 return Step::Settle;
             }
             wake = Some(at);
         }
-        if let Some(retry) = ticks.retry_at_ms() {
-            let at = retry + place.delay_ms(name, retry / 1000);
+        if let Some(retry) = ticks.retry_at_ms().filter(|_| may_take) {
+            // An instant further ahead than it could have been set counts as passed, here as in Redis.
+            let retry = if retry > now_ms.saturating_add(AGAIN_MAX_MS) { self.seen_ms } else { retry };
+            let at = retry.saturating_add(place.delay_ms(name, retry / 1000));
             if now_ms >= at {
                 return if self.seen_ms >= retry { Step::Settle } else { Step::Look };
             }
@@ -196,11 +208,17 @@ impl Job {
         if let Some(at) = self.known.ready().and_then(|ready| ready.definition.run_at.as_ref())
             && ticks.manual.as_deref() != Some(at)
         {
+            let overlap = self.known.ready().map(|ready| ready.definition.overlap);
+            let free = ticks.runs.is_empty() || overlap == Some(Overlap::Allow);
             let when = self.seen_ms + place.delay_ms(name, 0);
-            if now_ms >= when {
+            if free && now_ms >= when {
                 return Step::ByHand(at.clone());
             }
-            wake = earlier(wake, when);
+            if !free && now_ms - self.seen_ms >= LAST_DELAY_MS {
+                return Step::Look;
+            }
+            // It waits for the end of the run, and the ticks go on meanwhile.
+            wake = earlier(wake, if free { when } else { now_ms + LAST_DELAY_MS });
         }
         let (Known::On(ready), Some(last_ms)) = (&self.known, ticks.last_ms) else {
             return Step::Wait(wake);
@@ -217,6 +235,9 @@ impl Job {
             && !(ticks.runs.is_empty() && ticks.retries.is_empty())
             && ready.definition.overlap != Overlap::Allow
         {
+            if now_ms - self.seen_ms >= LAST_DELAY_MS {
+                return Step::Look;
+            }
             // One after the other: looked at again when that run ends, here or elsewhere.
             return Step::Wait(earlier(wake, now_ms + LAST_DELAY_MS));
         }
@@ -440,6 +461,8 @@ mod tests {
         let mut job = job(all);
         assert_eq!(asks(&job.step(&name(), &alone(), NOON + 5000)), Some(1000));
         ticks(&mut job).runs.push(run("x"));
+        assert_eq!(job.step(&name(), &alone(), NOON + 5000), Step::Look, "it may have ended elsewhere");
+        job.seen_ms = NOON + 5000;
         assert_eq!(job.step(&name(), &alone(), NOON + 5000), Step::Wait(Some(NOON + 5000 + LAST_DELAY_MS)));
     }
 
@@ -454,6 +477,45 @@ mod tests {
         off.known = Known::Off { def: "disabled", ready: Some(ready(wish)) };
         ticks(&mut off).def = Some("disabled".to_owned());
         assert_eq!(off.step(&name(), &alone(), NOON), Step::ByHand("now".into()));
+    }
+
+    #[test]
+    fn what_waits_under_another_definition_does_not_keep_the_new_one_from_being_adopted() {
+        let mut changed = job(JobFields::default());
+        ticks(&mut changed).def = Some("0 0 * * * UTC".to_owned());
+        ticks(&mut changed).pending_ms = Some(NOON);
+        assert_eq!(changed.step(&name(), &alone(), NOON + 5000), Step::Adopt);
+        ticks(&mut changed).retries.push(RetryRecord {
+            tick_ms: NOON,
+            attempt: 2,
+            at_ms: NOON,
+            beside: false,
+        });
+        assert_eq!(changed.step(&name(), &alone(), NOON + 5000), Step::Adopt);
+        changed.known = Known::Gone;
+        assert_eq!(changed.step(&name(), &alone(), NOON + 5000), Step::Wait(None));
+    }
+
+    #[test]
+    fn an_operators_wish_that_has_to_wait_does_not_stop_the_ticks() {
+        let wish = JobFields { run_at: Some("now"), overlap: Some("replace"), ..JobFields::default() };
+        let mut busy = job(wish);
+        ticks(&mut busy).runs.push(run("x"));
+        assert_eq!(asks(&busy.step(&name(), &alone(), NOON + 1000)), Some(1000));
+    }
+
+    #[test]
+    fn a_look_that_was_not_answered_is_repeated() {
+        let stale = Job { stale: true, ..job(JobFields::default()) };
+        assert_eq!(stale.step(&name(), &alone(), NOON + 1000), Step::Look);
+    }
+
+    #[test]
+    fn an_instant_that_no_clock_of_ours_has_set_counts_as_passed() {
+        let mut failed = job(JobFields::default());
+        let at_ms = i64::MAX;
+        ticks(&mut failed).retries.push(RetryRecord { tick_ms: NOON, attempt: 2, at_ms, beside: false });
+        assert_eq!(failed.step(&name(), &alone(), NOON), Step::Settle);
     }
 
     #[test]
