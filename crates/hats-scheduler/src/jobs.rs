@@ -358,7 +358,8 @@ impl Jobs {
         let now = Instant::now();
         let due = |at: i64| Duration::from_millis(u64::try_from(at.saturating_sub(now_ms)).unwrap_or(0));
         let flush = if self.looking { None } else { self.flush_at };
-        [self.table.next_due().map(due), flush.map(|at| at - now), Some(self.sweep_at - now)]
+        let sweep = (!self.sweeping).then(|| self.sweep_at - now);
+        [self.table.next_due().map(due), flush.map(|at| at - now), sweep]
             .into_iter()
             .flatten()
             .fold(TURN_MAX, Duration::min)
