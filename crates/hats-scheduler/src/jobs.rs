@@ -26,8 +26,8 @@ use hats_cluster::coordinator::{JobFeed, JobNews, Peers};
 use hats_cluster::id::{Nonce, SessionId};
 use hats_cluster::lease::Lease;
 use hats_cluster::name::TaskName;
-use hats_cluster::records::{JobDefinition, JobRead, State, TicksRecord};
-use hats_cluster::store::{Jobs as Found, MirrorError, MirrorUpdate, Store};
+use hats_cluster::records::{JobDefinition, JobRead, TicksRecord};
+use hats_cluster::store::{Jobs as Found, MirrorUpdate, Store};
 use hats_cluster::watchdog::Stamp;
 use hats_cluster::{Error, Handle};
 use hats_script::Lanes;
@@ -137,8 +137,8 @@ impl Runs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a run that is about to be asked for.
-    /// None: this worker drains. Decided under the lock, so whatever is entered is told to stop when the drain begins.
+    /// Enters a run that is about to be asked for. None: this worker drains. Decided under the lock, so whatever is
+    /// entered is told to stop when the drain begins.
     fn enter(
         &self,
         drain: &CancellationToken,
@@ -167,7 +167,7 @@ impl Runs {
         }
     }
 
-    fn remove(&self, nonce: &Nonce) {
+    fn over(&self, nonce: &Nonce) {
         if let Some(mine) = self.lock().get_mut(nonce) {
             mine.phase = Phase::Over(wall_ms());
         }
@@ -277,7 +277,6 @@ pub(crate) fn start(cluster: Handle, lanes: Lanes, config: Config) -> JobsHandle
         watch_at: now,
         latest_ms: i64::MIN,
         stamp,
-        drain: drain.clone(),
         limit,
     };
     JobsHandle { drain, ended: tokio::spawn(jobs.run(news, done)) }
@@ -302,7 +301,6 @@ struct Jobs {
     /// What the clock showed at the last turn.
     latest_ms: i64,
     stamp: Stamp,
-    drain: CancellationToken,
     limit: Duration,
 }
 
@@ -328,7 +326,7 @@ impl Jobs {
             let pause = if draining { TURN_MAX } else { self.until_next(now_ms) };
             tokio::select! {
                 biased;
-                () = self.drain.cancelled(), if !draining => {
+                () = self.shared.drain.cancelled(), if !draining => {
                     draining = true;
                     self.shared.runs.want(Wanted::Stop, |_, _| true);
                     patience.as_mut().reset(Instant::now() + self.limit);
@@ -381,9 +379,7 @@ impl Jobs {
         let before = std::mem::replace(&mut self.latest_ms, now_ms);
         if now_ms < before.saturating_sub(SET_BACK_MS) {
             // What was to be done soon would be done only when the clock shows that time again.
-            for name in self.table.names().cloned().collect::<Vec<_>>() {
-                self.consider(&name, now_ms);
-            }
+            self.consider_all(now_ms);
         }
         while let Some(name) = self.table.pop_due(now_ms) {
             self.consider(&name, now_ms);
@@ -408,7 +404,7 @@ impl Jobs {
                 // Granted or not: the session's death settles them, and whoever is in them is stopped by the lease.
                 tracing::debug!(session = %lost, "no ticks are taken under this session any more");
             }
-            self.look_at_all();
+            self.look_at_all(false);
         }
     }
 
@@ -417,9 +413,7 @@ impl Jobs {
             JobNews::Changed(name) => self.look(&name, true),
             JobNews::Gap => {
                 self.sweep_at = Instant::now();
-                for name in self.table.names().cloned().collect::<Vec<_>>() {
-                    self.look(&name, true);
-                }
+                self.look_at_all(true);
             }
             JobNews::Died(session) => self.died(session),
         }
@@ -440,15 +434,18 @@ impl Jobs {
             self.look(&name, false);
         }
         // What names it as far as is known already is settled even if its first one is dead as well.
-        let named: Vec<TaskName> = self.table.names().cloned().collect();
-        for name in named {
-            self.consider(&name, now_ms);
+        self.consider_all(now_ms);
+    }
+
+    fn look_at_all(&mut self, definitions: bool) {
+        for name in self.table.names().cloned().collect::<Vec<_>>() {
+            self.look(&name, definitions);
         }
     }
 
-    fn look_at_all(&mut self) {
+    fn consider_all(&mut self, now_ms: i64) {
         for name in self.table.names().cloned().collect::<Vec<_>>() {
-            self.look(&name, false);
+            self.consider(&name, now_ms);
         }
     }
 
@@ -556,25 +553,16 @@ impl Jobs {
         let update = match &wrong {
             Some(error) if says.as_ref() != Some(error) => {
                 tracing::warn!(task = %name, error, "the job cannot run");
-                MirrorUpdate {
-                    state: Some(State::Crashed),
-                    error: MirrorError::Set(error.clone()),
-                    ..MirrorUpdate::default()
-                }
+                Some(MirrorUpdate::crashed(error.clone()))
             }
             // What was wrong with the definition is mended.
-            None if says.is_some() && says == job.told => MirrorUpdate {
-                state: Some(State::Stopped),
-                error: MirrorError::Clear,
-                ..MirrorUpdate::default()
-            },
-            _ => {
-                job.told = wrong;
-                return;
-            }
+            None if says.is_some() && says == job.told => Some(MirrorUpdate::mended()),
+            _ => None,
         };
         job.told = wrong;
-        attempt::mirror_soon(&self.shared, name, update);
+        if let Some(update) = update {
+            attempt::mirror_soon(&self.shared, name, update);
+        }
     }
 
     /// Compares the runs that Redis knows with ours: what is not there any more must end here, what nobody here knows must
@@ -618,7 +606,7 @@ impl Jobs {
             Step::Wait(at) => self.table.schedule(name, at),
             Step::Look => self.look(name, false),
             step => {
-                let lease = self.place.lease.clone().filter(|_| !self.drain.is_cancelled());
+                let lease = self.place.lease.clone().filter(|_| !self.shared.drain.is_cancelled());
                 let Some(lease) = lease else { return self.table.schedule(name, None) };
                 self.take(name, step, lease);
             }

@@ -3,8 +3,11 @@
 pub(crate) mod job;
 pub(crate) mod thread;
 
+use std::sync::Arc;
+
 use hats_cluster::clock::BootInstant;
-use hats_script::{ScriptError, TaskControl};
+use hats_cluster::records::Modules;
+use hats_script::{Bundle, ScriptError, TaskControl};
 
 use crate::call_log::CallOutcome;
 use crate::control::Audit;
@@ -34,6 +37,12 @@ fn audited<T>(
     };
     audit.log.end(&audit.caller, outcome, function);
     result
+}
+
+/// What a definition has to run.
+pub(crate) fn bundle(source: &Arc<str>, modules: &Modules) -> Bundle {
+    let Modules { main, files } = modules.clone();
+    Bundle { main: source.clone(), file: main, modules: files }
 }
 
 fn shortened(mut text: String) -> String {

@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 
 use hats_cluster::id::Nonce;
 use hats_cluster::name::TaskName;
-use hats_cluster::records::{Definition, Modules, RestartPolicy};
+use hats_cluster::records::RestartPolicy;
 use hats_cluster::{Grant, Handle, Release};
-use hats_script::{Bundle, Lanes, ScriptTask};
+use hats_script::{Lanes, ScriptTask};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::Instrument;
@@ -33,6 +33,7 @@ use tracing::Instrument;
 use crate::Config;
 use crate::control::{Audit, Control, Loss, Orders, Stop, Wanted};
 use crate::restart;
+use crate::runner::bundle;
 use crate::runner::thread::{self, Ended, Interrupts, Thread};
 
 /// After `thread.Stop()` this worker leaves the thread to others for so long.
@@ -156,7 +157,7 @@ async fn run_once(
     control.adopt(seen.definition.hang, limits.call_timeout);
     let interrupts = Arc::new(Interrupts::default());
     let thread = Thread {
-        source: bundle(&seen.definition),
+        source: bundle(&seen.definition.source, &seen.definition.modules),
         control: control.clone(),
         interrupts: interrupts.clone(),
         cleanup_timeout: shared.config.cleanup_timeout,
@@ -204,12 +205,6 @@ async fn run_once(
             }
         }
     }
-}
-
-/// What the definition has to run.
-fn bundle(definition: &Definition) -> Bundle {
-    let Modules { main, files } = definition.modules.clone();
-    Bundle { main: definition.source.clone(), file: main, modules: files }
 }
 
 fn is_newer(seen: &Wanted, wanted: &Wanted) -> bool {
@@ -266,7 +261,7 @@ async fn disable(cluster: &Handle, grant: &Grant, wanted: &mut watch::Receiver<W
 
 #[cfg(test)]
 mod tests {
-    use hats_cluster::records::SourceDigest;
+    use hats_cluster::records::{Definition, Modules, SourceDigest};
 
     use super::*;
 

@@ -29,9 +29,9 @@ use crate::keys::Key;
 use crate::lease::{Lease, Timing};
 use crate::name::{TaskName, WorkerName};
 use crate::observe::Observer;
-use crate::records::{ClaimRecord, DeadSession, DefinitionRead, SessionEnd, State, WorkerRow};
+use crate::records::{ClaimRecord, DeadSession, DefinitionRead, SessionEnd, WorkerRow};
 use crate::session::{self, SessionThread, Vitals};
-use crate::store::{Burial, Found, MirrorError, MirrorUpdate, Released, Sample, Store};
+use crate::store::{Burial, Found, MirrorUpdate, Released, Sample, Store};
 use crate::watch;
 use crate::watchdog::Stamp;
 
@@ -641,12 +641,7 @@ impl Coordinator {
 }
 
 fn crashed_mirror(error: String) -> MirrorUpdate {
-    MirrorUpdate {
-        state: Some(State::Crashed),
-        owner: Some(String::new()),
-        error: MirrorError::Set(error),
-        disable: false,
-    }
+    MirrorUpdate { owner: Some(String::new()), ..MirrorUpdate::crashed(error) }
 }
 
 fn host_name() -> String {

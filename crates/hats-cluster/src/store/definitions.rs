@@ -44,6 +44,20 @@ pub struct MirrorUpdate {
     pub disable: bool,
 }
 
+impl MirrorUpdate {
+    /// It has failed with this error.
+    #[must_use]
+    pub fn crashed(error: String) -> Self {
+        Self { state: Some(State::Crashed), error: MirrorError::Set(error), ..Self::default() }
+    }
+
+    /// It fails no more.
+    #[must_use]
+    pub fn mended() -> Self {
+        Self { state: Some(State::Stopped), error: MirrorError::Clear, ..Self::default() }
+    }
+}
+
 /// What registering a script did to the definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {

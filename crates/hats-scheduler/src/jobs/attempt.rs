@@ -18,10 +18,8 @@ use hats_cluster::id::{Nonce, SessionId};
 use hats_cluster::lease::Lease;
 use hats_cluster::name::{TaskKind, TaskName};
 use hats_cluster::records::{JobDefinition, JobRead, Mirror, State, TickOutcome, TicksRecord};
-use hats_cluster::store::{
-    Asked, Ended, MirrorError, MirrorUpdate, Run, Said, TickAnswer, TickRequest, Waiting,
-};
-use hats_script::{BoxFuture, Bundle};
+use hats_cluster::store::{Asked, Ended, MirrorUpdate, Run, Said, Store, TickAnswer, TickRequest, Waiting};
+use hats_script::BoxFuture;
 use tokio::sync::watch;
 use tracing::Instrument;
 
@@ -31,6 +29,7 @@ use super::{Done, Shared, wall_ms};
 use crate::call_log::Caller;
 use crate::control::Audit;
 use crate::restart;
+use crate::runner::bundle;
 use crate::runner::job::{self, Outcome, Record, RunReport, Wanted};
 
 /// Between two tries of the same question, at first and at most.
@@ -51,11 +50,40 @@ pub(super) struct Question {
     pub(super) dead: Vec<SessionId>,
 }
 
+/// A run of ours that is in the table, from before it is asked for. It is over when this goes.
+struct Entered {
+    shared: Arc<Shared>,
+    by: Asked,
+    wanted: watch::Receiver<Wanted>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.shared.runs.over(&self.by.nonce);
+    }
+}
+
+impl Entered {
+    /// None: this worker takes nothing any more.
+    fn new(shared: &Arc<Shared>, question: &Question) -> Option<Self> {
+        let nonce = Nonce::random();
+        let wanted = shared.runs.enter(&shared.drain, &nonce, &question.name)?;
+        let session = question.lease.session().clone();
+        let by = Asked { session, nonce, worker: shared.worker.clone() };
+        Some(Self { shared: shared.clone(), by, wanted })
+    }
+
+    /// Redis has granted it.
+    fn granted(self, run: Run, def: String, manual: bool) -> Granted {
+        self.shared.runs.begun(&self.by.nonce, wall_ms());
+        Granted { run, entered: self, def, manual }
+    }
+}
+
 /// A run that was granted.
 struct Granted {
     run: Run,
-    by: Asked,
-    wanted: watch::Receiver<Wanted>,
+    entered: Entered,
     /// The definition it was granted under.
     def: String,
     manual: bool,
@@ -88,7 +116,7 @@ pub(super) enum After {
     At(i64),
 }
 
-async fn ask(shared: &Shared, question: &Question, step: Step) -> Told {
+async fn ask(shared: &Arc<Shared>, question: &Question, step: Step) -> Told {
     let not_answered = (None, None, After::At(wall_ms() + REST_MS));
     match step {
         Step::Wait(_) | Step::Look => (None, None, After::Consider),
@@ -118,14 +146,14 @@ async fn adopt(shared: &Shared, question: &Question) -> Option<Told> {
     Some((None, Some(record), After::Read))
 }
 
-async fn settle(shared: &Shared, question: &Question) -> Option<Told> {
+async fn settle(shared: &Arc<Shared>, question: &Question) -> Option<Told> {
     let (def, retries, overlap, may_run) = match &question.known {
         Known::On(ready) => (ready.def.clone(), ready.definition.retries, ready.definition.overlap, true),
         _ => (question.ticks.def.clone().unwrap_or_default(), 0, Default::default(), false),
     };
-    let (by, wanted) = enter(shared, &question.name, &question.lease)?;
+    let entered = Entered::new(shared, question)?;
     let waiting = Waiting {
-        asked: may_run.then(|| by.clone()),
+        asked: may_run.then(|| entered.by.clone()),
         def: def.clone(),
         epoch: question.ticks.epoch,
         overlap,
@@ -133,26 +161,17 @@ async fn settle(shared: &Shared, question: &Question) -> Option<Told> {
         again: restart::FIRST,
     };
     let settle = || shared.store.settle(&question.name, &question.dead, &waiting);
-    let Some((run, record)) = answered(&question.lease, "settle", settle).await else {
-        shared.runs.remove(&by.nonce);
-        return None;
-    };
-    Some(match run {
-        Some(run) => (Some(granted(shared, run, by, wanted, def, false)), Some(record), After::Consider),
-        None => {
-            shared.runs.remove(&by.nonce);
-            // What has changed nothing is not asked for again at once.
-            let same = record == question.ticks;
-            let after = if same { After::At(wall_ms() + REST_MS) } else { After::Consider };
-            (None, Some(record), after)
-        }
-    })
+    let (run, record) = answered(&question.lease, "settle", settle).await?;
+    // What has changed nothing is not asked for again at once.
+    let same = record == question.ticks;
+    let after = if same { After::At(wall_ms() + REST_MS) } else { After::Consider };
+    Some((run.map(|run| entered.granted(run, def, false)), Some(record), after))
 }
 
-async fn tick(shared: &Shared, question: &Question, next: Next) -> Option<Told> {
+async fn tick(shared: &Arc<Shared>, question: &Question, next: Next) -> Option<Told> {
     let Known::On(ready) = &question.known else { return Some((None, None, After::Read)) };
     let last_ms = question.ticks.last_ms?;
-    let (by, wanted) = enter(shared, &question.name, &question.lease)?;
+    let entered = Entered::new(shared, question)?;
     let request = TickRequest {
         tick_ms: next.tick.as_millis(),
         last_ms,
@@ -161,14 +180,11 @@ async fn tick(shared: &Shared, question: &Question, next: Next) -> Option<Told> 
         overlap: ready.definition.overlap,
         patient: next.catching_up,
     };
-    let tick = || shared.store.tick(&question.name, &by, &request);
-    let Some((answer, record)) = answered(&question.lease, "tick", tick).await else {
-        shared.runs.remove(&by.nonce);
-        return None;
-    };
+    let tick = || shared.store.tick(&question.name, &entered.by, &request);
+    let (answer, record) = answered(&question.lease, "tick", tick).await?;
     let after = match answer {
         TickAnswer::Granted(run) => {
-            let granted = granted(shared, run, by, wanted, ready.def.clone(), false);
+            let granted = entered.granted(run, ready.def.clone(), false);
             return Some((Some(granted), Some(record), After::Consider));
         }
         TickAnswer::Early => After::At(wall_ms() + EARLY_MS),
@@ -179,31 +195,21 @@ async fn tick(shared: &Shared, question: &Question, next: Next) -> Option<Told> 
         }
         TickAnswer::Done | TickAnswer::Busy | TickAnswer::Buffered => After::Consider,
     };
-    shared.runs.remove(&by.nonce);
     Some((None, Some(record), after))
 }
 
-async fn by_hand(shared: &Shared, question: &Question, at: &str) -> Option<Told> {
+async fn by_hand(shared: &Arc<Shared>, question: &Question, at: &str) -> Option<Told> {
     let Some(ready) = question.known.ready() else { return Some((None, None, After::Read)) };
-    let (by, wanted) = enter(shared, &question.name, &question.lease)?;
+    let entered = Entered::new(shared, question)?;
     let overlap = ready.definition.overlap;
-    let ask = || shared.store.run_by_hand(&question.name, &by, at, question.ticks.epoch, overlap);
-    let Some((answer, record)) = answered(&question.lease, "run by hand", ask).await else {
-        shared.runs.remove(&by.nonce);
-        return None;
-    };
+    let ask = || shared.store.run_by_hand(&question.name, &entered.by, at, question.ticks.epoch, overlap);
+    let (answer, record) = answered(&question.lease, "run by hand", ask).await?;
     Some(match answer {
         TickAnswer::Granted(run) => {
-            (Some(granted(shared, run, by, wanted, ready.def.clone(), true)), Some(record), After::Consider)
+            (Some(entered.granted(run, ready.def.clone(), true)), Some(record), After::Consider)
         }
-        answer => {
-            shared.runs.remove(&by.nonce);
-            let after = match answer {
-                TickAnswer::Busy => After::At(wall_ms() + REST_MS),
-                _ => After::Consider,
-            };
-            (None, Some(record), after)
-        }
+        TickAnswer::Busy => (None, Some(record), After::At(wall_ms() + REST_MS)),
+        _ => (None, Some(record), After::Consider),
     })
 }
 
@@ -214,44 +220,15 @@ async fn read(shared: &Shared, question: &Question, known: Option<JobDefinition>
     answered(&question.lease, "read", read).await
 }
 
-/// None: this worker takes nothing any more.
-fn enter(shared: &Shared, name: &TaskName, lease: &Lease) -> Option<(Asked, watch::Receiver<Wanted>)> {
-    let nonce = Nonce::random();
-    let wanted = shared.runs.enter(&shared.drain, &nonce, name)?;
-    Some((Asked { session: lease.session().clone(), nonce, worker: shared.worker.clone() }, wanted))
-}
-
-fn granted(
-    shared: &Shared,
-    run: Run,
-    by: Asked,
-    wanted: watch::Receiver<Wanted>,
-    def: String,
-    manual: bool,
-) -> Granted {
-    shared.runs.begun(&by.nonce, wall_ms());
-    Granted { run, by, wanted, def, manual }
-}
-
 /// Runs what was granted, and what follows from it, until nothing follows.
-async fn attend(shared: &Arc<Shared>, question: &Question, mut granted: Granted) {
+async fn attend(shared: &Arc<Shared>, question: &Question, granted: Granted) {
     let mut known = question.known.ready().map(|ready| ready.definition.clone());
-    loop {
-        let nonce = granted.by.nonce.clone();
-        let follows = match attend_one(shared, question, &granted, &mut known).await {
-            Some(ended) => {
-                shared.runs.finishing(&nonce);
-                finish(shared, question, &nonce, &ended).await
-            }
-            None => None,
-        };
-        shared.runs.remove(&nonce);
-        match follows {
-            Some((run, by, wanted, def)) => {
-                granted = self::granted(shared, run, by, wanted, def, false);
-            }
-            None => return,
-        }
+    let mut next = Some(granted);
+    while let Some(granted) = next {
+        let Some(ended) = attend_one(shared, question, &granted, &mut known).await else { return };
+        let nonce = &granted.entered.by.nonce;
+        shared.runs.finishing(nonce);
+        next = finish(shared, question, nonce, &ended).await;
     }
 }
 
@@ -283,7 +260,7 @@ async fn attend_one(
     let run = &granted.run;
     tracing::debug!(tick = run.tick_ms, epoch = run.epoch, attempt = run.attempt, "runs");
     let report =
-        job::run(&shared.lanes, job(shared, question, granted, &ready), granted.wanted.clone()).await;
+        job::run(&shared.lanes, job(shared, question, granted, &ready), granted.entered.wanted.clone()).await;
     let ended = ended(run, granted.manual, ready.definition.retries, report)?;
     tell(shared, name, &mirror, &ended);
     Some(ended.0)
@@ -305,11 +282,7 @@ fn job(shared: &Arc<Shared>, question: &Question, granted: &Granted, ready: &Rea
         epoch: run.epoch,
         tick_ms: run.tick_ms,
         attempt: run.attempt,
-        source: Bundle {
-            main: definition.source.clone(),
-            file: definition.modules.main.clone(),
-            modules: definition.modules.files.clone(),
-        },
+        source: bundle(&definition.source, &definition.modules),
         limits: shared.config.limits_for(&definition.limits),
         timeout: Some(definition.timeout),
         drain_timeout: shared.config.drain_timeout,
@@ -361,15 +334,9 @@ fn tell(shared: &Arc<Shared>, name: &TaskName, mirror: &Mirror, (ended, error): 
     let update = match error {
         Some(error) => {
             tracing::warn!(error, "the run failed");
-            MirrorUpdate {
-                state: Some(State::Crashed),
-                error: MirrorError::Set(error.clone()),
-                ..MirrorUpdate::default()
-            }
+            MirrorUpdate::crashed(error.clone())
         }
-        None if crashed && ended.outcome == TickOutcome::Ran => {
-            MirrorUpdate { state: Some(State::Stopped), error: MirrorError::Clear, ..MirrorUpdate::default() }
-        }
+        None if crashed && ended.outcome == TickOutcome::Ran => MirrorUpdate::mended(),
         None => return,
     };
     mirror_soon(shared, name, update);
@@ -386,26 +353,14 @@ pub(super) fn mirror_soon(shared: &Arc<Shared>, name: &TaskName, update: MirrorU
 }
 
 /// Ends the run in Redis; repeated until it is answered or the lease is lost. Gives what follows.
-async fn finish(
-    shared: &Shared,
-    question: &Question,
-    nonce: &Nonce,
-    ended: &Ended,
-) -> Option<(Run, Asked, watch::Receiver<Wanted>, String)> {
+async fn finish(shared: &Arc<Shared>, question: &Question, nonce: &Nonce, ended: &Ended) -> Option<Granted> {
     // Who drains leaves what waits to the others.
-    let next = enter(shared, &question.name, &question.lease);
-    let by = next.as_ref().map(|(by, _)| by);
+    let next = Entered::new(shared, question);
+    let by = next.as_ref().map(|next| &next.by);
     let finish = || shared.store.finish(&question.name, nonce, ended, by);
-    let answer = answered(&question.lease, "finish", finish).await;
-    let (by, wanted) = next?;
-    match answer {
-        // What waited may have come under another definition than the run that has ended.
-        Some((Some(run), record)) => Some((run, by, wanted, record.def.unwrap_or_default())),
-        _ => {
-            shared.runs.remove(&by.nonce);
-            None
-        }
-    }
+    let (run, record) = answered(&question.lease, "finish", finish).await?;
+    // What waited may have come under another definition than the run that has ended.
+    Some(next?.granted(run?, record.def.unwrap_or_default(), false))
 }
 
 /// Ends a run that names our session and that nobody here knows.
@@ -454,7 +409,7 @@ async fn answered<T, F: Future<Output = Result<T, Error>>>(
 
 /// What a script may ask about its own job.
 struct OwnRecord {
-    store: hats_cluster::store::Store,
+    store: Store,
     job: TaskName,
 }
 

@@ -13,8 +13,8 @@ use crate::coordinator::{Admission, Event, Grant};
 use crate::id::Nonce;
 use crate::lease::Lease;
 use crate::name::TaskName;
-use crate::records::{ClaimRecord, DefinitionRead, State};
-use crate::store::{Answer, Granted, Handover, MirrorError, MirrorUpdate};
+use crate::records::{ClaimRecord, DefinitionRead};
+use crate::store::{Answer, Granted, Handover, MirrorUpdate};
 
 /// So many of them are made together: as many sources as go into one pipeline.
 const CLAIMS_TOGETHER: usize = 32;
@@ -274,12 +274,7 @@ impl Coordinator {
 
     fn write_poison(&self, name: &TaskName) {
         let (store, name) = (self.store.clone(), name.clone());
-        let update = MirrorUpdate {
-            state: Some(State::Crashed),
-            owner: Some(String::new()),
-            error: MirrorError::Set(POISON.to_owned()),
-            disable: false,
-        };
+        let update = crashed_mirror(POISON.to_owned());
         tokio::spawn(async move {
             if let Err(error) = store.mirror(&name, &update).await {
                 debug!(task = %name, %error, "the mark of poison is not written, whoever meets it next does");
