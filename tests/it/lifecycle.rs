@@ -197,7 +197,11 @@ fn a_worker_is_disabled_by_its_row() -> Result<()> {
         cluster.all_run(exit.at, PATIENCE)?;
         // A start says that it is wanted again.
         cluster.recovers("the disabled worker was started again")?;
-        ensure!(cluster.redis.field(&format!("{NAME}:workers:w0"), "Status")? == "enabled");
+        // Its session is there before its row is written.
+        clock::wait_for("the row to say enabled", PATIENCE, || {
+            let status = cluster.redis.field(&format!("{NAME}:workers:w0"), "Status")?;
+            Ok((status == "enabled").then_some(()))
+        })?;
         cluster.finish()?.not_empty()
     })
 }
