@@ -32,6 +32,29 @@ pub(crate) enum Command {
     Types,
 }
 
+/// What the script of one task may use, where that differs from the worker's own limits.
+#[derive(Debug, Args)]
+struct LimitArgs {
+    /// Heap of the script, such as 64MiB
+    #[arg(long, value_name = "SIZE")]
+    memory_limit: Option<String>,
+    /// Stack of the script, such as 512KiB
+    #[arg(long, value_name = "SIZE")]
+    stack_limit: Option<String>,
+    /// Time of one call: a number counts milliseconds; 500ms and 30s mean what they say
+    #[arg(long, value_name = "MS")]
+    call_timeout: Option<String>,
+    /// Length of the source, such as 2MiB
+    #[arg(long, value_name = "SIZE")]
+    source_limit: Option<String>,
+    /// Body of one HTTP answer, such as 20MiB
+    #[arg(long, value_name = "SIZE")]
+    http_body_limit: Option<String>,
+    /// Characters of one line of log
+    #[arg(long, value_name = "N")]
+    log_line_limit: Option<String>,
+}
+
 impl Command {
     /// Carries it out.
     pub(crate) fn run(&self, settings: &Settings) -> Result<(), Error> {

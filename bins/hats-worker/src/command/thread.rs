@@ -8,7 +8,7 @@ use hats_core::admin::{PutOptions, PutOutcome, ThreadRow, Threads};
 use hats_core::config::AdminConfig;
 use serde_json::{Value, json};
 
-use super::{Output, columns, plain, push_lines, put_word, read_source, short};
+use super::{LimitArgs, Output, columns, plain, push_lines, put_word, read_source, short};
 
 /// What can be done to threads.
 #[derive(Debug, Subcommand)]
@@ -44,24 +44,8 @@ pub(crate) struct PutArgs {
     /// After a crash: on-failure (again after a pause) or never (disable it)
     #[arg(long, value_name = "POLICY")]
     restart: Option<String>,
-    /// Heap of the script, such as 64MiB
-    #[arg(long, value_name = "SIZE")]
-    memory_limit: Option<String>,
-    /// Stack of the script, such as 512KiB
-    #[arg(long, value_name = "SIZE")]
-    stack_limit: Option<String>,
-    /// Time of one call: a number counts milliseconds; 500ms and 30s mean what they say
-    #[arg(long, value_name = "MS")]
-    call_timeout: Option<String>,
-    /// Length of the source, such as 2MiB
-    #[arg(long, value_name = "SIZE")]
-    source_limit: Option<String>,
-    /// Body of one HTTP answer, such as 20MiB
-    #[arg(long, value_name = "SIZE")]
-    http_body_limit: Option<String>,
-    /// Characters of one line of log
-    #[arg(long, value_name = "N")]
-    log_line_limit: Option<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
     #[command(flatten)]
     output: Output,
 }
@@ -108,12 +92,12 @@ impl PutArgs {
             disabled: self.disabled,
             hang: self.hang.clone(),
             restart: self.restart.clone(),
-            memory_limit: self.memory_limit.clone(),
-            stack_limit: self.stack_limit.clone(),
-            call_timeout: self.call_timeout.clone(),
-            source_limit: self.source_limit.clone(),
-            http_body_limit: self.http_body_limit.clone(),
-            log_line_limit: self.log_line_limit.clone(),
+            memory_limit: self.limits.memory_limit.clone(),
+            stack_limit: self.limits.stack_limit.clone(),
+            call_timeout: self.limits.call_timeout.clone(),
+            source_limit: self.limits.source_limit.clone(),
+            http_body_limit: self.limits.http_body_limit.clone(),
+            log_line_limit: self.limits.log_line_limit.clone(),
         }
     }
 }
