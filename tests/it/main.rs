@@ -4,6 +4,7 @@
 //! for `HATS_SOAK_MINUTES` (10). With `HATS_KEEP=DIR` the directories of failed tests are kept there.
 
 mod bad_scripts;
+mod balance;
 mod blpop;
 mod embedded;
 mod examples;

@@ -161,6 +161,18 @@ struct WorkerFlags {
     #[arg(long, value_name = "FILE,FILE")]
     preload: Option<String>,
 
+    /// Its share of the threads beside the other workers' [default: 1]
+    #[arg(long, value_name = "X")]
+    weight: Option<String>,
+
+    /// No more threads than this [default: any number]
+    #[arg(long, value_name = "N")]
+    max_threads: Option<String>,
+
+    /// What this worker offers to threads whose Requires asks for it: gpu,zone=eu
+    #[arg(long, value_name = "L,L")]
+    labels: Option<String>,
+
     /// No new threads above it: a share of the cgroup's or the machine's memory, a size of this process, or off
     /// [default: 80%]
     #[arg(long, value_name = "X")]

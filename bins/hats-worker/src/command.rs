@@ -5,6 +5,7 @@
 
 mod job;
 mod thread;
+mod worker;
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -28,6 +29,9 @@ pub(crate) enum Command {
     /// Register, show, run and control jobs: scripts that run on a schedule, once for each tick in the whole cluster
     #[command(subcommand)]
     Job(job::Command),
+    /// Show workers, and drain one
+    #[command(subcommand)]
+    Worker(worker::Command),
     /// Print the TypeScript declarations of what scripts can call (hats.d.ts), for editors and type checkers
     Types,
 }
@@ -65,7 +69,7 @@ impl Command {
         match self {
             Self::Job(job::Command::Next(next)) => return next.run(),
             Self::Types => return print(hats_core::TYPES),
-            Self::Thread(_) | Self::Job(_) => {}
+            Self::Thread(_) | Self::Job(_) | Self::Worker(_) => {}
         }
         let config = settings.admin()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -76,6 +80,7 @@ impl Command {
             match self {
                 Self::Thread(command) => command.run(&config).await,
                 Self::Job(command) => command.run(&config).await,
+                Self::Worker(command) => command.run(&config).await,
                 Self::Types => Ok(()),
             }
         });

@@ -4,6 +4,7 @@
 //! that nobody owns, and what waits of a job that is gone. Must always hold: nothing in here can take or double a lease.
 
 mod jobs;
+mod workers;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 pub use self::jobs::{
     JobRow, JobRun, RetryRow, job_book, list_jobs, put_job, remove_job, run_job, set_job_enabled, show_job,
 };
+pub use self::workers::{WorkerStatus, drain_worker, list_workers, show_worker};
 use crate::address::RedisConfig;
 use crate::error::Error;
 use crate::id::{Nonce, SessionId};
@@ -24,6 +26,8 @@ use crate::records::{ClaimRecord, Definition, DefinitionRead, RestartPolicy, Ses
 use crate::store::{Put, Store, wall_clock_text};
 
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
+/// A row that nobody writes any more goes after this.
+const ROW_TTL: Duration = Duration::from_secs(24 * 3600);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// Connects for a few commands, trying for so long.

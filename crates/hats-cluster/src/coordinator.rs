@@ -93,6 +93,9 @@ pub enum StopReason {
     Deleted,
     /// Somebody asked for a restart.
     Restart,
+    /// Another worker is to have it: for even shares, because this worker is not healthy, or because it does not offer what
+    /// the thread requires.
+    Relocated,
     /// A field of its definition cannot be used; the coordinator writes the error at the release.
     Malformed,
     /// Its claim no longer names this worker: nothing of it may run on, `cleanup()` included.
@@ -107,6 +110,9 @@ pub enum Admission {
     Open,
     /// It may not; the reason is for people, in the worker's row.
     Refused(Arc<str>),
+    /// It is not healthy, for this reason: it takes nothing new and hands what it owns to healthy peers, the heaviest first.
+    /// Where there is none it goes on as if it might.
+    Critical(Arc<str>),
 }
 
 /// A thread that this worker owns.

@@ -23,6 +23,7 @@ pub mod rank;
 
 pub mod admin;
 pub mod keys;
+pub mod labels;
 pub mod store;
 
 mod observe;

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use sha1::{Digest as _, Sha1};
 
+use crate::config::Capacity;
 use crate::id::{Nonce, SessionId};
+use crate::labels::Labels;
 use crate::name::{TaskName, WorkerName};
 
 pub use self::job::{
@@ -132,8 +134,8 @@ pub struct Definition {
     pub hang: Duration,
     /// What happens after a failure.
     pub restart: RestartPolicy,
-    /// `Requires`: what a worker must offer, kept for later.
-    pub requires: Option<Arc<str>>,
+    /// `Requires`: what a worker must offer to run it.
+    pub requires: Labels,
     /// Limits of its own.
     pub limits: Limits,
     /// `RestartAt`, any text: an operator asks for a restart by changing it. Another value than the one a claim was
@@ -184,7 +186,7 @@ pub struct DefinitionRead {
 }
 
 /// A session, as it stands in Redis.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SessionRecord {
     /// The worker's name.
     pub name: String,
@@ -208,6 +210,15 @@ pub struct SessionRecord {
     pub end: Option<(SessionEnd, u64)>,
     /// The program's version.
     pub version: String,
+    /// Which threads it takes, and how many.
+    pub capacity: Capacity,
+}
+
+impl SessionRecord {
+    /// Whether it lives, as far as one look can tell.
+    pub(crate) fn is_live(&self, server_ms: u64) -> bool {
+        self.alive && self.expiry_ms > server_ms
+    }
 }
 
 /// How a session ended.
@@ -414,7 +425,8 @@ impl Definition {
                 _ => None,
             })?
             .unwrap_or_default(),
-            requires: fields.requires.filter(|text| !text.is_empty()).map(Arc::from),
+            requires: parse_field("Requires", fields.requires, LABELS, |text| text.parse().ok())?
+                .unwrap_or_default(),
             limits: Limits::parse([
                 fields.memory_limit,
                 fields.stack_limit,
@@ -451,6 +463,7 @@ impl Limits {
     }
 }
 
+const LABELS: &str = "labels such as gpu,zone=eu, of visible ASCII characters between commas";
 const DURATION: &str = "milliseconds, or a duration such as 500ms or 30s, of 30 days at most";
 const TIMEOUT: &str = "milliseconds, or a duration such as 500ms or 30s, above zero and of 30 days at most";
 const BYTES: &str = "a number of bytes above zero, or one such as 64MiB";
@@ -640,7 +653,7 @@ mod tests {
         assert!(!definition.enabled);
         assert_eq!(definition.hang, Duration::from_millis(250));
         assert_eq!(definition.restart, RestartPolicy::Never);
-        assert_eq!(definition.requires.as_deref(), Some("gpu"));
+        assert_eq!(definition.requires.to_string(), "gpu");
         assert_eq!(definition.limits.memory, Some(64 << 20));
         assert_eq!(definition.limits.stack, Some(262_144));
         assert_eq!(definition.limits.call_timeout, Some(Duration::from_secs(90)));

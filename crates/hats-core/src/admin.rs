@@ -40,6 +40,8 @@ pub struct PutOptions {
     pub hang: Option<String>,
     /// `Restart`: `on-failure` or `never`.
     pub restart: Option<String>,
+    /// `Requires`: what a worker must offer to run it, such as `gpu,zone=eu`.
+    pub requires: Option<String>,
     /// `MemoryLimit`.
     pub memory_limit: Option<String>,
     /// `StackLimit`.
@@ -154,6 +156,7 @@ impl PutOptions {
             status: status.as_deref(),
             hang: self.hang.as_deref(),
             restart: self.restart.as_deref(),
+            requires: self.requires.as_deref(),
             memory_limit: self.memory_limit.as_deref(),
             stack_limit: self.stack_limit.as_deref(),
             call_timeout: self.call_timeout.as_deref(),
@@ -168,6 +171,7 @@ impl PutOptions {
             ("Status", &status),
             ("Hang", &self.hang),
             ("Restart", &self.restart),
+            ("Requires", &self.requires),
             ("MemoryLimit", &self.memory_limit),
             ("StackLimit", &self.stack_limit),
             ("CallTimeout", &self.call_timeout),

@@ -18,6 +18,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use hats_cluster::address::RedisConfig;
+use hats_cluster::labels::Labels;
 use hats_cluster::name::{ClusterName, TaskName, WorkerName};
 use hats_cluster::records::SOURCE_BYTES_MAX;
 use hats_script::egress::Egress;
@@ -61,6 +62,12 @@ pub struct Config {
     pub stall_after: Duration,
     /// What scripts may use unless their task says otherwise.
     pub limits: Limits,
+    /// Its share of the threads beside the others'. Default 1.
+    pub weight: f64,
+    /// It takes no more threads than so many. Default any number.
+    pub max_threads: Option<NonZeroUsize>,
+    /// What it offers to threads whose `Requires` asks for it. Default nothing.
+    pub labels: Labels,
     /// Unhealthy above it. Default off.
     pub cpu_threshold: Option<CpuThreshold>,
     /// Unhealthy above this share of memory. Default 90 %.
@@ -165,6 +172,10 @@ impl Config {
     pub const LEASE_MIN: Duration = Duration::from_secs(2);
     /// The longest lease: nobody wants to wait longer for a dead worker's threads.
     pub const LEASE_MAX: Duration = Duration::from_secs(3600);
+    /// The least weight: a worker that is to have nothing is disabled instead.
+    pub const WEIGHT_MIN: f64 = 0.01;
+    /// The most weight.
+    pub const WEIGHT_MAX: f64 = 1000.0;
     /// Every running script has address space for its whole stack, so a larger one is taken for a mistake.
     pub const STACK_MAX: usize = hats_script::Limits::STACK_MAX;
 
@@ -208,6 +219,14 @@ impl Config {
                 "allow-net makes exceptions from deny-net, which is missing; for these and nothing else set deny-net to `*`"
                     .to_owned(),
             );
+        }
+        if !(Self::WEIGHT_MIN..=Self::WEIGHT_MAX).contains(&self.weight) {
+            return refuse(format!(
+                "weight must be from {} to {}, got {}",
+                Self::WEIGHT_MIN,
+                Self::WEIGHT_MAX,
+                self.weight
+            ));
         }
         if self.health_interval.is_zero() {
             return refuse("health-interval must be above 0".to_owned());
@@ -255,6 +274,9 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(20),
             stall_after: Duration::from_secs(10),
             limits: Limits::default(),
+            weight: 1.0,
+            max_threads: None,
+            labels: Labels::default(),
             cpu_threshold: None,
             mem_threshold: Percent::new(90.0),
             memory_budget: Percent::new(80.0).map(MemoryBudget::Share),

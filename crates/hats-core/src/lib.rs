@@ -15,6 +15,7 @@ mod registration;
 mod shutdown;
 mod typescript;
 mod worker;
+pub mod workers;
 
 pub use crate::config::Config;
 pub use crate::error::Error;

@@ -71,7 +71,7 @@ impl MemoryGate {
                 Admission::Open => {
                     tracing::info!("takes new threads again: memory in use is below the budget")
                 }
-                Admission::Refused(why) => tracing::warn!(
+                Admission::Refused(why) | Admission::Critical(why) => tracing::warn!(
                     "takes no new threads: {why}; to raise it, set --memory-budget or give the worker more memory"
                 ),
             }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use hats_cluster::Handle;
 use hats_cluster::address::RedisConfig;
-use hats_cluster::config::OnHardStop;
+use hats_cluster::config::{Capacity, OnHardStop};
 use hats_cluster::name::TaskName;
 use hats_cluster::watchdog::{HardStop, Stamp};
 use hats_scheduler::{CallLog, Scheduler, Why};
@@ -245,6 +245,11 @@ fn cluster_config(
     );
     cluster.lease = config.lease;
     cluster.stall_after = config.stall_after;
+    cluster.capacity = Capacity {
+        weight: config.weight,
+        threads_max: config.max_threads.map(NonZeroUsize::get),
+        labels: config.labels.clone(),
+    };
     cluster.admission = memory.admission();
     if home.is_own() {
         // Nobody else can be there yet.

@@ -185,7 +185,7 @@ fn definition(source: &str) -> Definition {
         enabled: true,
         hang: Duration::from_millis(1),
         restart: RestartPolicy::OnFailure,
-        requires: None,
+        requires: hats_cluster::labels::Labels::default(),
         limits: Limits::default(),
         restart_at: None,
     }

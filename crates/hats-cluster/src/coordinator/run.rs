@@ -1,6 +1,7 @@
 //! The coordinator's loop and what it does at each message. The rules are in `plan` and `settle`, the knowledge in
 //! `table`, the requests in `operation`; what follows from a message is in the modules below, by subject.
 
+mod balancing;
 mod claiming;
 mod feed;
 mod owning;
@@ -172,6 +173,11 @@ pub(super) struct Coordinator {
     /// A worker of 2020 was seen alive so recently that it counts as alive until then.
     seen_2020_until: BootInstant,
     claims_under_way: usize,
+    /// Threads of ours that are stopped for the sake of another worker, and of which.
+    moves: HashMap<TaskName, SessionId>,
+    balance_at: BootInstant,
+    /// It is said again from then on that this worker is critical and alone.
+    alone_said_until: BootInstant,
     ghosts: HashSet<Nonce>,
     pardons: HashSet<TaskName>,
 
@@ -255,6 +261,9 @@ impl Coordinator {
             data_lost_until: BootInstant::default(),
             seen_2020_until: BootInstant::default(),
             claims_under_way: 0,
+            moves: HashMap::new(),
+            balance_at: now,
+            alone_said_until: BootInstant::default(),
             ghosts: HashSet::new(),
             pardons: HashSet::new(),
             dirty_claims: HashSet::new(),
@@ -546,7 +555,7 @@ impl Coordinator {
         self.tell_peers();
         // People see it in the row, and peers in the session's next renewal.
         self.row_at = BootInstant::now();
-        if self.admission == Admission::Open {
+        if !matches!(self.admission, Admission::Refused(_)) {
             self.consider_all();
         }
     }
@@ -583,6 +592,7 @@ impl Coordinator {
             }
         }
         self.mirrors.clear();
+        self.moves.clear();
         self.count_threads();
         self.tell(Event::Lost { lease: lease.clone() });
     }

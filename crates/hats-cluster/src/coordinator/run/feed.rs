@@ -30,7 +30,7 @@ impl Coordinator {
 
     /// Says who is there, if that has changed.
     pub(super) fn publish_peers(&self, now: BootInstant) {
-        let lease = self.lease.clone().filter(|_| self.can_claim(now));
+        let lease = self.lease.clone().filter(|_| self.takes(now));
         let others = self.observer.alive(now).filter(|(id, record)| record.ready && !self.is_own(id));
         let mut live: Vec<SessionId> = others.map(|(id, _)| id.clone()).collect();
         live.extend(lease.iter().map(|lease| lease.session().clone()));

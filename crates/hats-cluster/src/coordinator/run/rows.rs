@@ -21,7 +21,7 @@ impl Coordinator {
         let session = self.lease.as_ref().map(|lease| lease.session().to_string());
         let claims = match &self.admission {
             Admission::Open => "open".to_owned(),
-            Admission::Refused(why) => format!("refused: {why}"),
+            Admission::Refused(why) | Admission::Critical(why) => format!("refused: {why}"),
         };
         let mut row = vec![
             ("State", state.to_owned()),
@@ -52,7 +52,12 @@ impl Coordinator {
     }
 
     pub(super) fn write_row(&self) {
-        let row = self.row(if self.draining { "draining" } else { "online" });
+        let state = match &self.admission {
+            _ if self.draining => "draining",
+            Admission::Critical(_) => "critical",
+            Admission::Open | Admission::Refused(_) => "online",
+        };
+        let row = self.row(state);
         let (store, done, worker) = (self.store.clone(), self.done.clone(), self.config.worker_name.clone());
         tokio::spawn(async move {
             let _ = done.send(Done::Row(store.write_row(&worker, &row, Some(ROW_TTL)).await));

@@ -1,0 +1,109 @@
+//! Giving threads away: for even shares, and because this worker is not healthy.
+//!
+//! A thread is stopped in good order, `cleanup()` included, and released with a preference for the one who is to have it.
+//! What must hold: no more than a few are on their way at any time, and nothing is given away where nobody would take it.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::Coordinator;
+use crate::clock::BootInstant;
+use crate::coordinator::{Admission, StopReason};
+use crate::id::SessionId;
+use crate::name::TaskName;
+
+/// Shares are compared this often.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// So many threads may be on their way at once, or this part of what is owned if that is more.
+const UNDER_WAY_MAX: usize = 25;
+const UNDER_WAY_PART: usize = 20;
+/// A worker that is not healthy gives this part of what it owns away at each look: what made it so may pass with it.
+const SHED_PART: usize = 40;
+/// A worker that is critical and alone says so this often.
+const ALONE_SAID_EVERY: Duration = Duration::from_secs(60);
+
+impl Coordinator {
+    pub(super) fn balance(&mut self, now: BootInstant) {
+        if now < self.balance_at {
+            return;
+        }
+        self.balance_at = now + LOOK_EVERY;
+        let table = &self.table;
+        self.moves.retain(|name, _| table.get(name).is_some_and(|thread| thread.mine.is_some()));
+        let Some(own) = self.lease.as_ref().filter(|lease| lease.is_trusted()) else { return };
+        let own = own.session().clone();
+        match &self.admission {
+            _ if self.draining || now < self.settling.over() => {}
+            Admission::Open => self.even_out(now, &own),
+            // What it owns it keeps.
+            Admission::Refused(_) => {}
+            Admission::Critical(why) => {
+                let why = why.clone();
+                if self.has_ready_peer(now) {
+                    self.shed(now, &own, &why);
+                } else if now >= self.alone_said_until {
+                    self.alone_said_until = now + ALONE_SAID_EVERY;
+                    warn!(%why, "this worker is critical, and there is no healthy one: it keeps what it has and goes on");
+                }
+            }
+        }
+    }
+
+    fn room(&self) -> usize {
+        UNDER_WAY_MAX.max(self.table.owned_len() / UNDER_WAY_PART).saturating_sub(self.moves.len())
+    }
+
+    fn even_out(&mut self, now: BootInstant, own: &SessionId) {
+        let members = self.members(now);
+        let mut room = self.room();
+        let mut moves: Vec<(TaskName, SessionId)> = Vec::new();
+        for (to, count) in members.moves(own) {
+            let free = self.stoppable().filter(|(name, _)| !moves.iter().any(|(moved, _)| moved == *name));
+            let best = members.best_for(&to, free);
+            let chosen: Vec<_> =
+                best.into_iter().take(count.min(room)).map(|name| (name.clone(), to.clone())).collect();
+            room -= chosen.len();
+            moves.extend(chosen);
+        }
+        if !moves.is_empty() {
+            info!(threads = moves.len(), "given to others for even shares");
+        }
+        self.hand_over(moves);
+    }
+
+    fn shed(&mut self, now: BootInstant, own: &SessionId, why: &str) {
+        let count = self.table.owned_len().div_ceil(SHED_PART).min(self.room());
+        let members = self.members(now);
+        let mut heaviest: Vec<(u64, &TaskName, SessionId)> = self
+            .stoppable()
+            .filter_map(|(name, requires)| {
+                let to = members.successor(name, requires, own)?;
+                Some(((self.config.weigh)(name), name, to.clone()))
+            })
+            .collect();
+        heaviest.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1)));
+        let moves: Vec<_> =
+            heaviest.into_iter().take(count).map(|(_, name, to)| (name.clone(), to)).collect();
+        if !moves.is_empty() {
+            warn!(%why, threads = moves.len(), "this worker is critical: given to healthy ones");
+        }
+        self.hand_over(moves);
+    }
+
+    /// What runs here and has not been asked to stop.
+    fn stoppable(&self) -> impl Iterator<Item = (&TaskName, &crate::labels::Labels)> {
+        self.table.mine().filter_map(|name| {
+            let thread = self.table.get(name)?;
+            thread.owned().filter(|owned| owned.stop.is_none())?;
+            Some((name, &thread.requires))
+        })
+    }
+
+    fn hand_over(&mut self, moves: Vec<(TaskName, SessionId)>) {
+        for (name, to) in moves {
+            self.ask_to_stop(&name, StopReason::Relocated);
+            self.moves.insert(name, to);
+        }
+    }
+}
