@@ -135,6 +135,12 @@ impl Members {
         scored.into_iter().map(|(_, thread)| thread).collect()
     }
 
+    /// Whether this one takes one more, even if it has its share.
+    pub(crate) fn may_take(&self, session: &SessionId) -> bool {
+        let member = self.members.iter().find(|member| member.session == *session);
+        member.is_some_and(|member| member.threads_max.is_none_or(|most| member.threads < most))
+    }
+
     /// Whether this session is one of them.
     pub(crate) fn has(&self, session: &SessionId) -> bool {
         self.members.iter().any(|member| member.session == *session)

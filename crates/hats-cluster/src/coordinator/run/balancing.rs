@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::Coordinator;
 use crate::clock::BootInstant;
+use crate::coordinator::table::{Known, Thread};
 use crate::coordinator::{Admission, StopReason};
 use crate::id::SessionId;
 use crate::name::TaskName;
@@ -20,6 +21,8 @@ const UNDER_WAY_MAX: usize = 25;
 const UNDER_WAY_PART: usize = 20;
 /// A worker that is not healthy gives this part of what it owns away at each look: what made it so may pass with it.
 const SHED_PART: usize = 40;
+/// A thread that has been free for so long is one that nobody else takes.
+const WAITED_LONG: Duration = Duration::from_secs(2);
 /// A worker that is critical and alone says so this often.
 const ALONE_SAID_EVERY: Duration = Duration::from_secs(60);
 
@@ -35,7 +38,10 @@ impl Coordinator {
         let own = own.session().clone();
         match &self.admission {
             _ if self.draining || now < self.settling.over() => {}
-            Admission::Open => self.even_out(now, &own),
+            Admission::Open => {
+                self.make_room(now, &own);
+                self.even_out(now, &own);
+            }
             // What it owns it keeps.
             Admission::Refused(_) => {}
             Admission::Critical(why) => {
@@ -68,6 +74,51 @@ impl Coordinator {
         }
         if !moves.is_empty() {
             info!(threads = moves.len(), "given to others for even shares");
+        }
+        self.hand_over(moves);
+    }
+
+    /// Full of threads that could run anywhere, while one that requires what this worker offers runs nowhere: as many of
+    /// the former go.
+    fn make_room(&mut self, now: BootInstant, own: &SessionId) {
+        if self.config.capacity.threads_max.is_none_or(|most| self.table.mine_len() < most) {
+            return;
+        }
+        if self.config.capacity.labels.is_empty() {
+            return;
+        }
+        let waits = |thread: &Thread| {
+            let free = thread.claim.as_ref().is_some_and(|claim| claim.session.is_none());
+            let long =
+                thread.free_since.is_some_and(|since| now.saturating_duration_since(since) > WAITED_LONG);
+            thread.mine.is_none() && free && long && !thread.is_off()
+        };
+        // What nobody has tried to claim here has not been read.
+        for name in self.table.names(|thread| waits(thread) && thread.definition == Known::Unknown) {
+            self.read_definition(name);
+        }
+        let offered = &self.config.capacity.labels;
+        let waiting = self
+            .table
+            .iter()
+            .filter(|(_, thread)| waits(thread) && !thread.requires.is_empty())
+            .filter(|(_, thread)| offered.offer(&thread.requires));
+        let count = waiting.count().saturating_sub(self.moves.len()).min(self.room());
+        if count == 0 {
+            return;
+        }
+        let members = self.members(now);
+        let moves: Vec<_> = self
+            .stoppable()
+            .filter(|(_, requires)| requires.is_empty())
+            .filter_map(|(name, requires)| {
+                let to = members.successor(name, requires, own)?;
+                members.may_take(to).then(|| (name.clone(), to.clone()))
+            })
+            .take(count)
+            .collect();
+        if !moves.is_empty() {
+            info!(threads = moves.len(), "given to others, to make room for what only runs here");
         }
         self.hand_over(moves);
     }

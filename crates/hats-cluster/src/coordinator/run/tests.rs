@@ -526,3 +526,24 @@ async fn a_worker_takes_no_more_threads_than_it_may_but_ticks() {
     world.own(&name("another"));
     assert!(!world.it.can_claim(now) && world.it.takes(now));
 }
+
+#[tokio::test]
+async fn who_is_full_makes_room_for_what_only_it_can_run() {
+    let mut world = World::new();
+    world.it.config.capacity =
+        crate::config::Capacity { threads_max: Some(3), labels: "gpu".parse().unwrap(), weight: 1.0 };
+    own_many(&mut world, 3);
+    seen(&mut world, &[("peer", true, 3)]);
+    let picky = name("picky");
+    let definition = Definition { requires: "gpu".parse().unwrap(), ..definition("1") };
+    world.it.claim_seen(&picky, was_claimed());
+    world.it.definition_read(&picky, Ok(Some(DefinitionRead { definition: Ok(definition), ..read("1") })));
+    let now = BootInstant::now();
+    world.it.balance(now);
+    assert!(relocated(&mut world).is_empty(), "somebody else may be about to take it");
+    world.it.table.get_mut(&picky).unwrap().free_since = Some(BootInstant::default());
+    world.it.balance(now + Duration::from_secs(1));
+    assert_eq!(relocated(&mut world).len(), 1);
+    world.it.balance(now + Duration::from_secs(2));
+    assert!(relocated(&mut world).is_empty(), "one for each that waits");
+}
