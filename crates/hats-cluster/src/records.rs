@@ -4,6 +4,7 @@
 //! a definition is an answer ([`FieldError`]) that makes that one task `crashed`; a malformed number in a record of
 //! ours counts as absent.
 
+mod endpoint;
 mod job;
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,6 +17,7 @@ use sha1::{Digest as _, Sha1};
 use crate::id::{Nonce, SessionId};
 use crate::name::{TaskName, WorkerName};
 
+pub use self::endpoint::{ENDPOINT_FIELDS, Endpoint, EndpointKind, EndpointRead};
 pub use self::job::{
     HistoryEntry, JobDefinition, JobFields, JobRead, LedgerEntry, Misfire, Overlap, RetryRecord, RunRecord,
     TickCounts, TickOutcome, TicksBook, TicksRecord,
@@ -351,6 +353,10 @@ pub struct Fields<'a> {
     pub restart_at: Option<&'a str>,
 }
 
+/// The fields of [`Limits`], in the order of their parsing.
+pub(crate) const LIMIT_FIELDS: [&str; 6] =
+    ["MemoryLimit", "StackLimit", "CallTimeout", "SourceLimit", "HttpBodyLimit", "LogLineLimit"];
+
 const SOURCE_FILE: &str = "SourceFile";
 const MODULE_PREFIX: &str = "Module:";
 
@@ -429,7 +435,7 @@ impl Definition {
 }
 
 impl Limits {
-    /// Reads them from their fields, in the order of [`Limits`]' own.
+    /// Reads them from [`LIMIT_FIELDS`].
     fn parse(texts: [Option<&str>; 6]) -> Result<Self, FieldError> {
         let [memory, stack, call_timeout, source, http_body, log_line] = texts;
         Ok(Self {
@@ -511,6 +517,11 @@ fn bytes(text: &str) -> Option<u64> {
 }
 
 impl FieldError {
+    /// Whether an error that stands in a definition was one of these.
+    pub(crate) fn has_said(error: &str) -> bool {
+        error.starts_with("field ") && error.contains(" is not valid: expected ")
+    }
+
     /// There is no source, or what there is is no text, or far too long.
     fn no_source() -> Self {
         Self {

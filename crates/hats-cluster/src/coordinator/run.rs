@@ -2,6 +2,7 @@
 //! `table`, the requests in `operation`; what follows from a message is in the modules below, by subject.
 
 mod claiming;
+mod endpoints;
 mod feed;
 mod owning;
 mod peers;
@@ -27,7 +28,7 @@ use crate::error::Error;
 use crate::id::{Nonce, SessionId};
 use crate::keys::Key;
 use crate::lease::{Lease, Timing};
-use crate::name::{TaskName, WorkerName};
+use crate::name::{EndpointPath, TaskName, WorkerName};
 use crate::observe::Observer;
 use crate::records::{ClaimRecord, DeadSession, DefinitionRead, SessionEnd, WorkerRow};
 use crate::session::{self, SessionThread, Vitals};
@@ -38,7 +39,7 @@ use crate::watchdog::Stamp;
 use super::operation::Claimed;
 use super::settle::Settling;
 use super::table::{Known, Mine, Table};
-use super::{Admission, Command, Connections, Event, JobNews, Peers};
+use super::{Admission, Command, Connections, EndpointNews, Event, JobNews, Peers};
 
 /// So many claims are under way at once.
 const CLAIMS_MAX: usize = 256;
@@ -68,6 +69,7 @@ pub(super) struct Parts {
     pub(super) connections: Arc<Connections>,
     pub(super) events: mpsc::UnboundedSender<Event>,
     pub(super) peers: tokio::sync::watch::Sender<Peers>,
+    pub(super) pushed: tokio::sync::watch::Sender<bool>,
     pub(super) stamp: Stamp,
     /// Sessions of ours that were tried and not answered.
     pub(super) tried: HashSet<SessionId>,
@@ -138,6 +140,11 @@ pub(super) struct Coordinator {
     /// Whoever runs jobs.
     news: Option<mpsc::UnboundedSender<JobNews>>,
     named_by_runs: HashSet<SessionId>,
+    /// Whoever answers requests.
+    endpoint_news: Option<mpsc::UnboundedSender<EndpointNews>>,
+    pushed: tokio::sync::watch::Sender<bool>,
+    /// Endpoints that have changed while a sweep was under way, which may have missed them.
+    endpoints_changed: HashSet<EndpointPath>,
     stamp: Stamp,
     done: mpsc::UnboundedSender<Done>,
     answers: Option<mpsc::UnboundedReceiver<Done>>,
@@ -245,6 +252,9 @@ impl Coordinator {
             peers: parts.peers,
             news: None,
             named_by_runs: HashSet::new(),
+            endpoint_news: None,
+            pushed: parts.pushed,
+            endpoints_changed: HashSet::new(),
             observer: Observer::new(timing),
             index: HashSet::new(),
             watching: Watching::Polled,
@@ -373,6 +383,7 @@ impl Coordinator {
             Some(Command::ClaimNow(names)) => self.claim_now(names),
             Some(Command::Look(names)) => names.into_iter().for_each(|name| self.changed(Key::Thread(name))),
             Some(Command::FeedJobs(tell)) => self.feed_jobs(tell),
+            Some(Command::FeedEndpoints(tell)) => self.feed_endpoints(tell),
             Some(Command::NameSessions(sessions)) => self.name_sessions(sessions),
             Some(Command::Drain) => self.drain(),
             Some(Command::Close(closed)) => {
@@ -423,6 +434,7 @@ impl Coordinator {
                 self.connections.watch.store(true, Ordering::Release);
                 self.look_at_everything();
                 self.tell_jobs(JobNews::Gap);
+                self.tell_endpoints(EndpointNews::Gap);
             }
             watch::Notice::Changed(keys) => {
                 let keys: Vec<_> = keys.iter().filter_map(|key| self.store.keys().parse(key)).collect();
@@ -483,7 +495,8 @@ impl Coordinator {
                 }
             }
             Key::Job(name) => self.tell_jobs(JobNews::Changed(name)),
-            Key::Ticks(_) | Key::Endpoint(_) | Key::Session(_) => {}
+            Key::Endpoint(path) => self.endpoint_changed(path),
+            Key::Ticks(_) | Key::Session(_) => {}
         }
     }
 
