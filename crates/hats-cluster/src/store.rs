@@ -28,6 +28,7 @@ pub use self::claims::{
 };
 pub(crate) use self::definitions::wall_clock_text;
 pub use self::definitions::{MirrorError, MirrorUpdate, Put};
+pub use self::endpoints::EndpointOutline;
 use self::lua::Lua;
 pub use self::sessions::{Burial, Load, Opened, Renewal, Sample, SessionInfo};
 pub use self::ticks::{AGAIN_MAX, Asked, Ended, Jobs, Run, Said, TickAnswer, TickRequest, Waiting};

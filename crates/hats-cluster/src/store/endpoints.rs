@@ -3,17 +3,29 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use fred::interfaces::HashesInterface;
 use fred::types::Value;
 
 use super::definitions::{read_at, wall_clock_text};
-use super::{Call, Put, SOURCES_MAX, Store, distinct, lua};
+use super::{Call, PIPELINE_MAX, Put, SOURCES_MAX, Store, distinct, lua, one_for_each, read_one};
 use crate::error::Error;
 use crate::keys::Key;
 use crate::name::{EndpointPath, TaskKind};
-use crate::records::{ENDPOINT_FIELDS, Endpoint, EndpointRead, Modules, SourceDigest};
+use crate::records::{
+    ENDPOINT_FIELDS, Endpoint, EndpointRead, FieldError, Modules, SOURCE_BYTES_MAX, SourceDigest,
+};
 
 /// Asked for behind the others.
 const MIRROR_FIELDS: [&str; 2] = ["Error", "ErrorTime"];
+
+/// What an endpoint says beside its source, and how long that is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointOutline {
+    /// As if the source were empty.
+    pub read: EndpointRead,
+    /// The length of the source without its modules; 0 where there is none.
+    pub source_bytes: usize,
+}
 
 impl Store {
     /// Reads an endpoint. None: there is no such endpoint. The source comes over the wire only if it differs from the one
@@ -35,6 +47,36 @@ impl Store {
         let calls = paths.iter().map(|path| self.read_endpoint_call(path, None)).collect();
         let replies = self.run_chunks(calls, SOURCES_MAX).await;
         replies.into_iter().map(|reply| Ok(parse(reply?, None))).collect()
+    }
+
+    /// Reads what many endpoints say beside their sources, in pipelines and in order.
+    pub async fn outline_endpoints(
+        &self,
+        paths: &[EndpointPath],
+    ) -> Vec<Result<Option<EndpointOutline>, Error>> {
+        const COMMANDS: usize = 4;
+        let fields: Vec<&str> = ENDPOINT_FIELDS.iter().chain(&MIRROR_FIELDS).copied().collect();
+        let mut outlines = Vec::with_capacity(paths.len());
+        for paths in paths.chunks(PIPELINE_MAX) {
+            let pipeline = self.client().pipeline();
+            let mut queued = Ok(());
+            for key in paths.iter().map(|path| self.keys().endpoint(path)) {
+                queued = queued
+                    .and(pipeline.hmget::<(), _, _>(&key, fields.clone()).await)
+                    .and(pipeline.hstrlen::<(), _, _>(&key, "Source").await)
+                    .and(pipeline.hexists::<(), _, _>(&key, "Source").await)
+                    .and(pipeline.hlen::<(), _>(&key).await);
+            }
+            let answers = match queued {
+                Ok(()) => one_for_each(COMMANDS * paths.len(), pipeline.try_all().await),
+                Err(error) => vec![Err(error); COMMANDS * paths.len()],
+            };
+            for answers in answers.chunks(COMMANDS) {
+                let answers: Result<Vec<Value>, Error> = answers.iter().cloned().map(read_one).collect();
+                outlines.push(answers.map(outline));
+            }
+        }
+        outlines
     }
 
     fn read_endpoint_call(&self, path: &EndpointPath, known: Option<&Endpoint>) -> Call {
@@ -123,11 +165,28 @@ fn parse(mut reply: lua::Reply, known: Option<&Endpoint>) -> Option<EndpointRead
         (_, None) => (None, Ok(Modules::default())),
     };
     let values = reply.take(3).map(Value::into_array).unwrap_or_default();
-    let fields: HashMap<&str, String> = ENDPOINT_FIELDS
-        .iter()
-        .chain(&MIRROR_FIELDS)
-        .zip(&values)
-        .filter_map(|(&field, value)| Some((field, lua::lossy(value)?)))
-        .collect();
-    Some(EndpointRead::new(source, modules, digest, |field| fields.get(field).map(String::as_str)))
+    Some(read(source, modules, digest, &values))
+}
+
+/// Of one endpoint: the values of its fields, the length of its source, whether it has one, and how many fields it has.
+fn outline(mut answers: Vec<Value>) -> Option<EndpointOutline> {
+    let number = |nth: usize| answers.get(nth).and_then(Value::as_usize).unwrap_or(0);
+    let (source_bytes, has_source, fields) = (number(1), number(2) > 0, number(3));
+    let source = (has_source && source_bytes <= SOURCE_BYTES_MAX).then(Bytes::new);
+    let values = answers.first_mut().map(|values| values.take().into_array()).unwrap_or_default();
+    let read = read(source, Ok(Modules::default()), SourceDigest::of(""), &values);
+    (fields > 0).then_some(EndpointOutline { read, source_bytes })
+}
+
+/// `values`: those of [`ENDPOINT_FIELDS`] and [`MIRROR_FIELDS`].
+fn read(
+    source: Option<Bytes>,
+    modules: Result<Modules, FieldError>,
+    digest: SourceDigest,
+    values: &[Value],
+) -> EndpointRead {
+    let fields = ENDPOINT_FIELDS.iter().chain(&MIRROR_FIELDS).zip(values);
+    let fields: HashMap<&str, String> =
+        fields.filter_map(|(&field, value)| Some((field, lua::lossy(value)?))).collect();
+    EndpointRead::new(source, modules, digest, |field| fields.get(field).map(String::as_str))
 }

@@ -205,6 +205,7 @@ macro_rules! conformance {
     };
 }
 
+mod endpoints;
 mod ticks;
 
 conformance![
