@@ -43,8 +43,8 @@ pub struct SourceDigest(Arc<str>);
 impl SourceDigest {
     /// The digest of this source, without modules.
     #[must_use]
-    pub fn of(source: &str) -> Self {
-        let hash = Sha1::digest(source.as_bytes());
+    pub fn of(source: impl AsRef<[u8]>) -> Self {
+        let hash = Sha1::digest(source.as_ref());
         Self(
             hash.iter()
                 .fold(String::with_capacity(40), |mut text, byte| {
