@@ -153,6 +153,11 @@ struct WorkerFlags {
     #[arg(long, value_name = "FILE=CRON|FILE|DIR")]
     jobs: Vec<String>,
 
+    /// A folder whose files are registered as endpoints at start: a/b.html answers /a/b, index.html its folder, other
+    /// files are sent as they are
+    #[arg(long, value_name = "DIR")]
+    endpoints: Option<String>,
+
     /// Claim the registered scripts here, at once, unless they run elsewhere
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     run_now: Option<String>,

@@ -1,8 +1,9 @@
-//! What an operator does to threads and jobs: sub-commands and the registration of scripts.
+//! What an operator does to threads, jobs and endpoints: sub-commands and the registration of scripts and files.
 //!
 //! All of it writes definitions and, of what the workers own, only what ends a back-off or a poison mark of a thread
 //! that nobody owns, and what waits of a job that is gone. Must always hold: nothing in here can take or double a lease.
 
+mod endpoints;
 mod jobs;
 mod workers;
 
@@ -13,6 +14,9 @@ use fred::interfaces::ClientLike;
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
+pub use self::endpoints::{
+    EndpointRow, list_endpoints, put_endpoint, remove_endpoint, set_endpoint_enabled, show_endpoint,
+};
 pub use self::jobs::{
     JobRow, JobRun, RetryRow, job_book, list_jobs, put_job, remove_job, run_job, set_job_enabled, show_job,
 };

@@ -18,6 +18,7 @@
 //! * When a session is lost everything under it leaves the table at once. Nothing of it is released: its death, declared
 //!   by ourselves once nothing runs or by a peer, frees it all.
 
+mod endpoints;
 mod feed;
 mod operation;
 mod plan;
@@ -44,6 +45,7 @@ use crate::store::Store;
 use crate::watch;
 use crate::watchdog::{Stamp, Watchdog};
 
+pub use self::endpoints::{EndpointFeed, EndpointNews};
 pub use self::feed::{JobFeed, JobNews, Peers};
 
 /// Redis must have answered within this at the start.
@@ -171,6 +173,8 @@ struct Shared {
     vitals: Arc<Vitals>,
     connections: Arc<Connections>,
     peers: tokio::sync::watch::Receiver<Peers>,
+    pushed: tokio::sync::watch::Receiver<bool>,
+    failures: Arc<endpoints::Failures>,
     // Ends with the last handle.
     _loader: session::Loader,
 }
@@ -193,6 +197,7 @@ enum Command {
     ClaimNow(Vec<TaskName>),
     Look(Vec<TaskName>),
     FeedJobs(mpsc::UnboundedSender<JobNews>),
+    FeedEndpoints(mpsc::UnboundedSender<EndpointNews>),
     NameSessions(Vec<SessionId>),
     Drain,
     Close(oneshot::Sender<()>),
@@ -343,6 +348,7 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::UnboundedReceiver<Ev
     let connections = Arc::<Connections>::default();
     connections.main.store(true, Ordering::Release);
     let (publish, peers) = tokio::sync::watch::channel(Peers::default());
+    let (tell_pushed, pushed) = tokio::sync::watch::channel(false);
     let coordinator = run::Coordinator::new(run::Parts {
         stamp: watchdog.stamp("coordinator", None),
         config,
@@ -352,10 +358,23 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::UnboundedReceiver<Ev
         connections: connections.clone(),
         events,
         peers: publish,
+        pushed: tell_pushed,
         tried,
     });
     tokio::spawn(coordinator.run(lease, asked, notices, watched));
-    let shared = Shared { worker, store, commands, watchdog, vitals, connections, peers, _loader: loader };
+    let failures = Arc::default();
+    let shared = Shared {
+        worker,
+        store,
+        commands,
+        watchdog,
+        vitals,
+        connections,
+        peers,
+        pushed,
+        failures,
+        _loader: loader,
+    };
     Ok((Handle { shared: Arc::new(shared) }, told))
 }
 

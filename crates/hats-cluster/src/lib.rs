@@ -34,5 +34,7 @@ pub mod coordinator;
 mod watch;
 
 pub use crate::config::Config;
-pub use crate::coordinator::{Admission, Event, Grant, Handle, Release, StopReason, start};
+pub use crate::coordinator::{
+    Admission, EndpointFeed, EndpointNews, Event, Grant, Handle, Release, StopReason, start,
+};
 pub use crate::error::Error;

@@ -4,6 +4,7 @@
 //! a definition is an answer ([`FieldError`]) that makes that one task `crashed`; a malformed number in a record of
 //! ours counts as absent.
 
+mod endpoint;
 mod job;
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,6 +19,7 @@ use crate::id::{Nonce, SessionId};
 use crate::labels::Labels;
 use crate::name::{TaskName, WorkerName};
 
+pub use self::endpoint::{ENDPOINT_FIELDS, Endpoint, EndpointKind, EndpointRead};
 pub use self::job::{
     HistoryEntry, JobDefinition, JobFields, JobRead, LedgerEntry, Misfire, Overlap, RetryRecord, RunRecord,
     TickCounts, TickOutcome, TicksBook, TicksRecord,
@@ -43,8 +45,8 @@ pub struct SourceDigest(Arc<str>);
 impl SourceDigest {
     /// The digest of this source, without modules.
     #[must_use]
-    pub fn of(source: &str) -> Self {
-        let hash = Sha1::digest(source.as_bytes());
+    pub fn of(source: impl AsRef<[u8]>) -> Self {
+        let hash = Sha1::digest(source.as_ref());
         Self(
             hash.iter()
                 .fold(String::with_capacity(40), |mut text, byte| {
@@ -362,6 +364,10 @@ pub struct Fields<'a> {
     pub restart_at: Option<&'a str>,
 }
 
+/// The fields of [`Limits`], in the order of their parsing.
+pub(crate) const LIMIT_FIELDS: [&str; 6] =
+    ["MemoryLimit", "StackLimit", "CallTimeout", "SourceLimit", "HttpBodyLimit", "LogLineLimit"];
+
 const SOURCE_FILE: &str = "SourceFile";
 const MODULE_PREFIX: &str = "Module:";
 
@@ -441,7 +447,7 @@ impl Definition {
 }
 
 impl Limits {
-    /// Reads them from their fields, in the order of [`Limits`]' own.
+    /// Reads them from [`LIMIT_FIELDS`].
     fn parse(texts: [Option<&str>; 6]) -> Result<Self, FieldError> {
         let [memory, stack, call_timeout, source, http_body, log_line] = texts;
         Ok(Self {
@@ -524,6 +530,11 @@ fn bytes(text: &str) -> Option<u64> {
 }
 
 impl FieldError {
+    /// Whether an error that stands in a definition was one of these.
+    pub(crate) fn has_said(error: &str) -> bool {
+        error.starts_with("field ") && error.contains(" is not valid: expected ")
+    }
+
     /// There is no source, or what there is is no text, or far too long.
     fn no_source() -> Self {
         Self {

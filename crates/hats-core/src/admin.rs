@@ -186,7 +186,12 @@ impl PutOptions {
 
 /// Whether a source is as short as it has to be.
 pub(crate) fn check_length(source: &Bundle, limits: &Limits) -> Result<(), Error> {
-    let (length, default) = (source.bytes() as u64, Config::default().limits.source as u64);
+    check_bytes(source.bytes(), limits)
+}
+
+/// As [`check_length`], of any source.
+pub(crate) fn check_bytes(length: usize, limits: &Limits) -> Result<(), Error> {
+    let (length, default) = (length as u64, Config::default().limits.source as u64);
     let limit = limits.source.unwrap_or(default);
     if length > limit {
         return Err(Error::Config(format!(

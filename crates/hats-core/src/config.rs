@@ -19,11 +19,12 @@ use std::time::Duration;
 
 use hats_cluster::address::RedisConfig;
 use hats_cluster::labels::Labels;
-use hats_cluster::name::{ClusterName, TaskName, WorkerName};
+use hats_cluster::name::{ClusterName, EndpointPath, TaskName, WorkerName};
 use hats_cluster::records::SOURCE_BYTES_MAX;
 use hats_script::egress::Egress;
 
 use crate::Error;
+use crate::endpoints::EndpointFile;
 use crate::jobs::JobOptions;
 
 pub(crate) use value::quoted;
@@ -51,6 +52,8 @@ pub struct Config {
     pub scripts: Vec<Script>,
     /// Registered as jobs at start, and again whenever Redis lost its data.
     pub jobs: Vec<Job>,
+    /// Registered as endpoints at start, and again whenever Redis lost all of them.
+    pub endpoints: Vec<Endpoint>,
     /// This worker claims the registered scripts itself, at once, unless they run elsewhere. Default false.
     pub run_now: bool,
     /// D, the length of the session's lease: a dead worker's threads move within about this time.
@@ -120,6 +123,15 @@ pub struct Job {
     pub source: Bundle,
     /// When it runs, and how. Its `cron` has to be there.
     pub options: JobOptions,
+}
+
+/// A file that is registered as an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// What it answers.
+    pub path: EndpointPath,
+    /// What it answers with.
+    pub file: EndpointFile,
 }
 
 /// What scripts may use unless their task says otherwise.
@@ -248,6 +260,12 @@ impl Config {
             }
             job.check().map_err(Error::Config)?;
         }
+        if let Some(large) = self.endpoints.iter().find(|one| one.file.bytes() > self.limits.source) {
+            let (path, bytes, most) = (&large.path, large.file.bytes(), self.limits.source);
+            return refuse(format!(
+                "endpoint {path} has {bytes} bytes, more than the source-limit of {most}"
+            ));
+        }
         Ok(())
     }
 }
@@ -269,6 +287,7 @@ impl Default for Config {
             redis_blocking_connections: NonZeroUsize::MIN.saturating_add(63),
             scripts: Vec::new(),
             jobs: Vec::new(),
+            endpoints: Vec::new(),
             run_now: false,
             lease: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(20),

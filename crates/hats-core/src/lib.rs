@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod config;
 #[cfg(feature = "embedded-redis")]
 mod embedded_redis;
+pub mod endpoints;
 mod error;
 pub mod jobs;
 mod memory;

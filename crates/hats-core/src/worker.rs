@@ -171,8 +171,14 @@ async fn start(
     let scheduler =
         Scheduler::new(cluster.clone(), events, lanes.clone(), scheduler_config(&config, call_log));
     let session_lost = scheduler.session_lost();
-    let registrar =
-        Registrar::new(cluster.clone(), config.scripts, config.jobs, config.run_now, session_lost)?;
+    let registrar = Registrar::new(
+        cluster.clone(),
+        config.scripts,
+        config.jobs,
+        config.endpoints,
+        config.run_now,
+        session_lost,
+    )?;
     let parts = Parts {
         #[cfg(feature = "embedded-redis")]
         embedded_redis: home.embedded,

@@ -3,6 +3,7 @@
 
 mod balancing;
 mod claiming;
+mod endpoints;
 mod feed;
 mod owning;
 mod peers;
@@ -28,7 +29,7 @@ use crate::error::Error;
 use crate::id::{Nonce, SessionId};
 use crate::keys::Key;
 use crate::lease::{Lease, Timing};
-use crate::name::{TaskName, WorkerName};
+use crate::name::{EndpointPath, TaskName, WorkerName};
 use crate::observe::Observer;
 use crate::records::{ClaimRecord, DeadSession, DefinitionRead, SessionEnd, WorkerRow};
 use crate::session::{self, SessionThread, Vitals};
@@ -39,7 +40,7 @@ use crate::watchdog::Stamp;
 use super::operation::Claimed;
 use super::settle::Settling;
 use super::table::{Known, Mine, Table};
-use super::{Admission, Command, Connections, Event, JobNews, Peers};
+use super::{Admission, Command, Connections, EndpointNews, Event, JobNews, Peers};
 
 /// So many claims are under way at once.
 const CLAIMS_MAX: usize = 256;
@@ -69,6 +70,7 @@ pub(super) struct Parts {
     pub(super) connections: Arc<Connections>,
     pub(super) events: mpsc::UnboundedSender<Event>,
     pub(super) peers: tokio::sync::watch::Sender<Peers>,
+    pub(super) pushed: tokio::sync::watch::Sender<bool>,
     pub(super) stamp: Stamp,
     /// Sessions of ours that were tried and not answered.
     pub(super) tried: HashSet<SessionId>,
@@ -139,6 +141,11 @@ pub(super) struct Coordinator {
     /// Whoever runs jobs.
     news: Option<mpsc::UnboundedSender<JobNews>>,
     named_by_runs: HashSet<SessionId>,
+    /// Whoever answers requests.
+    endpoint_news: Option<mpsc::UnboundedSender<EndpointNews>>,
+    pushed: tokio::sync::watch::Sender<bool>,
+    /// Endpoints that have changed while a sweep was under way, which may have missed them.
+    endpoints_changed: HashSet<EndpointPath>,
     stamp: Stamp,
     done: mpsc::UnboundedSender<Done>,
     answers: Option<mpsc::UnboundedReceiver<Done>>,
@@ -251,6 +258,9 @@ impl Coordinator {
             peers: parts.peers,
             news: None,
             named_by_runs: HashSet::new(),
+            endpoint_news: None,
+            pushed: parts.pushed,
+            endpoints_changed: HashSet::new(),
             observer: Observer::new(timing),
             index: HashSet::new(),
             watching: Watching::Polled,
@@ -382,6 +392,7 @@ impl Coordinator {
             Some(Command::ClaimNow(names)) => self.claim_now(names),
             Some(Command::Look(names)) => names.into_iter().for_each(|name| self.changed(Key::Thread(name))),
             Some(Command::FeedJobs(tell)) => self.feed_jobs(tell),
+            Some(Command::FeedEndpoints(tell)) => self.feed_endpoints(tell),
             Some(Command::NameSessions(sessions)) => self.name_sessions(sessions),
             Some(Command::Drain) => self.drain(),
             Some(Command::Close(closed)) => {
@@ -432,6 +443,7 @@ impl Coordinator {
                 self.connections.watch.store(true, Ordering::Release);
                 self.look_at_everything();
                 self.tell_jobs(JobNews::Gap);
+                self.tell_endpoints(EndpointNews::Gap);
             }
             watch::Notice::Changed(keys) => {
                 let keys: Vec<_> = keys.iter().filter_map(|key| self.store.keys().parse(key)).collect();
@@ -492,7 +504,8 @@ impl Coordinator {
                 }
             }
             Key::Job(name) => self.tell_jobs(JobNews::Changed(name)),
-            Key::Ticks(_) | Key::Endpoint(_) | Key::Session(_) => {}
+            Key::Endpoint(path) => self.endpoint_changed(path),
+            Key::Ticks(_) | Key::Session(_) => {}
         }
     }
 

@@ -206,6 +206,7 @@ macro_rules! conformance {
     };
 }
 
+mod endpoints;
 mod ticks;
 
 conformance![

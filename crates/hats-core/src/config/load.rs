@@ -23,9 +23,10 @@ use hats_cluster::address::{RedisAddress, RedisConfig, Secret};
 use hats_cluster::name::{ClusterName, TaskName, WorkerName};
 
 use super::value::{boolean, duration, is_off, quoted, size};
-use super::{Config, Job, Library, Limits, Script, jobs};
+use super::{Config, Endpoint, Job, Library, Limits, Script, jobs};
 use crate::Error;
 use crate::bundle::{self, Source, read_text};
+use crate::endpoints::read_folder;
 
 /// A config file above this size is refused before it is read whole.
 const CONFIG_BYTES_MAX: usize = 1 << 20;
@@ -60,6 +61,7 @@ const KEYS: &[Key] = &[
     Key { alias: Some("name"), ..key("worker-name") },
     key("scripts"),
     key(JOBS),
+    key("endpoints"),
     key("run-now"),
     key("lease-seconds"),
     key("drain-timeout"),
@@ -191,7 +193,7 @@ impl Settings {
         KEYS.iter().filter(|key| !key.served && self.asks_for(key.name)).map(|key| key.name).collect()
     }
 
-    /// Reads and checks all that a worker needs, the files named by `scripts` and `jobs` included.
+    /// Reads and checks all that a worker needs, the files named by `scripts`, `jobs` and `endpoints` included.
     ///
     /// # Errors
     ///
@@ -209,6 +211,7 @@ impl Settings {
                 .unwrap_or(default.redis_blocking_connections),
             scripts: self.scripts("scripts", limits.source)?,
             jobs: self.jobs(limits.source)?,
+            endpoints: self.endpoints(limits.source)?,
             run_now: self.read_as("run-now", boolean)?.unwrap_or_default(),
             lease: self.read_as("lease-seconds", lease)?.unwrap_or(default.lease),
             drain_timeout: self.read_as("drain-timeout", duration)?.unwrap_or(default.drain_timeout),
@@ -408,6 +411,11 @@ impl Settings {
     fn jobs(&self, bytes_max: usize) -> Result<Vec<Job>, Error> {
         let Some(value) = self.find(JOBS) else { return Ok(Vec::new()) };
         jobs::read(&value, bytes_max).map_err(|message| self.refuse(&value, JOBS, &message))
+    }
+
+    /// The endpoints in the folder that `endpoints` names.
+    fn endpoints(&self, bytes_max: usize) -> Result<Vec<Endpoint>, Error> {
+        Ok(self.read_as("endpoints", |folder| read_folder(folder, bytes_max))?.unwrap_or_default())
     }
 
     fn libraries(&self, name: &'static str, bytes_max: usize) -> Result<Vec<Library>, Error> {

@@ -36,6 +36,7 @@ impl Coordinator {
         live.extend(lease.iter().map(|lease| lease.session().clone()));
         live.sort_unstable();
         let pushed = self.watching == Watching::Pushed;
+        self.publish_pushed(pushed);
         self.peers.send_if_modified(|peers| {
             let session =
                 |lease: &Option<crate::lease::Lease>| lease.as_ref().map(|lease| lease.session().clone());

@@ -39,6 +39,7 @@ impl World {
             connections: Arc::default(),
             events,
             peers: tokio::sync::watch::channel(crate::coordinator::Peers::default()).0,
+            pushed: tokio::sync::watch::channel(false).0,
             stamp: Stamp::new("coordinator", None),
             tried: HashSet::new(),
         });
