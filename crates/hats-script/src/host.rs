@@ -15,6 +15,8 @@ pub enum Kind {
     Thread,
     /// One run of a job, which the scope knows as `job` and, as the older documentation has it, as `thread`.
     Job(JobInfo),
+    /// An endpoint, whose scope has `request` and `response`, and neither `thread` nor `job`.
+    Endpoint,
 }
 
 /// What one run of a job is told about itself.
@@ -41,7 +43,8 @@ pub trait TaskControl: Send + Sync + 'static {
     /// The full Redis key of the task's definition (`thread.Key`, `job.Key`).
     fn key(&self) -> &str;
 
-    /// The fence: a number that rises with every new owner (`thread.Epoch`, `job.Epoch`).
+    /// The fence: a number that rises with every new owner (`thread.Epoch`, `job.Epoch`). 0 for what has no owner:
+    /// endpoints.
     fn epoch(&self) -> u64;
 
     /// Time between two calls of `main()` (`thread.Hang`). Threads only.

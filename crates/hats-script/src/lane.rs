@@ -32,6 +32,7 @@ use crate::modules::http;
 use crate::modules::redis;
 #[cfg(feature = "sql")]
 use crate::modules::sql;
+use crate::page::{Page, PageRequest, PageResponse};
 use crate::vm::Vm;
 
 /// Stack that native code (the interpreter's own frames and host calls) may use beside the script's.
@@ -164,6 +165,23 @@ impl Lanes {
             }
         }
         (handle, async move { ended.await.unwrap_or(Err(Error::Closed)) })
+    }
+
+    /// Runs a page for one request, in a scope that no other request sees. The future resolves when the script has really
+    /// ended; [`ScriptHandle::interrupt`] ends it when nobody wants the answer any more.
+    pub fn answer(
+        &self,
+        page: &Arc<Page>,
+        control: Arc<dyn TaskControl>,
+        request: PageRequest,
+    ) -> (ScriptHandle, impl Future<Output = Result<Result<PageResponse, ScriptError>, Error>> + Send + use<>)
+    {
+        let page = page.clone();
+        let task = ScriptTask { control, limits: *page.limits() };
+        self.spawn(task, move |vm| {
+            vm.open(&page)?;
+            vm.answer(&page, request)
+        })
     }
 
     /// Evaluates the libraries in a scope that is thrown away: scripts would fail of one that is broken.

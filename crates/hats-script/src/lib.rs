@@ -1,9 +1,9 @@
 //! The script runtime: JavaScript that looks synchronous, ten thousand scripts to a few OS threads.
 //!
 //! A [`Lanes`] is a set of OS threads, one per core. [`Lanes::spawn`] puts a closure on a fiber of one of them
-//! and hands it a [`Vm`]: a QuickJS interpreter with the host modules (`console`, `env`, `worker`, `thread` or `job`,
-//! `redis`, `http`, `fetch`, `sql`, timers, `sleep`). Code in the closure, and the script it calls, is written as if it
-//! blocked; where it waits, the lane goes on with another script.
+//! and hands it a [`Vm`]: a QuickJS interpreter with the host modules (`console`, `env`, `worker`, `thread` or `job`
+//! or `request` and `response`, `redis`, `http`, `fetch`, `sql`, timers, `sleep`). Code in the closure, and the script it calls, is written as if it
+//! blocked; where it waits, the lane goes on with another script. [`Lanes::answer`] runs a [`Page`] for one request.
 //!
 //! What must hold:
 //! - A `Vm` is made, used and dropped on one fiber.
@@ -20,6 +20,7 @@ mod host;
 mod lane;
 mod limits;
 mod modules;
+mod page;
 mod vm;
 
 pub use crate::bundle::{Bundle, Import, Imports, Library, Unresolvable, imports, resolve};
@@ -34,6 +35,7 @@ pub use crate::modules::http;
 pub use crate::modules::redis;
 #[cfg(feature = "sql")]
 pub use crate::modules::sql;
+pub use crate::page::{Page, PageRequest, PageResponse, is_handler};
 pub use crate::vm::{Run, Vm, Wake};
 
 /// The TypeScript declarations of what scripts can call, for editors and type checkers.

@@ -11,6 +11,8 @@ mod inspect;
 mod job;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub(crate) mod request;
+pub(crate) mod response;
 #[cfg(feature = "sql")]
 pub mod sql;
 mod thread;
@@ -46,6 +48,10 @@ pub(crate) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     match host.control.kind() {
         Kind::Thread => thread::install(ctx, host)?,
         Kind::Job(_) => job::install(ctx, host)?,
+        Kind::Endpoint => {
+            request::install(ctx, host)?;
+            response::install(ctx, host)?;
+        }
     }
     timers::install(ctx, host)?;
     web::install(ctx, host)?;

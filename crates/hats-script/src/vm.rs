@@ -8,6 +8,7 @@
 //! nobody has handled by then is its error. [`Vm::run_once`] makes the calls of a whole run, which has a time limit of
 //! its own.
 
+mod answer;
 mod events;
 mod failure;
 mod host;
@@ -50,6 +51,8 @@ pub struct Vm {
     host: Rc<Host>,
     // Invariant: holds values of `context`, so it is emptied before `context` goes (see `drop`).
     entries: Option<Entries>,
+    // Invariant: as above.
+    page: Option<answer::Opened>,
     /// Whether the libraries have been evaluated.
     preloaded: bool,
     context: Context,
@@ -101,7 +104,7 @@ impl Vm {
         // first call, not a scope that could not be made.
         let hook = host.clone();
         runtime.set_interrupt_handler(Some(Box::new(move || hook.interrupt())));
-        Ok(Self { host, entries: None, preloaded: false, context, runtime })
+        Ok(Self { host, entries: None, page: None, preloaded: false, context, runtime })
     }
 
     /// Evaluates the worker's libraries in the script's scope, unless that has been done.
@@ -152,13 +155,7 @@ impl Vm {
     /// # Errors
     /// What the script threw, or the limit that it ran into.
     pub fn load_bundle(&mut self, bundle: &Bundle, file: &str) -> Result<(), ScriptError> {
-        let (limit, bytes) = (self.host.limits.source, bundle.bytes());
-        if bytes > limit {
-            return Err(ScriptError::SourceTooLong(bytes, limit));
-        }
-        if bundle.modules.len() > Bundle::MODULES_MAX {
-            return Err(ScriptError::TooManyModules(bundle.modules.len(), Bundle::MODULES_MAX));
-        }
+        self.check_size(bundle.bytes(), bundle)?;
         self.preload()?;
         let source = &*bundle.main;
         let modules = source::may_be_module(source).then(|| loader::serve(&self.runtime, bundle, file));
@@ -191,6 +188,18 @@ impl Vm {
         self.entries = Some(loaded?);
         // The parser and the making of a scope went much deeper than the calls to come.
         trim_stack();
+        Ok(())
+    }
+
+    /// Refuses a source of `bytes` that is longer than its limit, or has too many modules.
+    fn check_size(&self, bytes: usize, bundle: &Bundle) -> Result<(), ScriptError> {
+        let limit = self.host.limits.source;
+        if bytes > limit {
+            return Err(ScriptError::SourceTooLong(bytes, limit));
+        }
+        if bundle.modules.len() > Bundle::MODULES_MAX {
+            return Err(ScriptError::TooManyModules(bundle.modules.len(), Bundle::MODULES_MAX));
+        }
         Ok(())
     }
 
@@ -343,6 +352,7 @@ impl Drop for Vm {
     fn drop(&mut self) {
         // Values that Rust holds must go before the interpreter that they belong to.
         self.entries = None;
+        self.page = None;
         self.host.clear();
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
 fn info(host: &Host) -> Option<JobInfo> {
     match host.control.kind() {
         Kind::Job(info) => Some(info),
-        Kind::Thread => None,
+        Kind::Thread | Kind::Endpoint => None,
     }
 }
 

@@ -25,6 +25,7 @@ use crate::limits::Limits;
 use crate::modules::http::Budget;
 #[cfg(feature = "redis")]
 use crate::modules::redis::ReplyParts;
+use crate::modules::response::Exchange;
 #[cfg(feature = "sql")]
 use crate::modules::sql;
 
@@ -54,6 +55,9 @@ pub(crate) struct Host {
     timer_was_last: Cell<bool>,
     /// How many host functions the script is inside of.
     native_depth: Cell<u32>,
+    /// The request in hand and what has been written for its answer, if this is an endpoint. It is here and not in the
+    /// interpreter, whose objects own nothing of it.
+    pub(crate) exchange: RefCell<Option<Exchange>>,
     /// Libraries are being evaluated.
     pub(super) is_preloading: Cell<bool>,
     /// Made by the `redis` module at its first reply, for all of them.
@@ -85,6 +89,7 @@ impl Host {
             ended: RefCell::new(None),
             timer_was_last: Cell::new(false),
             native_depth: Cell::new(0),
+            exchange: RefCell::new(None),
             is_preloading: Cell::new(false),
             #[cfg(feature = "redis")]
             reply_parts: RefCell::new(None),

@@ -63,14 +63,14 @@ pub(super) fn evaluate<'js>(ctx: &Ctx<'js>, source: &str, file: &str) -> Result<
     }
 }
 
-fn sloppy(file: &str) -> EvalOptions {
+pub(super) fn sloppy(file: &str) -> EvalOptions {
     let mut options = EvalOptions::default();
     options.strict = false;
     options.filename = Some(file.to_owned());
     options
 }
 
-fn refuse_nul(source: &str, file: &str) -> Result<(), Failure> {
+pub(super) fn refuse_nul(source: &str, file: &str) -> Result<(), Failure> {
     if !source.contains('\0') {
         return Ok(());
     }

@@ -20,6 +20,7 @@ mod hostile;
 #[cfg(feature = "http")]
 mod http;
 mod modules;
+mod page;
 #[cfg(feature = "redis")]
 mod redis;
 mod run;
@@ -85,6 +86,7 @@ impl TaskControl for Fake {
         match self.kind {
             Kind::Thread => "default:Threads:test.js",
             Kind::Job(_) => "default:Jobs:test.js",
+            Kind::Endpoint => "default:Endpoints:/test",
         }
     }
     fn epoch(&self) -> u64 {

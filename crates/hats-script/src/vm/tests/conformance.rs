@@ -99,7 +99,7 @@ impl World {
             "{source}\nfunction main() {{ return globalThis.result = (\n{expression}\n) }}"
         ));
         let run = spawn(&self.lanes, &Fake::of(kind), Limits::default(), move |vm| match kind {
-            Kind::Thread => {
+            Kind::Thread | Kind::Endpoint => {
                 vm.load_bundle(&source, "test.js")?;
                 vm.call("main")?;
                 vm.eval("result")
@@ -242,7 +242,7 @@ async fn console_writes_lines_to_the_log() {
     let lanes = one_lane();
     for kind in kinds() {
         let run = spawn(&lanes, &Fake::of(kind), Limits::default(), move |vm| match kind {
-            Kind::Thread => vm.load(SOURCE, "test.js").map(|()| None),
+            Kind::Thread | Kind::Endpoint => vm.load(SOURCE, "test.js").map(|()| None),
             Kind::Job(_) => {
                 Some(vm.run_once(&SOURCE.into(), "test.js", None)).map(|run| Ok(Some(run.log))).unwrap()
             }

@@ -1,0 +1,105 @@
+//! `request`: the request that a script of an endpoint answers.
+//!
+//! The object is made with the scope and owns nothing: its functions look at the request in hand in the [`Host`]. While there
+//! is none, as when libraries are evaluated, everything is undefined. Values that cost something to make are made at their
+//! first use and then are properties of their own.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use rquickjs::function::This;
+use rquickjs::object::{Accessor, Property};
+use rquickjs::{Array, Ctx, IntoJs, Object, TypedArray, Value};
+
+use super::{Call, define, getter};
+use crate::page::PageRequest;
+use crate::vm::Host;
+
+pub(super) fn install<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<()> {
+    let request = Object::new(ctx.clone())?;
+    getter(&request, "Method", host, |host| of(host, |request| request.method.clone()))?;
+    getter(&request, "Path", host, |host| of(host, |request| request.path.clone()))?;
+    once(&request, "Query", host, query)?;
+    once(&request, "Params", host, params)?;
+    once(&request, "Body", host, |ctx, request| {
+        String::from_utf8_lossy(&request.body).as_ref().into_js(ctx)
+    })?;
+    define(&request, "request.GetHeader", host, header)?;
+    define(&request, "request.Bytes", host, bytes)?;
+    ctx.globals().set("request", request)
+}
+
+/// Something of the request in hand, if there is one.
+fn of<T>(host: &Host, get: impl FnOnce(&PageRequest) -> T) -> Option<T> {
+    host.exchange.borrow().as_ref().map(|exchange| get(&exchange.request))
+}
+
+/// Adds a property that is made at its first use.
+fn once<'js>(
+    object: &Object<'js>,
+    name: &'static str,
+    host: &Rc<Host>,
+    make: fn(&Ctx<'js>, &PageRequest) -> rquickjs::Result<Value<'js>>,
+) -> rquickjs::Result<()> {
+    let host = host.clone();
+    let get = move |ctx: Ctx<'js>, This(this): This<Object<'js>>| {
+        let Some(value) = of(&host, |request| make(&ctx, request)).transpose()? else {
+            return Ok(Value::new_undefined(ctx));
+        };
+        let kept = Property::from(value.clone()).writable().configurable().enumerable();
+        this.prop(name, kept)?;
+        rquickjs::Result::Ok(value)
+    };
+    object.prop(name, Accessor::from(get).configurable().enumerable())
+}
+
+/// `{name: [values]}`.
+fn query<'js>(ctx: &Ctx<'js>, request: &PageRequest) -> rquickjs::Result<Value<'js>> {
+    let query = Object::new(ctx.clone())?;
+    let mut lists: HashMap<&str, Array<'js>> = HashMap::new();
+    for (name, value) in &request.query {
+        if let Some(list) = lists.get(name.as_str()) {
+            list.set(list.len(), value.as_str())?;
+            continue;
+        }
+        let list = Array::new(ctx.clone())?;
+        list.set(0, value.as_str())?;
+        own(&query, name, list.clone().into_value())?;
+        lists.insert(name, list);
+    }
+    Ok(query.into_value())
+}
+
+/// `{name: value}`.
+pub(super) fn params<'js>(ctx: &Ctx<'js>, request: &PageRequest) -> rquickjs::Result<Value<'js>> {
+    let params = Object::new(ctx.clone())?;
+    for (name, value) in &request.params {
+        own(&params, name, value.as_str().into_js(ctx)?)?;
+    }
+    Ok(params.into_value())
+}
+
+/// Defined, not assigned: a client may call a parameter `__proto__`.
+fn own<'js>(object: &Object<'js>, name: &str, value: Value<'js>) -> rquickjs::Result<()> {
+    object.prop(name, Property::from(value).writable().configurable().enumerable())
+}
+
+/// The values of a header, joined as the web does: those of `Cookie` by `; `, those of others by `, `.
+fn header<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    let name = call.string(0)?;
+    let joined = of(host, |request| {
+        let mut values = request.headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(&name));
+        let first = values.next().map(|(_, value)| String::from_utf8_lossy(value).into_owned())?;
+        let separator = if name.eq_ignore_ascii_case("cookie") { "; " } else { ", " };
+        Some(values.fold(first, |joined, (_, value)| joined + separator + &String::from_utf8_lossy(value)))
+    });
+    match joined.flatten() {
+        Some(joined) => joined.into_js(call.ctx),
+        None => Ok(Value::new_undefined(call.ctx.clone())),
+    }
+}
+
+fn bytes<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    let body = of(host, |request| request.body.clone()).unwrap_or_default();
+    TypedArray::<u8>::new_copy(call.ctx.clone(), &body).map(TypedArray::into_value)
+}

@@ -1,0 +1,108 @@
+//! A page and its requests: what is made once for each interpreter, and what is done for each request.
+//!
+//! What must hold: nothing that a request makes in the interpreter owns memory of Rust's. The host functions of a page are
+//! made once, with its scope, and look at the request in hand in the [`Host`].
+
+use rquickjs::{Ctx, Exception, FromJs, Function, Module, Object, Persistent, Promise, Value};
+
+use super::failure::Failure;
+use super::{Host, Vm, loader, source};
+use crate::error::ScriptError;
+use crate::modules::response::{self, Exchange};
+use crate::page::{Code, Page, PageRequest, PageResponse};
+
+/// What a page has become in an interpreter.
+pub(super) enum Opened {
+    /// The page's function.
+    Script(Persistent<Function<'static>>),
+    /// Compiled, not evaluated: each request does.
+    Handler {
+        /// By which the module may be imported.
+        specifier: String,
+    },
+}
+
+/// The path of a handler whose bundle does not say one: no module has it.
+const NO_PATH: &str = "\u{1}";
+
+impl Vm {
+    /// Gets everything ready that all requests of the page have in common. No code of the page runs.
+    pub(crate) fn open(&mut self, page: &Page) -> Result<(), ScriptError> {
+        let mut bundle = page.bundle.clone();
+        let path = bundle.file.get_or_insert_with(|| NO_PATH.into()).clone();
+        let bytes = match &page.code {
+            Code::Script(text) if !text.is_empty() => bundle.bytes() - bundle.main.len() + text.len(),
+            _ => bundle.bytes(),
+        };
+        self.check_size(bytes, &bundle)?;
+        self.preload()?;
+        let (source, file) = (&*bundle.main, &*page.file);
+        let modules = source::may_be_module(source).then(|| loader::serve(&self.runtime, &bundle, file));
+        let host = self.host.clone();
+        let opened = self.enter(|ctx| {
+            source::refuse_nul(source, file)?;
+            match &page.code {
+                Code::Script(text) => {
+                    let make: Value<'_> = ctx.eval_with_options(source, source::sloppy(file))?;
+                    let make = make.into_function();
+                    let make = make.ok_or_else(|| Exception::throw_type(ctx, "the script is no page"))?;
+                    let page: Function<'_> = make.call((response::writer(ctx, &host, text)?,))?;
+                    Ok(Opened::Script(Persistent::save(ctx, page)))
+                }
+                Code::Handler => {
+                    Module::declare(ctx.clone(), file, source)?;
+                    let name = path.rsplit('/').next().unwrap_or_default();
+                    Ok(Opened::Handler { specifier: format!("./{name}") })
+                }
+            }
+        });
+        if let Some(modules) = modules {
+            if opened.is_err() {
+                modules.abandon();
+            }
+            modules.source_is_declared();
+        }
+        self.page = Some(opened?);
+        hats_fiber::trim_stack();
+        Ok(())
+    }
+
+    /// Answers one request with a page that has been opened.
+    pub(crate) fn answer(&mut self, page: &Page, request: PageRequest) -> Result<PageResponse, ScriptError> {
+        let host = self.host.clone();
+        let exchange = Exchange::new(request, page.content_type.clone(), host.limits.http_body);
+        *host.exchange.borrow_mut() = Some(exchange);
+        let answered = self.enter(|ctx| self.run_page(ctx));
+        let exchange = host.exchange.take();
+        // What the request has set in motion ends with it.
+        host.operations.clear();
+        host.events.clear();
+        answered?;
+        exchange.map(Exchange::finish).ok_or(ScriptError::Interrupted)
+    }
+
+    fn run_page(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
+        match &self.page {
+            None => Err(Exception::throw_internal(ctx, "the page has not been opened").into()),
+            Some(Opened::Script(page)) => {
+                let value: Value<'_> = page.clone().restore(ctx)?.call(())?;
+                self.host.settle(ctx, value.into_promise())
+            }
+            Some(Opened::Handler { specifier }) => {
+                let module: Object<'_> = self.awaited(ctx, Module::import(ctx, specifier.as_str())?)?;
+                handle(&self.host, ctx, &module)
+            }
+        }
+    }
+
+    /// What a promise comes to.
+    fn awaited<'js, T: FromJs<'js>>(&self, ctx: &Ctx<'js>, promise: Promise<'js>) -> Result<T, Failure> {
+        self.host.settle(ctx, Some(promise.clone()))?;
+        let result = promise.result::<T>();
+        Ok(result.unwrap_or_else(|| Err(Exception::throw_internal(ctx, "the promise is pending")))?)
+    }
+}
+
+fn handle<'js>(_host: &Host, ctx: &Ctx<'js>, _module: &Object<'js>) -> Result<(), Failure> {
+    Err(Exception::throw_internal(ctx, "handlers are not there yet").into())
+}
