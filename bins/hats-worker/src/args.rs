@@ -177,6 +177,10 @@ struct WorkerFlags {
     /// Records each run of main() in this file, for audits
     #[arg(long, value_name = "FILE", hide = true)]
     call_log: Option<String>,
+
+    /// Where proc and sys are that tell of CPU and memory
+    #[arg(long, value_name = "DIR", hide = true)]
+    system_root: Option<String>,
 }
 
 #[derive(Args)]
@@ -224,7 +228,7 @@ struct LimitFlags {
 }
 
 #[derive(Args)]
-#[command(next_help_heading = "Health (accepted, not served yet)")]
+#[command(next_help_heading = "Health")]
 struct HealthFlags {
     /// Unhealthy above it: a load average such as 4, CPU use such as 85%, or off [default: off]
     #[arg(long, value_name = "X")]
