@@ -7,6 +7,7 @@ mod bad_scripts;
 mod blpop;
 mod embedded;
 mod examples;
+mod health;
 mod http;
 mod jobs;
 mod layering;

@@ -245,6 +245,10 @@ struct HealthFlags {
     /// 0 = any free port [default: 8787, or any free one]
     #[arg(long, value_name = "P")]
     health_port: Option<String>,
+
+    /// Address for this port and for that of endpoints [default: 0.0.0.0]
+    #[arg(long, value_name = "ADDR")]
+    bind: Option<String>,
 }
 
 #[derive(Args)]
@@ -257,10 +261,6 @@ struct EndpointFlags {
     /// 0 = any free port [default: 9999]
     #[arg(long, value_name = "P")]
     host_port: Option<String>,
-
-    /// Address for both ports [default: 0.0.0.0]
-    #[arg(long, value_name = "ADDR")]
-    bind: Option<String>,
 }
 
 #[derive(Args)]

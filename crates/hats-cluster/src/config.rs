@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::address::RedisConfig;
-use crate::coordinator::Admission;
+use crate::coordinator::{Admission, Condition};
 use crate::error::Error;
 use crate::lease::Timing;
 use crate::name::{ClusterName, TaskName, WorkerName};
@@ -40,6 +40,8 @@ pub struct Config {
     /// Whether new threads may be taken at the moment, by the judgement of whoever composes the worker. What is owned
     /// stays owned. Default always; when the sender is gone its last word holds.
     pub admission: watch::Receiver<Admission>,
+    /// How well this worker is, by the same judgement. Default well; when the sender is gone its last word holds.
+    pub condition: watch::Receiver<Condition>,
     /// The version that is written into the worker's row.
     pub version: String,
     /// Called at the hard stop. The default writes the reason to standard error and exits with 70.
@@ -58,6 +60,7 @@ impl Config {
             settle: Duration::from_secs(1),
             close_timeout: Duration::from_secs(5),
             admission: watch::channel(Admission::Open).1,
+            condition: watch::channel(Condition::default()).1,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             on_hard_stop: Arc::new(crate::watchdog::exit_at_hard_stop),
         }

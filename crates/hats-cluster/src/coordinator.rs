@@ -18,6 +18,7 @@
 //! * When a session is lost everything under it leaves the table at once. Nothing of it is released: its death, declared
 //!   by ourselves once nothing runs or by a peer, frees it all.
 
+mod condition;
 mod feed;
 mod operation;
 mod plan;
@@ -44,6 +45,7 @@ use crate::store::Store;
 use crate::watch;
 use crate::watchdog::{Stamp, Watchdog};
 
+pub use self::condition::{Condition, Links};
 pub use self::feed::{JobFeed, JobNews, Peers};
 
 /// Redis must have answered within this at the start.
@@ -286,10 +288,17 @@ impl Handle {
 
     /// Whether Redis answers on every connection that this crate has.
     pub fn redis_ready(&self) -> bool {
+        self.links().all()
+    }
+
+    /// Which of this crate's connections to Redis answer, as last seen: nothing is sent.
+    pub fn links(&self) -> Links {
         let connections = &self.shared.connections;
-        self.shared.vitals.answered.load(Ordering::Acquire)
-            && connections.main.load(Ordering::Acquire)
-            && connections.watch.load(Ordering::Acquire)
+        Links {
+            session: self.shared.vitals.answered.load(Ordering::Acquire),
+            commands: connections.main.load(Ordering::Acquire),
+            watch: connections.watch.load(Ordering::Acquire),
+        }
     }
 
     fn send(&self, command: Command) {

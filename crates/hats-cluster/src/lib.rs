@@ -33,5 +33,5 @@ pub mod coordinator;
 mod watch;
 
 pub use crate::config::Config;
-pub use crate::coordinator::{Admission, Event, Grant, Handle, Release, StopReason, start};
+pub use crate::coordinator::{Admission, Condition, Event, Grant, Handle, Links, Release, StopReason, start};
 pub use crate::error::Error;

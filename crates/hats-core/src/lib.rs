@@ -9,6 +9,7 @@ pub mod config;
 #[cfg(feature = "embedded-redis")]
 mod embedded_redis;
 mod error;
+mod health;
 pub mod jobs;
 mod memory;
 mod registration;

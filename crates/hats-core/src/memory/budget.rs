@@ -72,7 +72,6 @@ mod tests {
     use crate::config::Percent;
     use hats_health::readings::Whose;
 
-
     fn share(percent: f64) -> Budget {
         Budget::new(MemoryBudget::Share(Percent::new(percent).unwrap()))
     }

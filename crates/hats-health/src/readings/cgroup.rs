@@ -104,7 +104,7 @@ impl Files {
             (quota, period, used as f64 / 1e9)
         };
         let quota = quota_us / period_us;
-        (quota_us > 0.0 && quota.is_finite()).then(|| CpuTime { group: folder, quota, used_seconds })
+        (quota_us > 0.0 && quota.is_finite()).then_some(CpuTime { group: folder, quota, used_seconds })
     }
 
     fn number<T: std::str::FromStr>(&self, folder: &Path, file: &str) -> Option<T> {
