@@ -8,6 +8,7 @@ mod balance;
 mod blpop;
 mod embedded;
 mod examples;
+mod health;
 mod http;
 mod jobs;
 mod layering;

@@ -194,6 +194,10 @@ struct WorkerFlags {
     /// Records each run of main() in this file, for audits
     #[arg(long, value_name = "FILE", hide = true)]
     call_log: Option<String>,
+
+    /// Where proc and sys are that tell of CPU and memory
+    #[arg(long, value_name = "DIR", hide = true)]
+    system_root: Option<String>,
 }
 
 #[derive(Args)]
@@ -241,7 +245,7 @@ struct LimitFlags {
 }
 
 #[derive(Args)]
-#[command(next_help_heading = "Health (accepted, not served yet)")]
+#[command(next_help_heading = "Health")]
 struct HealthFlags {
     /// Unhealthy above it: a load average such as 4, CPU use such as 85%, or off [default: off]
     #[arg(long, value_name = "X")]
@@ -258,6 +262,10 @@ struct HealthFlags {
     /// 0 = any free port [default: 8787, or any free one]
     #[arg(long, value_name = "P")]
     health_port: Option<String>,
+
+    /// Address for this port and for that of endpoints [default: 0.0.0.0]
+    #[arg(long, value_name = "ADDR")]
+    bind: Option<String>,
 }
 
 #[derive(Args)]
@@ -270,10 +278,6 @@ struct EndpointFlags {
     /// 0 = any free port [default: 9999]
     #[arg(long, value_name = "P")]
     host_port: Option<String>,
-
-    /// Address for both ports [default: 0.0.0.0]
-    #[arg(long, value_name = "ADDR")]
-    bind: Option<String>,
 }
 
 #[derive(Args)]

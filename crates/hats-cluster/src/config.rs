@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::address::RedisConfig;
-use crate::coordinator::Admission;
+use crate::coordinator::{Admission, Condition};
 use crate::error::Error;
 use crate::labels::Labels;
 use crate::lease::Timing;
@@ -61,6 +61,8 @@ pub struct Config {
     /// Whether new threads may be taken at the moment, by the judgement of whoever composes the worker. What is owned
     /// stays owned. Default always; when the sender is gone its last word holds.
     pub admission: watch::Receiver<Admission>,
+    /// How well this worker is, by the same judgement. Default well; when the sender is gone its last word holds.
+    pub condition: watch::Receiver<Condition>,
     /// Which threads this worker takes, and how many.
     pub capacity: Capacity,
     /// How heavy a thread is: a worker that has to shed begins with the heaviest. Default all alike.
@@ -83,6 +85,7 @@ impl Config {
             settle: Duration::from_secs(1),
             close_timeout: Duration::from_secs(5),
             admission: watch::channel(Admission::Open).1,
+            condition: watch::channel(Condition::default()).1,
             capacity: Capacity::default(),
             weigh: Arc::new(|_| 0),
             version: env!("CARGO_PKG_VERSION").to_owned(),

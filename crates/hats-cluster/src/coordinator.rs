@@ -18,6 +18,7 @@
 //! * When a session is lost everything under it leaves the table at once. Nothing of it is released: its death, declared
 //!   by ourselves once nothing runs or by a peer, frees it all.
 
+mod condition;
 mod endpoints;
 mod feed;
 mod operation;
@@ -45,6 +46,7 @@ use crate::store::Store;
 use crate::watch;
 use crate::watchdog::{Stamp, Watchdog};
 
+pub use self::condition::{Condition, Links};
 pub use self::endpoints::{EndpointFeed, EndpointNews};
 pub use self::feed::{JobFeed, JobNews, Peers};
 
@@ -112,9 +114,6 @@ pub enum Admission {
     Open,
     /// It may not; the reason is for people, in the worker's row.
     Refused(Arc<str>),
-    /// It is not healthy, for this reason: it takes nothing new and hands what it owns to healthy peers, the heaviest first.
-    /// Where there is none it goes on as if it might.
-    Critical(Arc<str>),
 }
 
 /// A thread that this worker owns.
@@ -297,10 +296,17 @@ impl Handle {
 
     /// Whether Redis answers on every connection that this crate has.
     pub fn redis_ready(&self) -> bool {
+        self.links().all()
+    }
+
+    /// Which of this crate's connections to Redis answer, as last seen: nothing is sent.
+    pub fn links(&self) -> Links {
         let connections = &self.shared.connections;
-        self.shared.vitals.answered.load(Ordering::Acquire)
-            && connections.main.load(Ordering::Acquire)
-            && connections.watch.load(Ordering::Acquire)
+        Links {
+            session: self.shared.vitals.answered.load(Ordering::Acquire),
+            commands: connections.main.load(Ordering::Acquire),
+            watch: connections.watch.load(Ordering::Acquire),
+        }
     }
 
     fn send(&self, command: Command) {

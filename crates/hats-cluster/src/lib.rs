@@ -35,6 +35,6 @@ mod watch;
 
 pub use crate::config::Config;
 pub use crate::coordinator::{
-    Admission, EndpointFeed, EndpointNews, Event, Grant, Handle, Release, StopReason, start,
+    Admission, Condition, EndpointFeed, EndpointNews, Event, Grant, Handle, Links, Release, StopReason, start,
 };
 pub use crate::error::Error;

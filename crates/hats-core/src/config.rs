@@ -103,6 +103,8 @@ pub struct Config {
     pub sql_connections: NonZeroUsize,
     /// Where each run of `main()` is recorded, for audits. Default nowhere.
     pub call_log: Option<PathBuf>,
+    /// Below which the kernel's `proc` and `sys` are read. Default `/`.
+    pub system_root: PathBuf,
 }
 
 /// A file that is registered as a thread.
@@ -312,6 +314,7 @@ impl Default for Config {
             sqlite_dir: None,
             sql_connections: NonZeroUsize::MIN.saturating_add(15),
             call_log: None,
+            system_root: PathBuf::from("/"),
         }
     }
 }

@@ -40,7 +40,7 @@ use crate::watchdog::Stamp;
 use super::operation::Claimed;
 use super::settle::Settling;
 use super::table::{Known, Mine, Table};
-use super::{Admission, Command, Connections, EndpointNews, Event, JobNews, Peers};
+use super::{Admission, Command, Condition, Connections, EndpointNews, Event, JobNews, Peers};
 
 /// So many claims are under way at once.
 const CLAIMS_MAX: usize = 256;
@@ -164,6 +164,8 @@ pub(super) struct Coordinator {
     draining: bool,
     /// Whether new threads may be taken, as far as the rest of the worker is concerned.
     admission: Admission,
+    /// How well we are, as far as the rest of the worker has found.
+    condition: Condition,
     settling: Settling,
     /// A session was opened before the current one.
     opened_before: bool,
@@ -266,6 +268,7 @@ impl Coordinator {
             watching: Watching::Polled,
             draining: false,
             admission: Admission::Open,
+            condition: Condition::default(),
             runnable: Runnable::default(),
             blocked_until: BootInstant::default(),
             data_lost_until: BootInstant::default(),
@@ -320,6 +323,8 @@ impl Coordinator {
         let Some(mut answers) = self.answers.take() else { return };
         let mut admission = self.config.admission.clone();
         self.admitted(admission.borrow_and_update().clone());
+        let mut condition = self.config.condition.clone();
+        self.condition_is(condition.borrow_and_update().clone());
         self.first_row().await;
         self.opened(lease);
         loop {
@@ -373,6 +378,11 @@ impl Coordinator {
                 Ok(()) = admission.changed() => {
                     let admitted = admission.borrow_and_update().clone();
                     self.admitted(admitted);
+                    Flow::On
+                }
+                Ok(()) = condition.changed() => {
+                    let found = condition.borrow_and_update().clone();
+                    self.condition_is(found);
                     Flow::On
                 }
                 () = tokio::time::sleep(sleep) => Flow::On,
@@ -568,14 +578,26 @@ impl Coordinator {
         self.tell_peers();
         // People see it in the row, and peers in the session's next renewal.
         self.row_at = BootInstant::now();
-        if !matches!(self.admission, Admission::Refused(_)) {
+        if self.admission == Admission::Open {
+            self.consider_all();
+        }
+    }
+
+    /// What the rest of the worker has found: mostly other figures, which go into the row when it is written anyway.
+    fn condition_is(&mut self, condition: Condition) {
+        let was_critical = self.condition.critical.is_some();
+        self.condition = condition;
+        if was_critical != self.condition.critical.is_some() {
+            self.tell_peers();
+            // People see it in the row, and peers in the session's next renewal.
+            self.row_at = BootInstant::now();
             self.consider_all();
         }
     }
 
     /// Peers do not wait for a worker that takes nothing new.
     fn tell_peers(&self) {
-        let closed = self.draining || self.admission != Admission::Open;
+        let closed = self.draining || self.admission != Admission::Open || self.condition.critical.is_some();
         self.vitals.closed.store(closed, Ordering::Release);
     }
 

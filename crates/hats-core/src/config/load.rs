@@ -77,14 +77,15 @@ const KEYS: &[Key] = &[
     key("log-format"),
     key("log-level"),
     key("call-log"),
-    Key { served: false, ..key("cpu-threshold") },
-    Key { served: false, ..key("mem-threshold") },
+    key("system-root"),
+    key("cpu-threshold"),
+    key("mem-threshold"),
     key("memory-budget"),
-    Key { served: false, ..key("health-interval") },
+    key("health-interval"),
     Key { served: false, ..key("host") },
     Key { served: false, ..key("host-port") },
-    Key { served: false, ..key("health-port") },
-    Key { served: false, ..key("bind") },
+    key("health-port"),
+    key("bind"),
     key("allow-net"),
     key("deny-net"),
     key("http-proxy"),
@@ -236,6 +237,9 @@ impl Settings {
             sqlite_dir: self.read_as("sqlite-dir", |text| Ok(PathBuf::from(text)))?,
             sql_connections: self.read_as("sql-connections", connections)?.unwrap_or(default.sql_connections),
             call_log: self.read_as("call-log", |text| Ok(PathBuf::from(text)))?,
+            system_root: self
+                .read_as("system-root", |text| Ok(PathBuf::from(text)))?
+                .unwrap_or(default.system_root),
         };
         config.check()?;
         Ok(config)

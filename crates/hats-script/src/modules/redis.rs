@@ -22,7 +22,7 @@ use rquickjs::{Array, Ctx, Exception, Function, IntoJs, Object, Persistent, Valu
 
 use self::command::Kind;
 pub(crate) use self::connections::LaneConnection;
-pub use self::connections::{Connections, Error};
+pub use self::connections::{Connections, Error, State};
 use self::frequent::Frequent;
 use self::value::Arguments;
 use super::{Call, define, lazy, plain_object, properties};

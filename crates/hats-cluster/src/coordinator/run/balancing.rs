@@ -36,23 +36,22 @@ impl Coordinator {
         self.moves.retain(|name, _| table.get(name).is_some_and(|thread| thread.mine.is_some()));
         let Some(own) = self.lease.as_ref().filter(|lease| lease.is_trusted()) else { return };
         let own = own.session().clone();
-        match &self.admission {
-            _ if self.draining || now < self.settling.over() => {}
-            Admission::Open => {
+        if self.draining || now < self.settling.over() {
+            return;
+        }
+        match self.condition.critical.clone() {
+            Some(why) if self.has_ready_peer(now) => self.shed(now, &own, &why),
+            Some(why) if now >= self.alone_said_until => {
+                self.alone_said_until = now + ALONE_SAID_EVERY;
+                warn!(%why, "this worker is critical, and there is no healthy one: it keeps what it has and goes on");
+            }
+            Some(_) => {}
+            None if self.admission == Admission::Open => {
                 self.make_room(now, &own);
                 self.even_out(now, &own);
             }
             // What it owns it keeps.
-            Admission::Refused(_) => {}
-            Admission::Critical(why) => {
-                let why = why.clone();
-                if self.has_ready_peer(now) {
-                    self.shed(now, &own, &why);
-                } else if now >= self.alone_said_until {
-                    self.alone_said_until = now + ALONE_SAID_EVERY;
-                    warn!(%why, "this worker is critical, and there is no healthy one: it keeps what it has and goes on");
-                }
-            }
+            None => {}
         }
     }
 

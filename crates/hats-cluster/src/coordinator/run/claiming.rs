@@ -41,12 +41,9 @@ impl Coordinator {
     /// Whether anything new is taken.
     pub(super) fn takes(&self, now: BootInstant) -> bool {
         !self.draining
-            && match self.admission {
-                Admission::Open => true,
-                Admission::Refused(_) => false,
-                // Better here than nowhere.
-                Admission::Critical(_) => !self.has_ready_peer(now),
-            }
+            && self.admission == Admission::Open
+            // Critical and alone: better here than nowhere.
+            && (self.condition.critical.is_none() || !self.has_ready_peer(now))
             && now >= self.blocked_until
             && self.unsettled.is_empty()
             && self.lease.as_ref().is_some_and(Lease::is_trusted)

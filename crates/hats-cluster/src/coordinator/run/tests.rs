@@ -429,6 +429,10 @@ fn relocated(world: &mut World) -> Vec<String> {
     names
 }
 
+fn critical(why: Option<&str>) -> Condition {
+    Condition { critical: why.map(Arc::from), ..Condition::default() }
+}
+
 fn own_many(world: &mut World, count: usize) {
     for number in 0..count {
         world.own(&name(&format!("own-{number}")));
@@ -474,14 +478,14 @@ async fn a_critical_worker_sheds_the_heaviest_first_and_a_few_at_a_time() {
     world.it.config.weigh = Arc::new(|name| if name.as_str() == "own-7" { 9 } else { 1 });
     own_many(&mut world, 50);
     seen(&mut world, &[("peer", true, 50)]);
-    world.it.admitted(Admission::Critical("load".into()));
+    world.it.condition_is(critical(Some("load")));
     let now = BootInstant::now();
     assert!(!world.it.takes(now));
     world.it.balance(now);
     assert_eq!(relocated(&mut world), ["own-7", "own-0"]);
     world.it.balance(now + Duration::from_secs(1));
     assert_eq!(relocated(&mut world).len(), 2);
-    world.it.admitted(Admission::Open);
+    world.it.condition_is(critical(None));
     assert!(world.it.takes(now));
 }
 
@@ -490,7 +494,7 @@ async fn a_critical_worker_without_a_healthy_peer_keeps_what_it_has_and_goes_on(
     let mut world = World::new();
     own_many(&mut world, 10);
     seen(&mut world, &[("critical as well", false, 0)]);
-    world.it.admitted(Admission::Critical("load".into()));
+    world.it.condition_is(critical(Some("load")));
     let now = BootInstant::now();
     world.it.balance(now);
     assert!(relocated(&mut world).is_empty());
