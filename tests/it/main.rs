@@ -7,6 +7,7 @@ mod bad_scripts;
 mod balance;
 mod blpop;
 mod embedded;
+mod endpoint_files;
 mod examples;
 mod health;
 mod http;
