@@ -269,7 +269,7 @@ struct HealthFlags {
 }
 
 #[derive(Args)]
-#[command(next_help_heading = "Endpoints (accepted, not served yet)")]
+#[command(next_help_heading = "Endpoints")]
 struct EndpointFlags {
     /// Serve endpoints
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -278,6 +278,14 @@ struct EndpointFlags {
     /// 0 = any free port [default: 9999]
     #[arg(long, value_name = "P")]
     host_port: Option<String>,
+
+    /// Body of one request; a longer one is answered with 413 [default: 1MiB]
+    #[arg(long, value_name = "SIZE")]
+    endpoint_body_limit: Option<String>,
+
+    /// Scripts of endpoints at once; further requests wait shortly, then are answered with 503 [default: 512]
+    #[arg(long, value_name = "N")]
+    endpoint_concurrency: Option<String>,
 }
 
 #[derive(Args)]

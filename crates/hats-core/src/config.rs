@@ -83,6 +83,10 @@ pub struct Config {
     pub host: bool,
     /// Where endpoints are served; 0 is any free port. Default 9999.
     pub host_port: u16,
+    /// Bytes of the body of a request to an endpoint. Default 1 MiB.
+    pub endpoint_body_limit: usize,
+    /// Scripts of endpoints that run at once. Default 512.
+    pub endpoint_concurrency: NonZeroUsize,
     /// Where health is served; 0 is any free port. None: 8787, or any free one if that is taken.
     pub health_port: Option<u16>,
     /// For both ports. Default 0.0.0.0.
@@ -304,6 +308,8 @@ impl Default for Config {
             health_interval: Duration::from_secs(5),
             host: false,
             host_port: 9999,
+            endpoint_body_limit: 1 << 20,
+            endpoint_concurrency: NonZeroUsize::MIN.saturating_add(511),
             health_port: None,
             bind: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             preload: Vec::new(),

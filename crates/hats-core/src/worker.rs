@@ -166,6 +166,11 @@ async fn start(
     let Worker { config, on_hard_stop } = worker;
     let call_log = config.call_log.as_deref().map(CallLog::open).transpose()?.map(Arc::new);
 
+    // A port that is taken is found out before anything else is begun.
+    let endpoints = match config.host {
+        true => Some(hats_endpoint::Listener::bind((config.bind, config.host_port).into()).await?),
+        false => None,
+    };
     let home = RedisHome::find(&config)?;
     let (cluster, events) = tokio::select! {
         started = hats_cluster::start(cluster_config(&config, &home, vigil, memory, on_hard_stop)) => {
@@ -182,6 +187,7 @@ async fn start(
             return Err(error);
         }
     };
+    let endpoint_config = endpoint_config(&config);
     let scheduler =
         Scheduler::new(cluster.clone(), events, lanes.clone(), scheduler_config(&config, call_log));
     vigil.started(cluster.clone(), script_redis.clone());
@@ -194,7 +200,17 @@ async fn start(
         config.run_now,
         session_lost,
     )?;
+    let endpoints = endpoints.map(|listener| {
+        let health = vigil.health();
+        let parts = hats_endpoint::Parts {
+            cluster: cluster.clone(),
+            lanes: lanes.clone(),
+            is_healthy: Arc::new(move || health.borrow().is_healthy()),
+        };
+        hats_endpoint::Server::start(listener, endpoint_config, parts)
+    });
     let parts = Parts {
+        endpoints,
         #[cfg(feature = "embedded-redis")]
         embedded_redis: home.embedded,
         cluster,
@@ -287,6 +303,15 @@ fn cluster_config(
 fn scheduler_config(config: &Config, call_log: Option<Arc<CallLog>>) -> hats_scheduler::Config {
     let limits = script_limits(config);
     hats_scheduler::Config { drain_timeout: config.drain_timeout, limits, call_log, ..Default::default() }
+}
+
+fn endpoint_config(config: &Config) -> hats_endpoint::Config {
+    let mut endpoint = hats_endpoint::Config::default();
+    endpoint.body_limit = config.endpoint_body_limit;
+    endpoint.concurrency = config.endpoint_concurrency.get();
+    endpoint.limits = script_limits(config);
+    endpoint.drain_timeout = config.drain_timeout;
+    endpoint
 }
 
 fn script_limits(config: &Config) -> hats_script::Limits {

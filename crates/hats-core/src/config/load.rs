@@ -42,12 +42,10 @@ struct Key {
     name: &'static str,
     /// What a config file of 2020 calls it.
     alias: Option<&'static str>,
-    /// Whether this build has the part that the setting is for.
-    served: bool,
 }
 
 const fn key(name: &'static str) -> Key {
-    Key { name, alias: None, served: true }
+    Key { name, alias: None }
 }
 
 /// All of them but `config`, which only a flag or a variable can give.
@@ -82,8 +80,10 @@ const KEYS: &[Key] = &[
     key("mem-threshold"),
     key("memory-budget"),
     key("health-interval"),
-    Key { served: false, ..key("host") },
-    Key { served: false, ..key("host-port") },
+    key("host"),
+    key("host-port"),
+    key("endpoint-body-limit"),
+    key("endpoint-concurrency"),
     key("health-port"),
     key("bind"),
     key("allow-net"),
@@ -188,12 +188,6 @@ impl Settings {
         &self.warnings
     }
 
-    /// The settings that somebody gave although this build has nothing yet that would heed them.
-    #[must_use]
-    pub fn unserved(&self) -> Vec<&'static str> {
-        KEYS.iter().filter(|key| !key.served && self.asks_for(key.name)).map(|key| key.name).collect()
-    }
-
     /// Reads and checks all that a worker needs, the files named by `scripts`, `jobs` and `endpoints` included.
     ///
     /// # Errors
@@ -227,6 +221,12 @@ impl Settings {
             health_interval: self.read_as("health-interval", some_time)?.unwrap_or(default.health_interval),
             host: self.read_as("host", boolean)?.unwrap_or_default(),
             host_port: self.read_as("host-port", port)?.unwrap_or(default.host_port),
+            endpoint_body_limit: self
+                .read_as("endpoint-body-limit", bytes)?
+                .unwrap_or(default.endpoint_body_limit),
+            endpoint_concurrency: self
+                .read_as("endpoint-concurrency", connections)?
+                .unwrap_or(default.endpoint_concurrency),
             health_port: self.read_as("health-port", port)?,
             bind: self.read_as("bind", address)?.unwrap_or(default.bind),
             preload: self.libraries("preload", limits.source)?,
@@ -439,16 +439,6 @@ impl Settings {
             None => Error::Config(message),
         };
         self.list(name)?.iter().map(|path| of(path).map_err(refuse)).collect()
-    }
-
-    /// Whether a setting is given and wants something: `host: false` does not.
-    fn asks_for(&self, name: &str) -> bool {
-        self.find(name).is_some_and(|value| {
-            !matches!(
-                text(&value).map(|text| text.trim().to_ascii_lowercase()).as_deref(),
-                Ok("" | "false" | "off")
-            )
-        })
     }
 
     fn find(&self, name: &str) -> Option<Value> {
