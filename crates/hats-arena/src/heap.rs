@@ -447,6 +447,13 @@ mod asan {
         fn __asan_unpoison_memory_region(start: *const u8, size: usize);
     }
 
+    impl Drop for Heap {
+        /// Whoever has these addresses next knows nothing of this heap.
+        fn drop(&mut self) {
+            self.unpoison_all();
+        }
+    }
+
     impl Heap {
         /// Beyond the links of a free block.
         pub(super) fn poison(&self, place: u32, size: u32) {

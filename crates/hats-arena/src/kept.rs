@@ -35,6 +35,12 @@ impl<T> Kept<T> {
         Ok(Self { value: ManuallyDrop::new(Persistent::save(ctx, value)), state, is_old })
     }
 
+    /// True if it is kept since after the seal: it has to be dropped before a reset.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        !self.is_old
+    }
+
     /// The value, inside its interpreter.
     ///
     /// # Errors

@@ -43,4 +43,4 @@ mod region;
 pub use crate::compiled::{Compiled, compile};
 pub use crate::interpreter::{Error, Interpreter, Limits, Unfit};
 pub use crate::kept::Kept;
-pub use crate::native::{Invocation, Native, new_token};
+pub use crate::native::{Invocation, Native, define_accessor, new_token};

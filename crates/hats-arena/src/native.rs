@@ -32,6 +32,8 @@ type Released = Box<dyn Fn(u32)>;
 pub struct Invocation<'a, 'js> {
     /// Where.
     pub ctx: &'a Ctx<'js>,
+    /// Of what.
+    pub this: Value<'js>,
     /// With what.
     pub arguments: Vec<Value<'js>>,
     /// The number of the token that the function was made for, if any.
@@ -97,6 +99,41 @@ impl Native {
         let function = owned(ctx, value)?.into_function().ok_or(Error::Unknown)?;
         function.with_name(name)
     }
+}
+
+/// Defines a property by what gets and what sets it.
+///
+/// # Errors
+/// When there is no memory, or the object has that property for good.
+pub fn define_accessor<'js>(
+    object: &Object<'js>,
+    name: &str,
+    get: Option<Function<'js>>,
+    set: Option<Function<'js>>,
+    is_enumerable: bool,
+    is_configurable: bool,
+) -> rquickjs::Result<()> {
+    let context = object.ctx().as_raw().as_ptr();
+    let raw = |function: Option<Function<'js>>| match function {
+        // SAFETY: the value is alive; what is made is a reference more.
+        Some(function) => unsafe { qjs::JS_DupValue(context, function.as_value().as_raw()) },
+        None => qjs::JS_UNDEFINED,
+    };
+    let enumerable = if is_enumerable { qjs::JS_PROP_ENUMERABLE } else { 0 };
+    let configurable = if is_configurable { qjs::JS_PROP_CONFIGURABLE } else { 0 };
+    let flags = qjs::JS_PROP_THROW | enumerable | configurable;
+    // SAFETY: the object and the name are alive; the engine takes over the references to the functions, and the atom is ours.
+    let defined = unsafe {
+        let atom = qjs::JS_NewAtomLen(context, name.as_ptr().cast(), name.len() as _);
+        if atom == qjs::JS_ATOM_NULL as qjs::JSAtom {
+            return Err(Error::Exception);
+        }
+        let object = object.as_value().as_raw();
+        let defined = qjs::JS_DefinePropertyGetSet(context, object, atom, raw(get), raw(set), flags as _);
+        qjs::JS_FreeAtom(context, atom);
+        defined
+    };
+    if defined < 0 { Err(Error::Exception) } else { Ok(()) }
 }
 
 /// Makes an object that stands for something of the host's. When the engine frees it, the hook given to
@@ -240,7 +277,7 @@ impl Switchboard {
 /// Only the engine calls it, with what its own documentation says.
 unsafe extern "C" fn call(
     context: *mut qjs::JSContext,
-    _this: qjs::JSValue,
+    this: qjs::JSValue,
     count: c_int,
     arguments: *mut qjs::JSValue,
     number: c_int,
@@ -267,7 +304,7 @@ unsafe extern "C" fn call(
         let body =
             usize::try_from(number).ok().and_then(|number| switchboard.table.borrow().get(number).cloned());
         match body {
-            Some(body) => body(Invocation { ctx: &ctx, arguments, token }),
+            Some(body) => body(Invocation { ctx: &ctx, this: value(&this), arguments, token }),
             None => Err(Exception::throw_internal(&ctx, "this function of the worker is gone")),
         }
     }));
