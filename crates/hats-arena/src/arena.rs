@@ -61,7 +61,7 @@ impl Arena {
 
     /// Bytes that the arena may have of the system's memory at present, its snapshot apart.
     pub(crate) fn resident(&self) -> usize {
-        self.region.touched()
+        self.region.held()
     }
 
     /// Copies what there is.

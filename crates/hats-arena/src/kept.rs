@@ -1,5 +1,7 @@
 //! Values of the engine that Rust keeps from one entry to the next.
 
+#![expect(clippy::disallowed_types, reason = "this is what is used in its place")]
+
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::rc::Rc;

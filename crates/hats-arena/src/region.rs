@@ -27,6 +27,8 @@ pub(crate) struct Region {
     length: usize,
     committed: Cell<usize>,
     touched: Cell<usize>,
+    /// What lies beyond is not in memory.
+    held: Cell<usize>,
 }
 
 impl Region {
@@ -50,6 +52,7 @@ impl Region {
             length,
             committed: Cell::new(0),
             touched: Cell::new(0),
+            held: Cell::new(0),
         };
         // A region that touches ten pages is not to be given two megabytes. A system that knows no such pages refuses.
         // SAFETY: the range is the mapping just made, and the advice changes no contents.
@@ -70,12 +73,20 @@ impl Region {
         self.touched.get()
     }
 
+    /// Bytes of memory that the region has at most.
+    pub(crate) fn held(&self) -> usize {
+        self.held.get()
+    }
+
     /// Makes the first `end` bytes usable, and takes them for written. False if the system gives no memory.
     pub(crate) fn touch(&self, end: usize) -> bool {
         if end > self.committed.get() && !self.commit(end) {
             return false;
         }
-        self.touched.set(self.touched.get().max(end));
+        if end > self.touched.get() {
+            self.touched.set(end);
+            self.held.set(self.held.get().max(end));
+        }
         true
     }
 
@@ -103,13 +114,9 @@ impl Region {
     /// # Safety
     /// Nothing from `from` on is in use.
     pub(crate) unsafe fn zero_from(&self, from: usize, keep: usize) {
-        let touched = self.touched.get();
-        if touched <= from {
-            return;
-        }
-        let mut end = touched;
+        let mut end = self.touched.get();
         let kept = from.saturating_add(keep).next_multiple_of(page_size());
-        if kept < touched {
+        if kept < self.held.get() {
             let committed = self.committed.get();
             // SAFETY: both ends are multiples of the page size inside the usable part of our own mapping; by the
             // caller's word nothing there is in use. Private anonymous memory reads as zeroes afterwards.
@@ -117,12 +124,15 @@ impl Region {
                 madvise(self.base.as_ptr().add(kept).cast(), committed - kept, Advice::LinuxDontNeed)
             };
             if given_back.is_ok() {
-                end = kept;
+                end = end.min(kept);
+                self.held.set(kept);
             }
         }
-        // SAFETY: `from..end` lies below `touched`, hence in the usable part, and nothing there is in use.
-        unsafe { self.base.as_ptr().add(from).write_bytes(0, end - from) };
-        self.touched.set(from);
+        if end > from {
+            // SAFETY: `from..end` lies below `touched`, hence in the usable part, and nothing there is in use.
+            unsafe { self.base.as_ptr().add(from).write_bytes(0, end - from) };
+        }
+        self.touched.set(self.touched.get().min(from));
     }
 }
 

@@ -102,7 +102,7 @@ fn memory_beyond_the_snapshot_is_given_back() {
     eval(&interpreter, "globalThis.big = new Uint8Array(10 << 20).fill(1); 0");
     assert!(interpreter.resident() > before + (10 << 20));
     reset(&interpreter);
-    assert_eq!(interpreter.resident(), before);
+    assert!(interpreter.resident() < before + (1 << 20));
 }
 
 #[test]
