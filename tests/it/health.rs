@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use hats_tests::cluster::{Cluster, NAME};
+use hats_tests::cluster::{Cluster, NAME, Shape};
 use hats_tests::health::{FakeSystem, HealthPort};
 use hats_tests::redis::{self, RedisServer};
 use hats_tests::worker::{Options, Worker};
@@ -227,6 +227,158 @@ fn a_configuration_of_2020_is_heeded() -> Result<()> {
         system.load(1.0)?;
         wait_for_state(&redis, "old", "online")?;
         worker.drain(PATIENCE)?;
+        Ok(())
+    })
+}
+
+/// A cluster of workers whose systems are as well as the test wants; no threads yet.
+fn moody(lab: &Lab, workers: usize) -> Result<(Cluster, Vec<FakeSystem>)> {
+    let mut cluster = Cluster::start(lab, Shape { workers: 0, threads: 0, ..Shape::default() })?;
+    let mut systems = Vec::new();
+    for number in 0..workers {
+        let system = FakeSystem::new(lab, &format!("system{number}"))?;
+        let root = system.root().display().to_string();
+        let flags = [("--system-root", &*root), ("--health-interval", "200ms"), ("--cpu-threshold", "4")];
+        cluster.join_with(&format!("w{number}"), &flags)?;
+        systems.push(system);
+    }
+    cluster.acquainted()?;
+    Ok((cluster, systems))
+}
+
+/// Runs for a moment, and leaves a word at its end.
+const POLITE: &str = r#"
+function main() { redis.Do("INCR", "calls"); sleep(10); }
+function cleanup() { redis.Do("INCR", "cleanups"); }
+"#;
+
+fn define_many(cluster: &mut Cluster, numbers: std::ops::Range<usize>) -> Result<Vec<String>> {
+    let names: Vec<String> = numbers.map(|number| format!("m{number}")).collect();
+    for name in &names {
+        cluster.threads.insert(name.clone(), POLITE.to_owned());
+    }
+    cluster.define_all()?;
+    cluster.run(&names, clock::now(), PATIENCE)?;
+    Ok(names)
+}
+
+/// Waits until every thread is owned and `are` holds of how many each worker has, in the order of their seats.
+fn wait_for_owners(cluster: &Cluster, what: &str, are: impl Fn(&[usize]) -> bool) -> Result<Vec<usize>> {
+    let mut seen = Vec::new();
+    let waited = clock::wait_for(what, Duration::from_secs(60), || {
+        let shares = cluster.shares()?;
+        seen.clear();
+        seen.extend(
+            (0..cluster.seats.len()).map(|seat| shares.get(&format!("w{seat}")).copied().unwrap_or(0)),
+        );
+        let all: usize = seen.iter().sum();
+        Ok((all == cluster.threads.len() && are(&seen)).then_some(()))
+    });
+    waited.map_err(|error| error.context(format!("{seen:?}")))?;
+    Ok(seen)
+}
+
+#[test]
+fn a_critical_worker_sheds_to_healthy_ones_and_takes_its_share_again() -> Result<()> {
+    Lab::run("shedding", |lab| {
+        let (mut cluster, systems) = moody(lab, 3)?;
+        let first = define_many(&mut cluster, 0..30)?;
+        let before = wait_for_owners(&cluster, "shares", |owners| owners.iter().all(|count| *count > 0))?;
+        systems[0].load(9.0)?;
+        wait_for_state(&cluster.redis, "w0", "critical")?;
+        let after = wait_for_owners(&cluster, "w0 to have nothing", |owners| owners[0] == 0)?;
+        eprintln!("owners {before:?}, then {after:?}");
+        // In good order, and each of them runs on.
+        let cleanups: usize = cluster.redis.ask(&["GET", "cleanups"])?.text().unwrap_or_default().parse()?;
+        ensure!(cleanups == before[0], "{cleanups} cleanups of {}", before[0]);
+        cluster.run(&first, clock::now(), PATIENCE)?;
+        let log = std::fs::read_to_string(cluster.seat(0)?.worker.log())?;
+        ensure!(
+            log.matches("this worker is critical: given to healthy ones").count() > 1,
+            "all at once:\n{log}"
+        );
+        // What is new goes to the others.
+        define_many(&mut cluster, 30..40)?;
+        wait_for_owners(&cluster, "the new ones elsewhere", |owners| owners[0] == 0)?;
+        systems[0].load(1.0)?;
+        wait_for_state(&cluster.redis, "w0", "online")?;
+        // The others give it its share, and no more than that.
+        let last = wait_for_owners(&cluster, "even shares", |owners| {
+            owners.iter().all(|count| (12..=15).contains(count))
+        })?;
+        eprintln!("recovered {last:?}");
+        let all = cluster.threads.keys().cloned().collect::<Vec<_>>();
+        cluster.run(&all, clock::now(), PATIENCE)?;
+        assert_eq!(last.iter().sum::<usize>(), all.len());
+        cluster.finish()?.not_empty()
+    })
+}
+
+#[test]
+fn with_nobody_healthy_nothing_is_shed_and_what_was_shed_comes_back() -> Result<()> {
+    Lab::run("all critical", |lab| {
+        let (mut cluster, systems) = moody(lab, 3)?;
+        let names = define_many(&mut cluster, 0..12)?;
+        for system in &systems {
+            system.load(9.0)?;
+        }
+        for worker in ["w0", "w1", "w2"] {
+            wait_for_state(&cluster.redis, worker, "critical")?;
+        }
+        for number in 0..3 {
+            let line = "there is no healthy one: it keeps what it has and goes on";
+            cluster.seat(number)?.worker.wait_for_line(line, PATIENCE)?;
+        }
+        wait_for_owners(&cluster, "every thread to be owned", |_| true)?;
+        cluster.run(&names, clock::now(), PATIENCE)?;
+        // One recovers and gets it all from the others.
+        systems[1].load(1.0)?;
+        wait_for_owners(&cluster, "w1 to have it all", |owners| owners[1] == 12)?;
+        cluster.run(&names, clock::now(), PATIENCE)?;
+        cluster.finish()?.not_empty()
+    })
+}
+
+#[test]
+fn a_critical_worker_that_is_alone_goes_on_claiming_and_says_so() -> Result<()> {
+    Lab::run("alone", |lab| {
+        let (mut cluster, systems) = moody(lab, 1)?;
+        systems[0].load(9.0)?;
+        wait_for_state(&cluster.redis, "w0", "critical")?;
+        define_many(&mut cluster, 0..10)?;
+        cluster
+            .seat(0)?
+            .worker
+            .wait_for_line("there is no healthy one: it keeps what it has and goes on", PATIENCE)?;
+        cluster.finish()?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_critical_worker_takes_no_ticks() -> Result<()> {
+    Lab::run("no ticks", |lab| {
+        let (mut cluster, systems) = moody(lab, 2)?;
+        systems[0].load(9.0)?;
+        wait_for_state(&cluster.redis, "w0", "critical")?;
+        // The others have heard of it by the time that it says to itself that it sheds.
+        clock::wait_for("a session that is not ready", PATIENCE, || {
+            let sessions = cluster.redis.ask(&["SMEMBERS", &format!("{NAME}:Sessions")])?.texts();
+            let ready =
+                sessions.iter().map(|id| cluster.redis.field(&format!("{NAME}:Sessions:{id}"), "Ready"));
+            let ready = ready.collect::<Result<Vec<_>>>()?;
+            Ok(ready.iter().any(|ready| ready == "0").then_some(()))
+        })?;
+        let source = "redis.Do('RPUSH', 'ran', worker.Name)";
+        cluster.redis.ask(&["HSET", &format!("{NAME}:Jobs:j"), "Source", source, "Cron", "* * * * * *"])?;
+        let ran = || -> Result<Vec<String>> { Ok(cluster.redis.ask(&["LRANGE", "ran", "0", "-1"])?.texts()) };
+        clock::wait_for("five ticks", PATIENCE, || Ok((ran()?.len() >= 5).then_some(())))?;
+        ensure!(ran()?.iter().all(|worker| worker == "w1"), "{:?}", ran()?);
+        systems[0].load(1.0)?;
+        clock::wait_for("a tick on w0", PATIENCE, || {
+            Ok(ran()?.iter().any(|name| name == "w0").then_some(()))
+        })?;
+        cluster.finish()?;
         Ok(())
     })
 }

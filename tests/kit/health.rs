@@ -131,6 +131,11 @@ impl FakeSystem {
         Ok(system)
     }
 
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Lets a worker read it.
     #[must_use]
     pub fn of(&self, options: Options) -> Options {
