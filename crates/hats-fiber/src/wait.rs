@@ -114,6 +114,10 @@ pub fn adopt(handle: Handle) -> Handle {
         })));
         let former = current.scope().handle.replace(handle);
         former.unregister();
+        // Whoever drops the fiber waits for its end by whatever handle.
+        if former.is_abandoned() {
+            current.scope().handle.borrow().abandon();
+        }
         former
     })
 }

@@ -295,3 +295,23 @@ async fn a_fiber_goes_by_the_handle_that_it_adopted_last() {
         })
         .await;
 }
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_fiber_that_is_dropped_ends_whatever_handle_it_adopts() {
+    let ended = Rc::new(Cell::new(None));
+    let inner = ended.clone();
+    let mut fiber = Box::pin(fiber(move || {
+        let dropped = wait(sleep(Duration::from_secs(3600)));
+        adopt(Handle::new());
+        inner.set(Some((dropped, wait(sleep(Duration::from_secs(3600))))));
+    }));
+    assert!(poll_once(&mut fiber).await.is_pending());
+    drop(fiber);
+    assert_eq!(ended.get(), Some((Err(Ended::Interrupted), Err(Ended::Interrupted))));
+}
+
+/// Polls once.
+async fn poll_once<F: Future + Unpin>(future: &mut F) -> std::task::Poll<F::Output> {
+    std::future::poll_fn(|context| std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(context)))
+        .await
+}

@@ -19,8 +19,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use hats_fiber::{Fiber, Handle, adopt, wait};
+use hats_fiber::{Fiber, Handle, adopt, trim_stack, wait};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
@@ -34,6 +35,8 @@ use crate::vm::Vm;
 
 /// Stack that an idle interpreter keeps touched, about.
 const STACK_BYTES: usize = 32 << 10;
+/// An interpreter that has been idle for so long needs no more than that.
+const TRIM_AFTER: Duration = Duration::from_secs(1);
 
 /// What an interpreter is warmed up for.
 #[derive(Clone)]
@@ -272,11 +275,23 @@ fn live(
         }
         let (next, called) = oneshot::channel();
         lane.warm.put(scope, Idle { bytes: vm.resident() + STACK_BYTES, next });
-        match wait(called) {
-            Ok(Ok(next)) => work = next,
+        match wait_for_work(called) {
+            Some(next) => work = next,
             // It gives way to others, or the lane is closing.
-            _ => return,
+            None => return,
         }
+    }
+}
+
+/// The next work, if there is to be any. Who waits for long gives back the stack that work has used before.
+fn wait_for_work(mut called: oneshot::Receiver<Work>) -> Option<Work> {
+    match wait(tokio::time::timeout(TRIM_AFTER, &mut called)) {
+        Ok(Ok(work)) => work.ok(),
+        Ok(Err(_)) => {
+            trim_stack();
+            wait(called).ok()?.ok()
+        }
+        Err(_) => None,
     }
 }
 

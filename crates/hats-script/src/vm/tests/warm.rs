@@ -379,3 +379,20 @@ async fn runs_of_jobs_see_nothing_of_each_other() {
     }
     assert_eq!(lanes.idle().await.0, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lanes_close_whatever_their_interpreters_do() {
+    let world = World::new().await;
+    let page = anything(Limits::default());
+    for code in ["http.Get('§/held')", "sleep(1e6)", "new Promise(() => {})", "for (;;);", "1"] {
+        let lanes = world.lanes(LanesConfig::WARM_BYTES);
+        world.ask(&lanes, &page, "1").await.unwrap();
+        let request =
+            PageRequest { body: code.replace('§', &world.server.url("")).into(), ..PageRequest::default() };
+        let (_, ended) = lanes.answer(&page, Fake::of(Kind::Endpoint), request);
+        // It has begun by now.
+        lanes.idle().await;
+        tokio::task::spawn_blocking(move || drop(lanes)).await.unwrap();
+        assert!(matches!(ended.await, Ok(Err(ScriptError::Lost) | Ok(_)) | Err(Error::Closed)), "{code}");
+    }
+}
