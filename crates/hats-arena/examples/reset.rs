@@ -42,6 +42,19 @@ fn main() {
     );
     let used = all[0].1.used();
     println!("its heap: {} KiB", used >> 10);
+    let before = resident();
+    for n in 0..2000 {
+        let (_page, interpreter) = warmed();
+        if n % 2 == 0 {
+            // Thrown away in the middle of something.
+            interpreter.with(|ctx| {
+                let _ = ctx
+                    .eval::<(), _>("globalThis.big = []; for (;;) big.push('x'.repeat(9000) + big.length)");
+            });
+        }
+    }
+    let growth = resident().saturating_sub(before);
+    println!("after 2,000 more that were made and dropped: {} KiB more resident", growth >> 10);
     // As a worker has it: many interpreters, each of which has grown cold.
     let begun = Instant::now();
     const ROUNDS: u32 = 20;

@@ -4,7 +4,7 @@
 use std::cell::{Cell, OnceCell};
 use std::io;
 use std::panic::resume_unwind;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use rquickjs::loader::{Loader, Resolver};
 use rquickjs::runtime::RejectionTracker;
@@ -71,18 +71,25 @@ pub enum Unfit {
 
 /// A runtime of the engine with one context.
 pub struct Interpreter {
+    // Others have it who keep values of it: see `Kept`.
+    engine: Rc<Engine>,
+    snapshot: OnceCell<Snapshot>,
+    state: Rc<State>,
+}
+
+/// The engine, and what has to be there for as long as it is.
+pub(crate) struct Engine {
     // Dropped in this order: the runtime goes with the last reference to it, and then the memory that it was in.
     context: Context,
     runtime: Runtime,
     switchboard: Rc<Switchboard>,
     arena: Option<Arena>,
-    snapshot: OnceCell<Snapshot>,
-    state: Rc<State>,
 }
 
 /// What decides whether a reset may happen.
 #[derive(Default)]
 pub(crate) struct State {
+    engine: OnceCell<Weak<Engine>>,
     inside: Cell<u32>,
     sealed: Cell<bool>,
     /// Values that were kept after the seal, and still are.
@@ -92,6 +99,10 @@ pub(crate) struct State {
 }
 
 impl State {
+    pub(crate) fn engine(&self) -> Option<Rc<Engine>> {
+        self.engine.get().and_then(Weak::upgrade)
+    }
+
     pub(crate) fn is_sealed(&self) -> bool {
         self.sealed.get()
     }
@@ -138,19 +149,22 @@ impl Interpreter {
         let switchboard = switchboard.ok_or(rquickjs::Error::Allocation)?;
         // SAFETY: the context is alive, and is dropped before the switchboard is.
         unsafe { switchboard.attach(context.as_raw()) };
-        Ok(Self { context, runtime, switchboard, arena, snapshot: OnceCell::new(), state })
+        let engine = Rc::new(Engine { context, runtime, switchboard, arena });
+        // It was empty, since it is new.
+        let _ = state.engine.set(Rc::downgrade(&engine));
+        Ok(Self { engine, snapshot: OnceCell::new(), state })
     }
 
     /// Enters the interpreter. Goes on with the panic of a host function, if one was on its way through the engine.
     pub fn with<R>(&self, f: impl for<'js> FnOnce(&Ctx<'js>) -> R) -> R {
         let entered = Entered::new(&self.state);
-        let result = self.context.with(|ctx| {
+        let result = self.engine.context.with(|ctx| {
             // SAFETY: the runtime is alive, and nobody else is inside: `Context::with` holds its lock.
             unsafe { qjs::JS_UpdateStackTop(qjs::JS_GetRuntime(ctx.as_raw().as_ptr())) };
             f(&ctx)
         });
         drop(entered);
-        if let Some(panic) = self.switchboard.take_panic() {
+        if let Some(panic) = self.engine.switchboard.take_panic() {
             resume_unwind(panic);
         }
         result
@@ -160,7 +174,7 @@ impl Interpreter {
     pub fn set_interrupt(&self, mut hook: impl FnMut() -> bool + 'static) {
         self.refuse_change();
         let state = self.state.clone();
-        self.runtime.set_interrupt_handler(Some(Box::new(move || {
+        self.engine.runtime.set_interrupt_handler(Some(Box::new(move || {
             let is_ended = hook();
             if is_ended {
                 state.condemn(Unfit::Interrupted);
@@ -172,19 +186,19 @@ impl Interpreter {
     /// Sets what hears of promises that are rejected with nobody listening, and of those that are listened to after all.
     pub fn set_rejection_tracker(&self, tracker: RejectionTracker) {
         self.refuse_change();
-        self.runtime.set_host_promise_rejection_tracker(Some(tracker));
+        self.engine.runtime.set_host_promise_rejection_tracker(Some(tracker));
     }
 
     /// Sets what finds modules.
     pub fn set_loader(&self, resolver: impl Resolver + 'static, loader: impl Loader + 'static) {
         self.refuse_change();
-        self.runtime.set_loader(resolver, loader);
+        self.engine.runtime.set_loader(resolver, loader);
     }
 
     /// Sets what hears that the engine has freed a [token](crate::new_token). It is called in the middle of the engine's work,
     /// and may not enter it.
     pub fn set_released(&self, hook: impl Fn(u32) + 'static) {
-        self.switchboard.set_released(Box::new(hook));
+        self.engine.switchboard.set_released(Box::new(hook));
     }
 
     fn refuse_change(&self) {
@@ -198,14 +212,14 @@ impl Interpreter {
     /// # Errors
     /// When the interpreter is in no arena, somebody is inside, or it has already gone wrong.
     pub fn seal(&self) -> Result<(), Unfit> {
-        let Some(arena) = self.arena.as_ref().filter(|_| !self.state.is_sealed()) else {
+        let Some(arena) = self.engine.arena.as_ref().filter(|_| !self.state.is_sealed()) else {
             return Err(Unfit::Unsealed);
         };
         self.fit(arena)?;
-        self.runtime.run_gc();
+        self.engine.runtime.run_gc();
         // SAFETY: nobody is inside, which `fit` has seen to.
         let snapshot = unsafe { arena.snapshot() };
-        self.switchboard.seal();
+        self.engine.switchboard.seal();
         self.state.sealed.set(true);
         // It was empty, since there was no seal.
         let _ = self.snapshot.set(snapshot);
@@ -217,7 +231,7 @@ impl Interpreter {
     /// # Errors
     /// Why it has to be thrown away.
     pub fn reset(&self) -> Result<(), Unfit> {
-        let (Some(arena), Some(snapshot)) = (&self.arena, self.snapshot.get()) else {
+        let (Some(arena), Some(snapshot)) = (&self.engine.arena, self.snapshot.get()) else {
             return Err(Unfit::Unsealed);
         };
         self.fit(arena)?;
@@ -225,7 +239,7 @@ impl Interpreter {
         // `fit` has seen to. Values that are not kept live no longer than an entry, by their lifetime; what else could refer
         // to the engine's memory or be owned by it is banned where this crate is used, see the crate's documentation.
         unsafe { arena.restore(snapshot) };
-        self.switchboard.reset();
+        self.engine.switchboard.reset();
         Ok(())
     }
 
@@ -256,16 +270,16 @@ impl Interpreter {
     /// Bytes of heap in use.
     #[must_use]
     pub fn used(&self) -> usize {
-        match &self.arena {
+        match &self.engine.arena {
             Some(arena) => arena.used(),
-            None => usize::try_from(self.runtime.memory_usage().malloc_size).unwrap_or(0),
+            None => usize::try_from(self.engine.runtime.memory_usage().malloc_size).unwrap_or(0),
         }
     }
 
     /// Bytes of memory that the interpreter takes at most at present, its snapshot included.
     #[must_use]
     pub fn resident(&self) -> usize {
-        match &self.arena {
+        match &self.engine.arena {
             Some(arena) => arena.resident() + self.snapshot.get().map_or(0, Snapshot::len),
             None => self.used(),
         }
@@ -273,14 +287,14 @@ impl Interpreter {
 
     #[cfg(test)]
     pub(crate) fn first_difference(&self) -> Option<usize> {
-        self.arena.as_ref()?.first_difference(self.snapshot.get()?)
+        self.engine.arena.as_ref()?.first_difference(self.snapshot.get()?)
     }
 }
 
 impl Drop for Interpreter {
     fn drop(&mut self) {
         // A token that the engine frees from now on is nobody's business.
-        self.switchboard.clear();
+        self.engine.switchboard.clear();
     }
 }
 

@@ -8,14 +8,15 @@ use std::rc::Rc;
 
 use rquickjs::{Ctx, JsLifetime, Persistent};
 
-use crate::interpreter::State;
+use crate::interpreter::{Engine, State};
 use crate::native::Switchboard;
 
-/// A value that is kept. It has to be dropped before its [`crate::Interpreter`] is.
+/// A value that is kept. Its engine lives for as long as it does.
 pub struct Kept<T> {
     // Invariant: taken out by `drop` alone.
     value: ManuallyDrop<Persistent<T>>,
     state: Rc<State>,
+    _engine: Rc<Engine>,
     /// Kept before the seal: it is there again after each reset.
     is_old: bool,
 }
@@ -30,11 +31,12 @@ impl<T> Kept<T> {
         V: JsLifetime<'js, Changed<'static> = T>,
     {
         let state = Switchboard::of(ctx)?.state.clone();
+        let engine = state.engine().ok_or(rquickjs::Error::Unknown)?;
         let is_old = !state.is_sealed();
         if !is_old {
             state.kept.set(state.kept.get() + 1);
         }
-        Ok(Self { value: ManuallyDrop::new(Persistent::save(ctx, value)), state, is_old })
+        Ok(Self { value: ManuallyDrop::new(Persistent::save(ctx, value)), state, _engine: engine, is_old })
     }
 
     /// True if it is kept since after the seal: it has to be dropped before a reset.

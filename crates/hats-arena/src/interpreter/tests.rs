@@ -217,6 +217,16 @@ fn what_is_kept_is_of_one_interpreter() {
 }
 
 #[test]
+fn the_engine_lives_as_long_as_what_is_kept_of_it() {
+    for interpreter in [warmed(), sealed(), Interpreter::plain(LIMITS).unwrap()] {
+        let kept = interpreter.with(|ctx| Kept::new(ctx, Object::new(ctx.clone()).unwrap()).unwrap());
+        let compiled = interpreter.with(|ctx| compile(ctx, "1", "page.js").unwrap());
+        drop(interpreter);
+        drop((kept, compiled));
+    }
+}
+
+#[test]
 fn a_hook_that_is_set_after_the_seal_is_the_end() {
     let interpreter = sealed();
     interpreter.set_interrupt(|| false);
