@@ -41,7 +41,6 @@ soak *args:
 fuzz *args:
     PROPTEST_CASES=20000 cargo test --workspace --lib {{args}}
 
-# hats-arena's tests under AddressSanitizer, the engine's sources included
-sanitize *args:
-    RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address --cfg hats_asan" ASAN_OPTIONS=detect_leaks=1 CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/asan" \
-        cargo test -p hats-arena --target "$(rustc -vV | sed -n 's/^host: //p')" {{args}}
+# The tests of interpreters that are reset, under AddressSanitizer
+sanitize:
+    tests/sanitize.sh
