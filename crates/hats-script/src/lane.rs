@@ -175,13 +175,13 @@ impl Lanes {
         (handle, async move { ended.await.unwrap_or(Err(Error::Closed)) })
     }
 
-    /// As [`Lanes::spawn`], for one run of a job: the interpreter may be one that has been used before and is as new again.
+    /// As [`Lanes::spawn`], for work that is over with its call, such as a run of a job: the interpreter may be one that has been used before and is as new again.
     pub fn spawn_run<R: Send + 'static, F: FnOnce(&mut Vm) -> R + Send + 'static>(
         &self,
         task: ScriptTask,
         f: F,
     ) -> (ScriptHandle, impl Future<Output = Result<R, Error>> + Send + use<R, F>) {
-        self.spawn_warm(Scope::Run(task.limits), task.control, f)
+        self.spawn_warm(Scope::run(&task), task.control, f)
     }
 
     fn spawn_warm<R: Send + 'static, F: FnOnce(&mut Vm) -> R + Send + 'static>(

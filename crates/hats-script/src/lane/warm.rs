@@ -17,6 +17,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::mem::{Discriminant, discriminant};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -27,7 +28,7 @@ use tokio::task::LocalSet;
 
 use super::{LaneContext, OnLane, Place, stack_bytes};
 use crate::error::Error;
-use crate::host::TaskControl;
+use crate::host::{Kind, TaskControl};
 use crate::lane::ScriptTask;
 use crate::limits::Limits;
 use crate::page::Page;
@@ -41,8 +42,8 @@ const TRIM_AFTER: Duration = Duration::from_secs(1);
 /// What an interpreter is warmed up for.
 #[derive(Clone)]
 pub(super) enum Scope {
-    /// Runs of any job with these limits.
-    Run(Limits),
+    /// Runs of all tasks of one kind with these limits.
+    Run(Discriminant<Kind>, Limits),
     /// Requests of one page. Weak: an interpreter is no reason to keep one.
     Page(Weak<Page>, Limits),
 }
@@ -50,7 +51,7 @@ pub(super) enum Scope {
 /// Scopes whose interpreters are alike have the same one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
-    Run(Limits),
+    Run(Discriminant<Kind>, Limits),
     // Its address, which nobody else gets while there is a `Weak` to it.
     Page(usize),
 }
@@ -89,20 +90,24 @@ struct Idle {
 }
 
 impl Scope {
+    pub(super) fn run(task: &ScriptTask) -> Self {
+        Self::Run(discriminant(&task.control.kind()), task.limits)
+    }
+
     pub(super) fn page(page: &Arc<Page>) -> Self {
         Self::Page(Arc::downgrade(page), *page.limits())
     }
 
     fn key(&self) -> Key {
         match self {
-            Self::Run(limits) => Key::Run(*limits),
+            Self::Run(kind, limits) => Key::Run(*kind, *limits),
             Self::Page(page, _) => Key::Page(page.as_ptr().addr()),
         }
     }
 
     fn limits(&self) -> &Limits {
         match self {
-            Self::Run(limits) | Self::Page(_, limits) => limits,
+            Self::Run(_, limits) | Self::Page(_, limits) => limits,
         }
     }
 
@@ -114,7 +119,7 @@ impl Scope {
     /// find: it may be that work's own end. So it is for no other.
     fn warm_up(&self, vm: &mut Vm) -> bool {
         match self {
-            Self::Run(_) => vm.preload().is_ok(),
+            Self::Run(..) => vm.preload().is_ok(),
             Self::Page(page, _) => page.upgrade().is_some_and(|page| vm.open(&page).is_ok()),
         }
     }
