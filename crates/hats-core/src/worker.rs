@@ -376,6 +376,7 @@ async fn start_lanes(
         redis: Some(script_redis.clone()),
         preload: config.preload.clone().into(),
         sql: Some(script_sql.clone()),
+        warm_bytes: LanesConfig::WARM_BYTES,
         on_turn: Arc::new(on_turn),
     })
     .map_err(|error| Error::System(error.to_string()))?;

@@ -64,7 +64,7 @@ fn send<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'j
         _ => Redirect::Follow,
     };
     let timeout = call.argument(5).as_number().and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok());
-    let mut held = host.bodies.hold();
+    let mut held = host.bodies.borrow().hold();
     held.grow(body.as_ref().map_or(0, Vec::len)).map_err(|error| refuse(&error))?;
     let request = Request {
         method,
@@ -74,8 +74,8 @@ fn send<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'j
         redirect,
         timeout: timeout.unwrap_or(TIMEOUT),
         body_limit: host.limits.http_body,
-        budget: host.bodies.clone(),
-        control: host.control.clone(),
+        budget: host.bodies.borrow().clone(),
+        control: host.control(),
     };
     host.gate(call.ctx)?;
     let sent = async move {
