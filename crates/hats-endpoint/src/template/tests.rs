@@ -298,7 +298,10 @@ fn errors_say_where_the_author_finds_them() {
         "TypeError: cannot read property 'y' of undefined at f (/page:3:8)",
     );
     // What is not closed is found at the end.
-    check_error("a\n<? if (true) { ?>\nb\n\n", "SyntaxError: unexpected token in expression: ')' at /page:5:2");
+    check_error(
+        "a\n<? if (true) { ?>\nb\n\n",
+        "SyntaxError: unexpected token in expression: ')' at /page:5:2",
+    );
     check_error("a\n<? } ?>b", "SyntaxError: Unexpected identifier '$' at /page:2:13");
     check_error("a\n<? a\0 ?>", "SyntaxError: the source contains a NUL character at /page");
 }
