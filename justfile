@@ -40,3 +40,7 @@ soak *args:
 # Longer runs of the property tests
 fuzz *args:
     PROPTEST_CASES=20000 cargo test --workspace --lib {{args}}
+
+# The tests of interpreters that are reset, under AddressSanitizer
+sanitize:
+    tests/sanitize.sh

@@ -8,24 +8,29 @@ use hats_tests::worker::workspace;
 use serde_json::Value;
 
 /// Who may name whom. A crate that is not listed has to be drawn first.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 10] = [
+    ("hats-arena", &[]),
     ("hats-fiber", &[]),
     ("hats-cluster", &[]),
-    ("hats-script", &["hats-fiber"]),
+    ("hats-health", &[]),
+    ("hats-script", &["hats-arena", "hats-fiber"]),
     ("hats-scheduler", &["hats-cluster", "hats-script"]),
-    ("hats-core", &["hats-cluster", "hats-scheduler", "hats-script"]),
+    ("hats-endpoint", &["hats-cluster", "hats-script"]),
+    ("hats-core", &["hats-cluster", "hats-endpoint", "hats-health", "hats-scheduler", "hats-script"]),
     ("hats-worker", &["hats-core"]),
     ("hats-tests", &["hats-core"]),
 ];
 
 /// Libraries that stay inside the crates that exist because of them.
-const HOMES: [(&str, &[&str]); 7] = [
+const HOMES: [(&str, &[&str]); 9] = [
+    ("axum", &["hats-endpoint", "hats-health"]),
     ("corosensei", &["hats-fiber"]),
-    ("rquickjs", &["hats-script"]),
+    ("rquickjs", &["hats-arena", "hats-script"]),
     ("rusqlite", &["hats-script"]),
     ("sqlx", &["hats-script"]),
-    ("encore-miniredis", &["hats-core", "hats-cluster", "hats-script", "hats-scheduler"]),
+    ("encore-miniredis", &["hats-core", "hats-cluster", "hats-endpoint", "hats-script", "hats-scheduler"]),
     ("clap", &["hats-worker"]),
+    ("sysinfo", &["hats-health"]),
     ("tsv_ts", &["hats-core"]),
 ];
 

@@ -4,9 +4,12 @@
 //! for `HATS_SOAK_MINUTES` (10). With `HATS_KEEP=DIR` the directories of failed tests are kept there.
 
 mod bad_scripts;
+mod balance;
 mod blpop;
 mod embedded;
+mod endpoint_files;
 mod examples;
+mod health;
 mod http;
 mod jobs;
 mod layering;

@@ -151,10 +151,25 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn join_as(&mut self, name: &str, log: &str) -> Result<()> {
+        self.start_worker(name, log, &[])
+    }
+
+    /// Starts one more worker with these flags beside the usual ones.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn join_with(&mut self, name: &str, flags: &[(&str, &str)]) -> Result<()> {
+        self.start_worker(name, name, flags)
+    }
+
+    fn start_worker(&mut self, name: &str, log: &str, flags: &[(&str, &str)]) -> Result<()> {
         let proxy = Proxy::start(self.redis.address())?;
         let mut options = Options::new(name, NAME, &proxy.address().to_string())
             .argument("--lease-seconds", &self.shape.lease.as_secs_f64().to_string())
             .argument("--drain-timeout", "5");
+        for (flag, value) in flags {
+            options = options.argument(flag, value);
+        }
         log.clone_into(&mut options.log);
         if let Some(stall_after) = self.shape.stall_after {
             options = options.argument("--stall-after", &stall_after.as_secs_f64().to_string());
@@ -324,6 +339,54 @@ impl Cluster {
             .filter(|fields| fields.first().is_some_and(|state| state == "alive"))
             .filter_map(|fields| fields.get(1).cloned())
             .collect())
+    }
+
+    /// How many threads each live session owns, by the names of the workers, as Redis has it.
+    ///
+    /// # Errors
+    /// When Redis refuses.
+    pub fn shares(&self) -> Result<BTreeMap<String, usize>> {
+        let ids = self.redis.ask(&["SMEMBERS", &format!("{NAME}:Sessions")])?.texts();
+        let ask = |id: &String| {
+            ["HMGET", &format!("{NAME}:Sessions:{id}"), "State", "Name"].map(str::to_owned).to_vec()
+        };
+        let replies = self.redis.pipeline(&ids.iter().map(ask).collect::<Vec<_>>())?;
+        let mut names = BTreeMap::new();
+        for (id, reply) in ids.into_iter().zip(&replies) {
+            if let [state, name] = &reply.texts()[..]
+                && state == "alive"
+            {
+                names.insert(id, name.clone());
+            }
+        }
+        let mut shares: BTreeMap<String, usize> = names.values().map(|name| (name.clone(), 0)).collect();
+        for (session, _) in self.claims()?.into_values() {
+            if let Some(share) = names.get(&session).and_then(|name| shares.get_mut(name)) {
+                *share += 1;
+            }
+        }
+        Ok(shares)
+    }
+
+    /// The session and the epoch of each thread's claim.
+    ///
+    /// # Errors
+    /// When Redis refuses.
+    pub fn claims(&self) -> Result<BTreeMap<String, (String, u64)>> {
+        let ask = |thread: &String| {
+            let key = format!("{NAME}:Claims:{thread}");
+            vec!["HMGET".to_owned(), key, "Session".to_owned(), "Epoch".to_owned()]
+        };
+        let replies = self.redis.pipeline(&self.threads.keys().map(ask).collect::<Vec<_>>())?;
+        let claims = self.threads.keys().zip(&replies).filter_map(|(thread, reply)| {
+            let fields = match reply {
+                crate::resp::Value::List(fields) => fields,
+                _ => return None,
+            };
+            let text = |nth: usize| fields.get(nth).and_then(crate::resp::Value::text).unwrap_or_default();
+            Some((thread.clone(), (text(0), text(1).parse().unwrap_or(0))))
+        });
+        Ok(claims.collect())
     }
 
     /// The threads that must run and that a worker ran last.

@@ -13,6 +13,7 @@
 
 pub mod clock;
 pub mod cluster;
+pub mod health;
 pub mod history;
 pub mod lab;
 pub mod npm;

@@ -86,6 +86,8 @@ pub struct Options {
     pub fake_clock: bool,
     /// Whether it records its calls; not where its speed is measured.
     pub call_log: bool,
+    /// Whether it has the health port that it takes by itself, in place of any free one.
+    pub default_health_port: bool,
 }
 
 impl Options {
@@ -106,6 +108,7 @@ impl Options {
             environment: Vec::new(),
             fake_clock: false,
             call_log: true,
+            default_health_port: false,
         }
     }
 
@@ -134,6 +137,13 @@ impl Options {
     #[must_use]
     pub fn without_call_log(mut self) -> Self {
         self.call_log = false;
+        self
+    }
+
+    /// Leaves it the choice of its health port.
+    #[must_use]
+    pub fn default_health_port(mut self) -> Self {
+        self.default_health_port = true;
         self
     }
 
@@ -173,7 +183,13 @@ impl Worker {
         command.current_dir(workspace());
         only_given(&mut command);
         // How much memory the machine has left is no affair of a test's that does not ask.
-        command.env("HATS_MEMORY_BUDGET", "off");
+        command.env("HATS_MEMORY_BUDGET", "off").env("HATS_BIND", "127.0.0.1");
+        if !options.default_health_port {
+            command.env("HATS_HEALTH_PORT", "0");
+        }
+        if !options.environment.iter().any(|(name, _)| name == "HATS_SYSTEM_ROOT") {
+            command.env("HATS_MEM_THRESHOLD", "off");
+        }
         command.envs(options.environment.iter().cloned());
         command.env("NO_COLOR", "1");
         if let Some(clock) = &clock {

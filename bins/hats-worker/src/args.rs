@@ -153,6 +153,11 @@ struct WorkerFlags {
     #[arg(long, value_name = "FILE=CRON|FILE|DIR")]
     jobs: Vec<String>,
 
+    /// A folder whose files are registered as endpoints at start: a/b.html answers /a/b, index.html its folder, other
+    /// files are sent as they are
+    #[arg(long, value_name = "DIR")]
+    endpoints: Option<String>,
+
     /// Claim the registered scripts here, at once, unless they run elsewhere
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     run_now: Option<String>,
@@ -160,6 +165,18 @@ struct WorkerFlags {
     /// Library files evaluated before every script, in its scope
     #[arg(long, value_name = "FILE,FILE")]
     preload: Option<String>,
+
+    /// Its share of the threads beside the other workers' [default: 1]
+    #[arg(long, value_name = "X")]
+    weight: Option<String>,
+
+    /// No more threads than this [default: any number]
+    #[arg(long, value_name = "N")]
+    max_threads: Option<String>,
+
+    /// What this worker offers to threads whose Requires asks for it: gpu,zone=eu
+    #[arg(long, value_name = "L,L")]
+    labels: Option<String>,
 
     /// No new threads above it: a share of the cgroup's or the machine's memory, a size of this process, or off
     /// [default: 80%]
@@ -177,6 +194,10 @@ struct WorkerFlags {
     /// Records each run of main() in this file, for audits
     #[arg(long, value_name = "FILE", hide = true)]
     call_log: Option<String>,
+
+    /// Where proc and sys are that tell of CPU and memory
+    #[arg(long, value_name = "DIR", hide = true)]
+    system_root: Option<String>,
 }
 
 #[derive(Args)]
@@ -224,7 +245,7 @@ struct LimitFlags {
 }
 
 #[derive(Args)]
-#[command(next_help_heading = "Health (accepted, not served yet)")]
+#[command(next_help_heading = "Health")]
 struct HealthFlags {
     /// Unhealthy above it: a load average such as 4, CPU use such as 85%, or off [default: off]
     #[arg(long, value_name = "X")]
@@ -241,10 +262,14 @@ struct HealthFlags {
     /// 0 = any free port [default: 8787, or any free one]
     #[arg(long, value_name = "P")]
     health_port: Option<String>,
+
+    /// Address for this port and for that of endpoints [default: 0.0.0.0]
+    #[arg(long, value_name = "ADDR")]
+    bind: Option<String>,
 }
 
 #[derive(Args)]
-#[command(next_help_heading = "Endpoints (accepted, not served yet)")]
+#[command(next_help_heading = "Endpoints")]
 struct EndpointFlags {
     /// Serve endpoints
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -254,9 +279,13 @@ struct EndpointFlags {
     #[arg(long, value_name = "P")]
     host_port: Option<String>,
 
-    /// Address for both ports [default: 0.0.0.0]
-    #[arg(long, value_name = "ADDR")]
-    bind: Option<String>,
+    /// Body of one request; a longer one is answered with 413 [default: 1MiB]
+    #[arg(long, value_name = "SIZE")]
+    endpoint_body_limit: Option<String>,
+
+    /// Scripts of endpoints at once; further requests wait shortly, then are answered with 503 [default: 512]
+    #[arg(long, value_name = "N")]
+    endpoint_concurrency: Option<String>,
 }
 
 #[derive(Args)]

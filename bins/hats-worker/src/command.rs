@@ -3,8 +3,10 @@
 //! Answers go to standard output, as text for people or with `--json` for programs. What is printed of Redis has no
 //! control characters left: anybody may write there, and a terminal obeys them.
 
+mod endpoint;
 mod job;
 mod thread;
+mod worker;
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -28,6 +30,12 @@ pub(crate) enum Command {
     /// Register, show, run and control jobs: scripts that run on a schedule, once for each tick in the whole cluster
     #[command(subcommand)]
     Job(job::Command),
+    /// Register, show and control endpoints: pages, handlers and files that answer HTTP requests
+    #[command(subcommand)]
+    Endpoint(endpoint::Command),
+    /// Show workers, and drain one
+    #[command(subcommand)]
+    Worker(worker::Command),
     /// Print the TypeScript declarations of what scripts can call (hats.d.ts), for editors and type checkers
     Types,
 }
@@ -65,7 +73,7 @@ impl Command {
         match self {
             Self::Job(job::Command::Next(next)) => return next.run(),
             Self::Types => return print(hats_core::TYPES),
-            Self::Thread(_) | Self::Job(_) => {}
+            Self::Thread(_) | Self::Job(_) | Self::Endpoint(_) | Self::Worker(_) => {}
         }
         let config = settings.admin()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -76,6 +84,8 @@ impl Command {
             match self {
                 Self::Thread(command) => command.run(&config).await,
                 Self::Job(command) => command.run(&config).await,
+                Self::Endpoint(command) => command.run(&config).await,
+                Self::Worker(command) => command.run(&config).await,
                 Self::Types => Ok(()),
             }
         });
@@ -167,15 +177,22 @@ fn read_source(file: &str) -> Result<Bundle, Error> {
         }
         return Ok(source.bundle);
     }
-    let refuse = |why: String| Error::Config(format!("cannot read -: {why}"));
+    let text = String::from_utf8(read_stdin()?).map_err(|_| unreadable("it is not valid UTF-8"))?;
+    Ok(Source::from_text(&text, "-")?.bundle)
+}
+
+fn read_stdin() -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     let read = io::stdin().lock().take(SOURCE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
-    read.map_err(|error| refuse(error.to_string()))?;
+    read.map_err(|error| unreadable(&error.to_string()))?;
     if bytes.len() > SOURCE_BYTES_MAX {
-        return Err(refuse(format!("it is larger than {SOURCE_BYTES_MAX} bytes")));
+        return Err(unreadable(&format!("it is larger than {SOURCE_BYTES_MAX} bytes")));
     }
-    let text = String::from_utf8(bytes).map_err(|_| refuse("it is not valid UTF-8".to_owned()))?;
-    Ok(Source::from_text(&text, "-")?.bundle)
+    Ok(bytes)
+}
+
+fn unreadable(why: &str) -> Error {
+    Error::Config(format!("cannot read -: {why}"))
 }
 
 fn put_word(outcome: PutOutcome) -> &'static str {

@@ -42,10 +42,6 @@ fn run(settings: &Settings) -> Result<(), Error> {
         warn!("{warning}");
     }
     let config = settings.worker()?;
-    let unserved = settings.unserved();
-    if !unserved.is_empty() {
-        warn!("given, but without effect: this build does not serve yet {}", unserved.join(", "));
-    }
 
     let runtime = runtime()?;
     let worker = Worker::builder().config(config).build()?;

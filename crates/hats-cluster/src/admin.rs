@@ -1,9 +1,11 @@
-//! What an operator does to threads and jobs: sub-commands and the registration of scripts.
+//! What an operator does to threads, jobs and endpoints: sub-commands and the registration of scripts and files.
 //!
 //! All of it writes definitions and, of what the workers own, only what ends a back-off or a poison mark of a thread
 //! that nobody owns, and what waits of a job that is gone. Must always hold: nothing in here can take or double a lease.
 
+mod endpoints;
 mod jobs;
+mod workers;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -12,9 +14,13 @@ use fred::interfaces::ClientLike;
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
+pub use self::endpoints::{
+    EndpointRow, list_endpoints, put_endpoint, remove_endpoint, set_endpoint_enabled, show_endpoint,
+};
 pub use self::jobs::{
     JobRow, JobRun, RetryRow, job_book, list_jobs, put_job, remove_job, run_job, set_job_enabled, show_job,
 };
+pub use self::workers::{WorkerStatus, drain_worker, list_workers, show_worker};
 use crate::address::RedisConfig;
 use crate::error::Error;
 use crate::id::{Nonce, SessionId};
@@ -24,6 +30,8 @@ use crate::records::{ClaimRecord, Definition, DefinitionRead, RestartPolicy, Ses
 use crate::store::{Put, Store, wall_clock_text};
 
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
+/// A row that nobody writes any more goes after this.
+const ROW_TTL: Duration = Duration::from_secs(24 * 3600);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// Connects for a few commands, trying for so long.

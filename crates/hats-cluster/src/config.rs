@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::address::RedisConfig;
-use crate::coordinator::Admission;
+use crate::coordinator::{Admission, Condition};
 use crate::error::Error;
+use crate::labels::Labels;
 use crate::lease::Timing;
 use crate::name::{ClusterName, TaskName, WorkerName};
 use crate::watchdog::HardStop;
@@ -18,6 +19,26 @@ pub type OnHardStop = Arc<dyn Fn(&HardStop) + Send + Sync>;
 
 /// Tells which script a lane is in, for the report about one that does not come round.
 pub type StuckNamer = Arc<dyn Fn() -> Option<TaskName> + Send + Sync>;
+
+/// Tells how heavy a thread is beside the others of this worker, in any unit.
+pub type Weigh = Arc<dyn Fn(&TaskName) -> u64 + Send + Sync>;
+
+/// Which threads a worker takes, and how many beside the others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Capacity {
+    /// Its share beside the others'. Above zero; default 1.
+    pub weight: f64,
+    /// It takes no more threads than so many. Default any number.
+    pub threads_max: Option<usize>,
+    /// What it offers to threads that require something. Default nothing.
+    pub labels: Labels,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self { weight: 1.0, threads_max: None, labels: Labels::default() }
+    }
+}
 
 /// What a worker of a cluster is told at its start. See [`Config::new`] for the defaults.
 #[derive(Clone)]
@@ -40,6 +61,12 @@ pub struct Config {
     /// Whether new threads may be taken at the moment, by the judgement of whoever composes the worker. What is owned
     /// stays owned. Default always; when the sender is gone its last word holds.
     pub admission: watch::Receiver<Admission>,
+    /// How well this worker is, by the same judgement. Default well; when the sender is gone its last word holds.
+    pub condition: watch::Receiver<Condition>,
+    /// Which threads this worker takes, and how many.
+    pub capacity: Capacity,
+    /// How heavy a thread is: a worker that has to shed begins with the heaviest. Default all alike.
+    pub weigh: Weigh,
     /// The version that is written into the worker's row.
     pub version: String,
     /// Called at the hard stop. The default writes the reason to standard error and exits with 70.
@@ -58,6 +85,9 @@ impl Config {
             settle: Duration::from_secs(1),
             close_timeout: Duration::from_secs(5),
             admission: watch::channel(Admission::Open).1,
+            condition: watch::channel(Condition::default()).1,
+            capacity: Capacity::default(),
+            weigh: Arc::new(|_| 0),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             on_hard_stop: Arc::new(crate::watchdog::exit_at_hard_stop),
         }
@@ -93,6 +123,7 @@ impl fmt::Debug for Config {
             .field("lease", &self.lease)
             .field("stall_after", &self.stall_after)
             .field("settle", &self.settle)
+            .field("capacity", &self.capacity)
             .finish_non_exhaustive()
     }
 }

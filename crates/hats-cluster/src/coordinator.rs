@@ -18,6 +18,8 @@
 //! * When a session is lost everything under it leaves the table at once. Nothing of it is released: its death, declared
 //!   by ourselves once nothing runs or by a peer, frees it all.
 
+mod condition;
+mod endpoints;
 mod feed;
 mod operation;
 mod plan;
@@ -44,6 +46,8 @@ use crate::store::Store;
 use crate::watch;
 use crate::watchdog::{Stamp, Watchdog};
 
+pub use self::condition::{Condition, Links};
+pub use self::endpoints::{EndpointFeed, EndpointNews};
 pub use self::feed::{JobFeed, JobNews, Peers};
 
 /// Redis must have answered within this at the start.
@@ -93,6 +97,9 @@ pub enum StopReason {
     Deleted,
     /// Somebody asked for a restart.
     Restart,
+    /// Another worker is to have it: for even shares, because this worker is not healthy, or because it does not offer what
+    /// the thread requires.
+    Relocated,
     /// A field of its definition cannot be used; the coordinator writes the error at the release.
     Malformed,
     /// Its claim no longer names this worker: nothing of it may run on, `cleanup()` included.
@@ -165,6 +172,8 @@ struct Shared {
     vitals: Arc<Vitals>,
     connections: Arc<Connections>,
     peers: tokio::sync::watch::Receiver<Peers>,
+    pushed: tokio::sync::watch::Receiver<bool>,
+    failures: Arc<endpoints::Failures>,
     // Ends with the last handle.
     _loader: session::Loader,
 }
@@ -187,6 +196,7 @@ enum Command {
     ClaimNow(Vec<TaskName>),
     Look(Vec<TaskName>),
     FeedJobs(mpsc::UnboundedSender<JobNews>),
+    FeedEndpoints(mpsc::UnboundedSender<EndpointNews>),
     NameSessions(Vec<SessionId>),
     Drain,
     Close(oneshot::Sender<()>),
@@ -286,10 +296,17 @@ impl Handle {
 
     /// Whether Redis answers on every connection that this crate has.
     pub fn redis_ready(&self) -> bool {
+        self.links().all()
+    }
+
+    /// Which of this crate's connections to Redis answer, as last seen: nothing is sent.
+    pub fn links(&self) -> Links {
         let connections = &self.shared.connections;
-        self.shared.vitals.answered.load(Ordering::Acquire)
-            && connections.main.load(Ordering::Acquire)
-            && connections.watch.load(Ordering::Acquire)
+        Links {
+            session: self.shared.vitals.answered.load(Ordering::Acquire),
+            commands: connections.main.load(Ordering::Acquire),
+            watch: connections.watch.load(Ordering::Acquire),
+        }
     }
 
     fn send(&self, command: Command) {
@@ -337,6 +354,7 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::UnboundedReceiver<Ev
     let connections = Arc::<Connections>::default();
     connections.main.store(true, Ordering::Release);
     let (publish, peers) = tokio::sync::watch::channel(Peers::default());
+    let (tell_pushed, pushed) = tokio::sync::watch::channel(false);
     let coordinator = run::Coordinator::new(run::Parts {
         stamp: watchdog.stamp("coordinator", None),
         config,
@@ -346,10 +364,23 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::UnboundedReceiver<Ev
         connections: connections.clone(),
         events,
         peers: publish,
+        pushed: tell_pushed,
         tried,
     });
     tokio::spawn(coordinator.run(lease, asked, notices, watched));
-    let shared = Shared { worker, store, commands, watchdog, vitals, connections, peers, _loader: loader };
+    let failures = Arc::default();
+    let shared = Shared {
+        worker,
+        store,
+        commands,
+        watchdog,
+        vitals,
+        connections,
+        peers,
+        pushed,
+        failures,
+        _loader: loader,
+    };
     Ok((Handle { shared: Arc::new(shared) }, told))
 }
 

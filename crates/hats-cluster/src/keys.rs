@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::id::SessionId;
-use crate::name::{ClusterName, TaskKind, TaskName, WorkerName};
+use crate::name::{ClusterName, EndpointPath, TaskKind, TaskName, WorkerName};
 
 /// The keys of one cluster. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -45,6 +45,12 @@ impl Keys {
     #[must_use]
     pub fn thread(&self, name: &TaskName) -> String {
         format!("{}{name}", self.threads)
+    }
+
+    /// The hash that defines an endpoint: `<cluster>:Endpoints:<path>`.
+    #[must_use]
+    pub fn endpoint(&self, path: &EndpointPath) -> String {
+        format!("{}:{}:{path}", self.cluster, TaskKind::Endpoint.key_part())
     }
 
     /// Who owns a thread: `<cluster>:Claims:<name>`.
@@ -120,7 +126,7 @@ impl Keys {
         match part {
             "Threads" => TaskName::new(name).ok().map(Key::Thread),
             "Jobs" => TaskName::new(name).ok().map(Key::Job),
-            "Endpoints" => TaskName::new(name).ok().map(Key::Endpoint),
+            "Endpoints" => EndpointPath::new(name).ok().map(Key::Endpoint),
             "Claims" => TaskName::new(name).ok().map(Key::Claim),
             "Ticks" => TaskName::new(name).ok().map(Key::Ticks),
             "workers" => WorkerName::new(name).ok().map(Key::Worker),
@@ -138,7 +144,7 @@ pub enum Key {
     /// The definition of a job.
     Job(TaskName),
     /// The definition of an endpoint.
-    Endpoint(TaskName),
+    Endpoint(EndpointPath),
     /// The claim of a thread.
     Claim(TaskName),
     /// The ticks of a job.
@@ -162,11 +168,14 @@ mod tests {
         assert_eq!(keys.parse(&keys.thread(&name)), Some(Key::Thread(name.clone())));
         assert_eq!(keys.parse(&keys.claim(&name)), Some(Key::Claim(name.clone())));
         assert_eq!(keys.parse(&keys.ticks(&name)), Some(Key::Ticks(name)));
+        let path = EndpointPath::new("/a:b/").unwrap();
+        assert_eq!(keys.endpoint(&path), "c:Endpoints:/a:b/");
+        assert_eq!(keys.parse(&keys.endpoint(&path)), Some(Key::Endpoint(path)));
         let worker = WorkerName::new("w").unwrap();
         assert_eq!(keys.parse(&keys.worker(&worker)), Some(Key::Worker(worker)));
         let id = SessionId::from("abc");
         assert_eq!(keys.parse(&keys.session(&id)), Some(Key::Session(id)));
-        for key in ["c:Sessions", "d:Threads:a", "cc:Threads:a", "c:Threads:", "c", ""] {
+        for key in ["c:Sessions", "d:Threads:a", "cc:Threads:a", "c:Threads:", "c:Endpoints:a", "c", ""] {
             assert_eq!(keys.parse(key), None, "{key}");
         }
     }

@@ -23,6 +23,7 @@ pub mod rank;
 
 pub mod admin;
 pub mod keys;
+pub mod labels;
 pub mod store;
 
 mod observe;
@@ -33,5 +34,7 @@ pub mod coordinator;
 mod watch;
 
 pub use crate::config::Config;
-pub use crate::coordinator::{Admission, Event, Grant, Handle, Release, StopReason, start};
+pub use crate::coordinator::{
+    Admission, Condition, EndpointFeed, EndpointNews, Event, Grant, Handle, Links, Release, StopReason, start,
+};
 pub use crate::error::Error;

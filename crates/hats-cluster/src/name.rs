@@ -12,6 +12,9 @@ use std::sync::Arc;
 /// No name is longer than this, in bytes.
 pub const NAME_BYTES_MAX: usize = 512;
 
+/// No path of an endpoint is longer than this, in bytes.
+pub const PATH_BYTES_MAX: usize = 1024;
+
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -21,13 +24,21 @@ pub enum NameError {
         /// What the text was meant to name.
         what: &'static str,
     },
-    /// The text is longer than [`NAME_BYTES_MAX`].
-    #[error("a {what} must not be longer than {NAME_BYTES_MAX} bytes, this one has {bytes}")]
+    /// The text is longer than such a name may be.
+    #[error("a {what} must not be longer than {most} bytes, this one has {bytes}")]
     TooLong {
         /// What the text was meant to name.
         what: &'static str,
         /// How long it is.
         bytes: usize,
+        /// How long it may be.
+        most: usize,
+    },
+    /// The text is no path.
+    #[error("a path of an endpoint must begin with '/': {name:?}")]
+    NoPath {
+        /// The whole text.
+        name: String,
     },
     /// The text holds a character that has another meaning in keys or patterns.
     #[error("a {what} must not contain {found:?}: {name:?}")]
@@ -42,7 +53,7 @@ pub enum NameError {
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $type:ident, $what:literal, $forbidden:expr) => {
+    ($(#[$doc:meta])* $type:ident, $check:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $type(Arc<str>);
@@ -54,7 +65,7 @@ macro_rules! name {
             /// Says what is wrong with the text.
             pub fn new(name: impl AsRef<str>) -> Result<Self, NameError> {
                 let name = name.as_ref();
-                check(name, $what, $forbidden)?;
+                ($check)(name)?;
                 Ok(Self(Arc::from(name)))
             }
 
@@ -119,31 +130,43 @@ name!(
     /// The name of a cluster: the first part of every key. No `:`, no `{` or `}` (they would move all keys of a Redis
     /// Cluster into one slot), no pattern characters.
     ClusterName,
-    "cluster name",
-    |c| matches!(c, ':' | '{' | '}' | '*' | '?' | '[' | ']' | '^' | '\\')
+    |name| check(name, "cluster name", NAME_BYTES_MAX, |c| {
+        matches!(c, ':' | '{' | '}' | '*' | '?' | '[' | ']' | '^' | '\\')
+    })
 );
 
 name!(
     /// The name of a worker: for people. Two workers may have the same one.
     WorkerName,
-    "worker name",
-    |_| false
+    |name| check(name, "worker name", NAME_BYTES_MAX, |_| false)
 );
 
 name!(
-    /// The name of a thread or job, or the path of an endpoint. Anything printable: a thread that was registered from
-    /// a file has the path of that file as its name.
+    /// The name of a thread or job. Anything printable: a thread that was registered from a file has the path of that
+    /// file as its name.
     TaskName,
-    "task name",
-    |_| false
+    |name| check(name, "task name", NAME_BYTES_MAX, |_| false)
 );
 
-fn check(name: &str, what: &'static str, forbidden: fn(char) -> bool) -> Result<(), NameError> {
+name!(
+    /// The path of an endpoint, percent-decoded: `/a/b`. Exact, so that a slash at the end counts. It may have parameters
+    /// in it, `/users/:id`, which mean something only to whoever answers requests.
+    EndpointPath,
+    |name| {
+        check(name, "path of an endpoint", PATH_BYTES_MAX, |_| false)?;
+        match name.starts_with('/') {
+            true => Ok(()),
+            false => Err(NameError::NoPath { name: name.to_owned() }),
+        }
+    }
+);
+
+fn check(name: &str, what: &'static str, most: usize, forbidden: fn(char) -> bool) -> Result<(), NameError> {
     if name.is_empty() {
         return Err(NameError::Empty { what });
     }
-    if name.len() > NAME_BYTES_MAX {
-        return Err(NameError::TooLong { what, bytes: name.len() });
+    if name.len() > most {
+        return Err(NameError::TooLong { what, bytes: name.len(), most });
     }
     match name.chars().find(|&c| c.is_control() || forbidden(c)) {
         Some(found) => Err(NameError::Character { what, found, name: name.to_owned() }),
@@ -204,6 +227,25 @@ mod tests {
         assert_eq!(
             ClusterName::new("a:b").unwrap_err().to_string(),
             "a cluster name must not contain ':': \"a:b\""
+        );
+    }
+
+    #[test]
+    fn an_endpoint_path_begins_with_a_slash() {
+        for path in ["/", "/a/b", "/a/b/", "//", "/users/:id", "/50% ä?#{*}", "/.."] {
+            assert_eq!(EndpointPath::new(path).unwrap().as_str(), path);
+        }
+        assert_eq!(
+            EndpointPath::new("a/b").unwrap_err().to_string(),
+            "a path of an endpoint must begin with '/': \"a/b\""
+        );
+        assert!(EndpointPath::new("").is_err());
+        assert!(EndpointPath::new("/a\r\nb").is_err());
+        assert!(EndpointPath::new(format!("/{}", "x".repeat(PATH_BYTES_MAX - 1))).is_ok());
+        let error = EndpointPath::new(format!("/{}", "x".repeat(PATH_BYTES_MAX))).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a path of an endpoint must not be longer than 1024 bytes, this one has 1025"
         );
     }
 

@@ -236,6 +236,25 @@ impl Watched {
     }
 }
 
+/// A session that lives, for tests.
+#[cfg(test)]
+pub(crate) fn living() -> SessionRecord {
+    SessionRecord {
+        name: "w".to_owned(),
+        alive: true,
+        beat: 1,
+        expiry_ms: u64::MAX,
+        lease: Duration::from_secs(5),
+        suspects: Vec::new(),
+        ready: true,
+        threads: 0,
+        opened_ms: 0,
+        end: None,
+        version: String::new(),
+        capacity: crate::config::Capacity::default(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,19 +267,7 @@ mod tests {
     }
 
     fn record(beat: u64) -> SessionRecord {
-        SessionRecord {
-            name: "w".to_owned(),
-            alive: true,
-            beat,
-            expiry_ms: 1000 * beat,
-            lease: D,
-            suspects: Vec::new(),
-            ready: true,
-            threads: 0,
-            opened_ms: 0,
-            end: None,
-            version: String::new(),
-        }
+        SessionRecord { beat, expiry_ms: 1000 * beat, ..living() }
     }
 
     struct World {

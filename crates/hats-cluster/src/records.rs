@@ -4,6 +4,7 @@
 //! a definition is an answer ([`FieldError`]) that makes that one task `crashed`; a malformed number in a record of
 //! ours counts as absent.
 
+mod endpoint;
 mod job;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,9 +14,12 @@ use std::time::Duration;
 
 use sha1::{Digest as _, Sha1};
 
+use crate::config::Capacity;
 use crate::id::{Nonce, SessionId};
+use crate::labels::Labels;
 use crate::name::{TaskName, WorkerName};
 
+pub use self::endpoint::{ENDPOINT_FIELDS, Endpoint, EndpointKind, EndpointRead};
 pub use self::job::{
     HistoryEntry, JobDefinition, JobFields, JobRead, LedgerEntry, Misfire, Overlap, RetryRecord, RunRecord,
     TickCounts, TickOutcome, TicksBook, TicksRecord,
@@ -41,8 +45,8 @@ pub struct SourceDigest(Arc<str>);
 impl SourceDigest {
     /// The digest of this source, without modules.
     #[must_use]
-    pub fn of(source: &str) -> Self {
-        let hash = Sha1::digest(source.as_bytes());
+    pub fn of(source: impl AsRef<[u8]>) -> Self {
+        let hash = Sha1::digest(source.as_ref());
         Self(
             hash.iter()
                 .fold(String::with_capacity(40), |mut text, byte| {
@@ -132,8 +136,8 @@ pub struct Definition {
     pub hang: Duration,
     /// What happens after a failure.
     pub restart: RestartPolicy,
-    /// `Requires`: what a worker must offer, kept for later.
-    pub requires: Option<Arc<str>>,
+    /// `Requires`: what a worker must offer to run it.
+    pub requires: Labels,
     /// Limits of its own.
     pub limits: Limits,
     /// `RestartAt`, any text: an operator asks for a restart by changing it. Another value than the one a claim was
@@ -184,7 +188,7 @@ pub struct DefinitionRead {
 }
 
 /// A session, as it stands in Redis.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SessionRecord {
     /// The worker's name.
     pub name: String,
@@ -208,6 +212,15 @@ pub struct SessionRecord {
     pub end: Option<(SessionEnd, u64)>,
     /// The program's version.
     pub version: String,
+    /// Which threads it takes, and how many.
+    pub capacity: Capacity,
+}
+
+impl SessionRecord {
+    /// Whether it lives, as far as one look can tell.
+    pub(crate) fn is_live(&self, server_ms: u64) -> bool {
+        self.alive && self.expiry_ms > server_ms
+    }
 }
 
 /// How a session ended.
@@ -351,6 +364,10 @@ pub struct Fields<'a> {
     pub restart_at: Option<&'a str>,
 }
 
+/// The fields of [`Limits`], in the order of their parsing.
+pub(crate) const LIMIT_FIELDS: [&str; 6] =
+    ["MemoryLimit", "StackLimit", "CallTimeout", "SourceLimit", "HttpBodyLimit", "LogLineLimit"];
+
 const SOURCE_FILE: &str = "SourceFile";
 const MODULE_PREFIX: &str = "Module:";
 
@@ -414,7 +431,8 @@ impl Definition {
                 _ => None,
             })?
             .unwrap_or_default(),
-            requires: fields.requires.filter(|text| !text.is_empty()).map(Arc::from),
+            requires: parse_field("Requires", fields.requires, LABELS, |text| text.parse().ok())?
+                .unwrap_or_default(),
             limits: Limits::parse([
                 fields.memory_limit,
                 fields.stack_limit,
@@ -429,7 +447,7 @@ impl Definition {
 }
 
 impl Limits {
-    /// Reads them from their fields, in the order of [`Limits`]' own.
+    /// Reads them from [`LIMIT_FIELDS`].
     fn parse(texts: [Option<&str>; 6]) -> Result<Self, FieldError> {
         let [memory, stack, call_timeout, source, http_body, log_line] = texts;
         Ok(Self {
@@ -451,6 +469,7 @@ impl Limits {
     }
 }
 
+const LABELS: &str = "labels such as gpu,zone=eu, of visible ASCII characters between commas";
 const DURATION: &str = "milliseconds, or a duration such as 500ms or 30s, of 30 days at most";
 const TIMEOUT: &str = "milliseconds, or a duration such as 500ms or 30s, above zero and of 30 days at most";
 const BYTES: &str = "a number of bytes above zero, or one such as 64MiB";
@@ -511,6 +530,11 @@ fn bytes(text: &str) -> Option<u64> {
 }
 
 impl FieldError {
+    /// Whether an error that stands in a definition was one of these.
+    pub(crate) fn has_said(error: &str) -> bool {
+        error.starts_with("field ") && error.contains(" is not valid: expected ")
+    }
+
     /// There is no source, or what there is is no text, or far too long.
     fn no_source() -> Self {
         Self {
@@ -640,7 +664,7 @@ mod tests {
         assert!(!definition.enabled);
         assert_eq!(definition.hang, Duration::from_millis(250));
         assert_eq!(definition.restart, RestartPolicy::Never);
-        assert_eq!(definition.requires.as_deref(), Some("gpu"));
+        assert_eq!(definition.requires.to_string(), "gpu");
         assert_eq!(definition.limits.memory, Some(64 << 20));
         assert_eq!(definition.limits.stack, Some(262_144));
         assert_eq!(definition.limits.call_timeout, Some(Duration::from_secs(90)));

@@ -282,6 +282,7 @@ impl Keeper {
             name: self.config.worker_name.clone(),
             version: self.config.version.clone(),
             lease: self.timing.lease(),
+            capacity: self.config.capacity.clone(),
         };
         let t0 = BootInstant::now();
         let lease = match self.answer(store.open(&id, &info)).await {

@@ -7,6 +7,7 @@
 
 mod claims;
 mod definitions;
+mod endpoints;
 mod lua;
 mod sessions;
 #[cfg(test)]
@@ -27,13 +28,14 @@ pub use self::claims::{
 };
 pub(crate) use self::definitions::wall_clock_text;
 pub use self::definitions::{MirrorError, MirrorUpdate, Put};
+pub use self::endpoints::EndpointOutline;
 use self::lua::Lua;
 pub use self::sessions::{Burial, Load, Opened, Renewal, Sample, SessionInfo};
 pub use self::ticks::{AGAIN_MAX, Asked, Ended, Jobs, Run, Said, TickAnswer, TickRequest, Waiting};
 use crate::error::Error;
 use crate::id::SessionId;
 use crate::keys::{Key, Keys};
-use crate::name::{TaskKind, TaskName, WorkerName};
+use crate::name::{EndpointPath, TaskKind, TaskName, WorkerName};
 
 /// So many commands go into one pipeline: few enough that Redis answers all within the timeout of one command.
 const PIPELINE_MAX: usize = 200;
@@ -63,7 +65,7 @@ pub struct Found {
     /// Jobs with a definition.
     pub jobs: Vec<TaskName>,
     /// Endpoints with a definition.
-    pub endpoints: Vec<TaskName>,
+    pub endpoints: Vec<EndpointPath>,
     /// Threads with a claim.
     pub claims: Vec<TaskName>,
     /// Sessions.
@@ -147,14 +149,14 @@ impl Store {
         Ok(found)
     }
 
-    /// The names of all tasks of a kind that have a definition, by SCAN.
+    /// The names of all threads, or all jobs, that have a definition, by SCAN.
     ///
     /// # Errors
     /// When Redis does not answer; then nothing is known.
     pub async fn scan_definitions(&self, kind: TaskKind) -> Result<Vec<TaskName>, Error> {
         let mut names = Vec::new();
         self.scan_pages(&self.keys.definitions_pattern(kind), |key| {
-            if let Some(Key::Thread(name) | Key::Job(name) | Key::Endpoint(name)) = self.keys.parse(key) {
+            if let Some(Key::Thread(name) | Key::Job(name)) = self.keys.parse(key) {
                 names.push(name);
             }
         })
@@ -254,12 +256,12 @@ impl Store {
 struct Call {
     lua: &'static Lua,
     key: String,
-    args: Vec<String>,
+    args: Vec<Value>,
 }
 
 impl Call {
     fn new(lua: &'static Lua, key: String, args: Vec<String>) -> Self {
-        Self { lua, key, args }
+        Self { lua, key, args: args.into_iter().map(Value::from).collect() }
     }
 
     /// EVAL (the script as a whole) or EVALSHA, sent to the node of a Redis Cluster that has the key. The client would
@@ -274,7 +276,7 @@ impl Call {
         let script = if whole { self.lua.text() } else { self.lua.sha() };
         let mut args = Vec::with_capacity(self.args.len() + 3);
         args.extend([Value::from(script), Value::from("1"), Value::from(self.key.as_str())]);
-        args.extend(self.args.iter().map(|arg| Value::from(arg.as_str())));
+        args.extend(self.args.iter().cloned());
         args
     }
 }

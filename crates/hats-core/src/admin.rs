@@ -40,6 +40,8 @@ pub struct PutOptions {
     pub hang: Option<String>,
     /// `Restart`: `on-failure` or `never`.
     pub restart: Option<String>,
+    /// `Requires`: what a worker must offer to run it, such as `gpu,zone=eu`.
+    pub requires: Option<String>,
     /// `MemoryLimit`.
     pub memory_limit: Option<String>,
     /// `StackLimit`.
@@ -154,6 +156,7 @@ impl PutOptions {
             status: status.as_deref(),
             hang: self.hang.as_deref(),
             restart: self.restart.as_deref(),
+            requires: self.requires.as_deref(),
             memory_limit: self.memory_limit.as_deref(),
             stack_limit: self.stack_limit.as_deref(),
             call_timeout: self.call_timeout.as_deref(),
@@ -168,6 +171,7 @@ impl PutOptions {
             ("Status", &status),
             ("Hang", &self.hang),
             ("Restart", &self.restart),
+            ("Requires", &self.requires),
             ("MemoryLimit", &self.memory_limit),
             ("StackLimit", &self.stack_limit),
             ("CallTimeout", &self.call_timeout),
@@ -182,7 +186,12 @@ impl PutOptions {
 
 /// Whether a source is as short as it has to be.
 pub(crate) fn check_length(source: &Bundle, limits: &Limits) -> Result<(), Error> {
-    let (length, default) = (source.bytes() as u64, Config::default().limits.source as u64);
+    check_bytes(source.bytes(), limits)
+}
+
+/// As [`check_length`], of any source.
+pub(crate) fn check_bytes(length: usize, limits: &Limits) -> Result<(), Error> {
+    let (length, default) = (length as u64, Config::default().limits.source as u64);
     let limit = limits.source.unwrap_or(default);
     if length > limit {
         return Err(Error::Config(format!(

@@ -23,7 +23,7 @@ pub use hats_script::Bundle;
 /// What can be imported, by the ends of the names.
 pub(crate) const EXTENSIONS: [&str; 4] = ["js", "mjs", "ts", "mts"];
 /// What allows no longer ones.
-const SOURCE_LIMIT: &str = " (source-limit)";
+pub(crate) const SOURCE_LIMIT: &str = " (source-limit)";
 
 /// A script as it is registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -291,7 +291,7 @@ fn common(one: &Path, other: &Path) -> PathBuf {
 }
 
 /// An absolute path without `.` and `..`.
-fn normal(path: &Path) -> Option<PathBuf> {
+pub(crate) fn normal(path: &Path) -> Option<PathBuf> {
     let mut normal = PathBuf::new();
     for part in path.components() {
         match part {
@@ -314,7 +314,7 @@ fn without_types(file: &Path, shown: &str, text: String) -> Result<String, Strin
 }
 
 /// An error and where it was, without further lines of a stack.
-fn one_line(error: &str) -> String {
+pub(crate) fn one_line(error: &str) -> String {
     let mut lines = error.lines();
     let first = lines.next().unwrap_or_default();
     match lines.next() {

@@ -18,11 +18,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use hats_cluster::address::RedisConfig;
-use hats_cluster::name::{ClusterName, TaskName, WorkerName};
+use hats_cluster::labels::Labels;
+use hats_cluster::name::{ClusterName, EndpointPath, TaskName, WorkerName};
 use hats_cluster::records::SOURCE_BYTES_MAX;
 use hats_script::egress::Egress;
 
 use crate::Error;
+use crate::endpoints::EndpointFile;
 use crate::jobs::JobOptions;
 
 pub(crate) use value::quoted;
@@ -50,6 +52,8 @@ pub struct Config {
     pub scripts: Vec<Script>,
     /// Registered as jobs at start, and again whenever Redis lost its data.
     pub jobs: Vec<Job>,
+    /// Registered as endpoints at start, and again whenever Redis lost all of them.
+    pub endpoints: Vec<Endpoint>,
     /// This worker claims the registered scripts itself, at once, unless they run elsewhere. Default false.
     pub run_now: bool,
     /// D, the length of the session's lease: a dead worker's threads move within about this time.
@@ -61,6 +65,12 @@ pub struct Config {
     pub stall_after: Duration,
     /// What scripts may use unless their task says otherwise.
     pub limits: Limits,
+    /// Its share of the threads beside the others'. Default 1.
+    pub weight: f64,
+    /// It takes no more threads than so many. Default any number.
+    pub max_threads: Option<NonZeroUsize>,
+    /// What it offers to threads whose `Requires` asks for it. Default nothing.
+    pub labels: Labels,
     /// Unhealthy above it. Default off.
     pub cpu_threshold: Option<CpuThreshold>,
     /// Unhealthy above this share of memory. Default 90 %.
@@ -73,6 +83,10 @@ pub struct Config {
     pub host: bool,
     /// Where endpoints are served; 0 is any free port. Default 9999.
     pub host_port: u16,
+    /// Bytes of the body of a request to an endpoint. Default 1 MiB.
+    pub endpoint_body_limit: usize,
+    /// Scripts of endpoints that run at once. Default 512.
+    pub endpoint_concurrency: NonZeroUsize,
     /// Where health is served; 0 is any free port. None: 8787, or any free one if that is taken.
     pub health_port: Option<u16>,
     /// For both ports. Default 0.0.0.0.
@@ -93,6 +107,8 @@ pub struct Config {
     pub sql_connections: NonZeroUsize,
     /// Where each run of `main()` is recorded, for audits. Default nowhere.
     pub call_log: Option<PathBuf>,
+    /// Below which the kernel's `proc` and `sys` are read. Default `/`.
+    pub system_root: PathBuf,
 }
 
 /// A file that is registered as a thread.
@@ -113,6 +129,15 @@ pub struct Job {
     pub source: Bundle,
     /// When it runs, and how. Its `cron` has to be there.
     pub options: JobOptions,
+}
+
+/// A file that is registered as an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// What it answers.
+    pub path: EndpointPath,
+    /// What it answers with.
+    pub file: EndpointFile,
 }
 
 /// What scripts may use unless their task says otherwise.
@@ -165,6 +190,10 @@ impl Config {
     pub const LEASE_MIN: Duration = Duration::from_secs(2);
     /// The longest lease: nobody wants to wait longer for a dead worker's threads.
     pub const LEASE_MAX: Duration = Duration::from_secs(3600);
+    /// The least weight: a worker that is to have nothing is disabled instead.
+    pub const WEIGHT_MIN: f64 = 0.01;
+    /// The most weight.
+    pub const WEIGHT_MAX: f64 = 1000.0;
     /// Every running script has address space for its whole stack, so a larger one is taken for a mistake.
     pub const STACK_MAX: usize = hats_script::Limits::STACK_MAX;
 
@@ -209,6 +238,14 @@ impl Config {
                     .to_owned(),
             );
         }
+        if !(Self::WEIGHT_MIN..=Self::WEIGHT_MAX).contains(&self.weight) {
+            return refuse(format!(
+                "weight must be from {} to {}, got {}",
+                Self::WEIGHT_MIN,
+                Self::WEIGHT_MAX,
+                self.weight
+            ));
+        }
         if self.health_interval.is_zero() {
             return refuse("health-interval must be above 0".to_owned());
         }
@@ -228,6 +265,12 @@ impl Config {
                 return refuse(format!("job {} is larger than {} bytes", job.name, self.limits.source));
             }
             job.check().map_err(Error::Config)?;
+        }
+        if let Some(large) = self.endpoints.iter().find(|one| one.file.bytes() > self.limits.source) {
+            let (path, bytes, most) = (&large.path, large.file.bytes(), self.limits.source);
+            return refuse(format!(
+                "endpoint {path} has {bytes} bytes, more than the source-limit of {most}"
+            ));
         }
         Ok(())
     }
@@ -250,17 +293,23 @@ impl Default for Config {
             redis_blocking_connections: NonZeroUsize::MIN.saturating_add(63),
             scripts: Vec::new(),
             jobs: Vec::new(),
+            endpoints: Vec::new(),
             run_now: false,
             lease: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(20),
             stall_after: Duration::from_secs(10),
             limits: Limits::default(),
+            weight: 1.0,
+            max_threads: None,
+            labels: Labels::default(),
             cpu_threshold: None,
             mem_threshold: Percent::new(90.0),
             memory_budget: Percent::new(80.0).map(MemoryBudget::Share),
             health_interval: Duration::from_secs(5),
             host: false,
             host_port: 9999,
+            endpoint_body_limit: 1 << 20,
+            endpoint_concurrency: NonZeroUsize::MIN.saturating_add(511),
             health_port: None,
             bind: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             preload: Vec::new(),
@@ -271,6 +320,7 @@ impl Default for Config {
             sqlite_dir: None,
             sql_connections: NonZeroUsize::MIN.saturating_add(15),
             call_log: None,
+            system_root: PathBuf::from("/"),
         }
     }
 }

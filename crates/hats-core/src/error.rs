@@ -64,6 +64,12 @@ impl From<hats_cluster::Error> for Error {
     }
 }
 
+impl From<hats_endpoint::Error> for Error {
+    fn from(error: hats_endpoint::Error) -> Self {
+        Self::Config(error.to_string())
+    }
+}
+
 impl From<hats_scheduler::Error> for Error {
     fn from(error: hats_scheduler::Error) -> Self {
         match error {

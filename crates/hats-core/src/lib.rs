@@ -8,13 +8,16 @@ pub mod bundle;
 pub mod config;
 #[cfg(feature = "embedded-redis")]
 mod embedded_redis;
+pub mod endpoints;
 mod error;
+mod health;
 pub mod jobs;
 mod memory;
 mod registration;
 mod shutdown;
 mod typescript;
 mod worker;
+pub mod workers;
 
 pub use crate::config::Config;
 pub use crate::error::Error;

@@ -1,7 +1,7 @@
 //! `--memory-budget`: above it this worker takes no new threads, and below it again it does.
 //!
 //! ```text
-//!  meter (what the system says) ─► budget (pure: open or refused) ─► watch channel ─► coordinator, the worker's row
+//!  hats-health (what the system says) ─► budget (pure: open or refused) ─► watch channel ─► coordinator, the worker's row
 //! ```
 //!
 //! What must hold: what runs is left alone, whatever memory is in use; a system that does not say how much that is
@@ -9,17 +9,17 @@
 //! it ends.
 
 mod budget;
-mod meter;
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::time::Duration;
 
 use hats_cluster::Admission;
+use hats_health::Meter;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use self::budget::Budget;
-use self::meter::Meter;
 use crate::config::MemoryBudget;
 
 /// Between two looks. A cold worker takes thousands of threads in a second, and must notice in time what they use.
@@ -34,9 +34,9 @@ pub(crate) struct MemoryGate {
 
 impl MemoryGate {
     /// Has taken its first look when it returns, so that a worker that starts above its budget takes nothing.
-    pub(crate) fn new(budget: Option<MemoryBudget>) -> Self {
+    pub(crate) fn new(budget: Option<MemoryBudget>, root: &Path) -> Self {
         let (admission, _) = watch::channel(Admission::Open);
-        let mut gate = Self { budget: budget.map(Budget::new), meter: Meter::new(), admission };
+        let mut gate = Self { budget: budget.map(Budget::new), meter: Meter::new(root), admission };
         if gate.budget.is_some() && !gate.look() {
             tracing::warn!("memory in use cannot be read here: the memory-budget has no effect");
             gate.budget = None;
@@ -65,7 +65,7 @@ impl MemoryGate {
     /// False if there was nothing to see.
     fn look(&mut self) -> bool {
         let Some(budget) = &mut self.budget else { return true };
-        let Some(reading) = self.meter.read() else { return false };
+        let Some(reading) = self.meter.memory() else { return false };
         if let Some(admission) = budget.decide(&reading) {
             match &admission {
                 Admission::Open => {

@@ -1,21 +1,24 @@
-//! Registers the scripts and jobs that a worker was given, and registers them again when Redis has lost everything.
+//! Registers the scripts, jobs and endpoints that a worker was given, and registers them again when Redis has lost
+//! everything.
 //!
 //! What must hold: registering replaces a source only at the worker's start. Later a script comes back only where
 //! nothing at all is left of it, neither definition nor claim, or ticks: what an operator has changed or removed meanwhile
-//! is theirs to decide, and claims and ticks outlive a definition for long enough to tell.
+//! is theirs to decide, and claims and ticks outlive a definition for long enough to tell. Of an endpoint nothing outlives
+//! its definition: endpoints come back only where not one of them is left.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hats_cluster::name::{TaskKind, TaskName};
+use hats_cluster::name::{EndpointPath, TaskKind, TaskName};
 use hats_cluster::records::Modules;
 use hats_cluster::store::{Put, Store};
 use hats_cluster::{Handle, admin};
 use tokio::sync::Notify;
 
 use crate::Error;
-use crate::config::{Bundle, Job, Script};
+use crate::config::{Bundle, Endpoint, Job, Script};
+use crate::endpoints;
 use crate::jobs::preview;
 
 /// Between two rounds of tries, at first and at most.
@@ -27,6 +30,7 @@ pub(crate) struct Registrar {
     cluster: Handle,
     store: Store,
     tasks: Vec<Task>,
+    endpoints: Vec<Endpoint>,
     run_now: bool,
     /// Told at each loss of a session: the loss of all data is one of its causes.
     session_lost: Arc<Notify>,
@@ -48,6 +52,7 @@ impl Registrar {
         cluster: Handle,
         scripts: Vec<Script>,
         jobs: Vec<Job>,
+        endpoints: Vec<Endpoint>,
         run_now: bool,
         session_lost: Arc<Notify>,
     ) -> Result<Self, Error> {
@@ -60,37 +65,70 @@ impl Registrar {
             Ok(Task { kind: TaskKind::Job, name: job.name, source: job.source, fields })
         });
         let tasks = threads.chain(jobs).collect::<Result<_, Error>>()?;
-        Ok(Registrar { cluster, store, tasks, run_now, session_lost })
+        Ok(Registrar { cluster, store, tasks, endpoints, run_now, session_lost })
     }
 
     /// Registers, and watches for the loss of everything for as long as it is polled.
     pub(crate) async fn run(&self) -> Infallible {
-        self.until_done(When::Start).await;
+        self.all(When::Start).await;
         loop {
             self.session_lost.notified().await;
-            self.until_done(When::Later).await;
+            self.all(When::Later).await;
         }
     }
 
-    /// Tries until each task has its answer. One that fails does not keep the others waiting.
-    async fn until_done(&self, when: When) {
-        let mut left: Vec<&Task> = self.tasks.iter().collect();
-        let mut pause = PAUSE;
-        loop {
-            let mut failed = Vec::new();
-            for task in left {
-                if let Err(error) = self.register(task, when).await {
-                    tracing::warn!(task = %task.name, kind = %task.kind, %error, "cannot register it yet");
-                    failed.push(task);
-                }
-            }
-            if failed.is_empty() {
-                return;
-            }
-            left = failed;
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+    async fn all(&self, when: When) {
+        let register = async |task: &&Task| {
+            self.register(task, when).await.inspect_err(|error| {
+                tracing::warn!(task = %task.name, kind = %task.kind, %error, "cannot register it yet");
+            })
+        };
+        until_done(self.tasks.iter().collect(), register).await;
+        if !self.endpoints.is_empty() {
+            self.all_endpoints(when).await;
         }
+    }
+
+    async fn all_endpoints(&self, when: When) {
+        let paths: Vec<EndpointPath> = self.endpoints.iter().map(|one| one.path.clone()).collect();
+        let lost = async |(): &()| {
+            let outlines = self.store.outline_endpoints(&paths).await.into_iter();
+            let outlines = outlines.collect::<Result<Vec<_>, _>>().inspect_err(|error| {
+                tracing::warn!(kind = "endpoint", %error, "cannot see yet which are registered");
+            })?;
+            Ok::<_, hats_cluster::Error>(outlines.iter().all(Option::is_none))
+        };
+        if when == When::Later && until_done(vec![()], lost).await.contains(&false) {
+            return;
+        }
+        let register = async |endpoint: &&Endpoint| {
+            self.register_endpoint(endpoint).await.inspect_err(|error| {
+                tracing::warn!(task = %endpoint.path, kind = "endpoint", %error, "cannot register it yet");
+            })
+        };
+        let put = until_done(self.endpoints.iter().collect(), register).await;
+        let count = |wanted: Put| put.iter().filter(|put| **put == wanted).count();
+        let (new, changed, same) = (count(Put::Created), count(Put::Updated), count(Put::Unchanged));
+        tracing::info!(new, changed, same, "endpoints registered");
+    }
+
+    async fn register_endpoint(&self, endpoint: &Endpoint) -> Result<Put, hats_cluster::Error> {
+        let Endpoint { path, file } = endpoint;
+        let outcome = endpoints::put(&self.store, path, file, Vec::new()).await?;
+        let what = match outcome.put {
+            Put::Created => "registered",
+            Put::Updated => "registered with what is new about it",
+            Put::Unchanged => "registered already",
+        };
+        let (task, kind) = (path, TaskKind::Endpoint);
+        if outcome.disabled {
+            tracing::warn!(%task, %kind, "{what}, but its status is disabled: it is not served until it is enabled");
+        } else if outcome.put == Put::Unchanged {
+            tracing::debug!(%task, %kind, "{what}");
+        } else {
+            tracing::info!(%task, %kind, "{what}");
+        }
+        Ok(outcome.put)
     }
 
     async fn register(&self, task: &Task, when: When) -> Result<(), hats_cluster::Error> {
@@ -142,6 +180,28 @@ impl Registrar {
         }
         let claims = self.store.check(name).await?;
         Ok(claims.iter().any(|claim| claim.epoch > 0))
+    }
+}
+
+/// Tries until each has its answer, and gives these, in no order. One that fails does not keep the others waiting.
+async fn until_done<T, A, E>(all: Vec<T>, attempt: impl AsyncFn(&T) -> Result<A, E>) -> Vec<A> {
+    let mut left = all;
+    let mut answers = Vec::with_capacity(left.len());
+    let mut pause = PAUSE;
+    loop {
+        let mut failed = Vec::new();
+        for one in left {
+            match attempt(&one).await {
+                Ok(answer) => answers.push(answer),
+                Err(_) => failed.push(one),
+            }
+        }
+        if failed.is_empty() {
+            return answers;
+        }
+        left = failed;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 

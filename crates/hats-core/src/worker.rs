@@ -1,11 +1,12 @@
 //! The worker: what it is made of, in which order the parts start, and what keeps them together while it runs.
 //!
 //! ```text
-//!  embedded Redis? ─► cluster (session, claims) ─► lanes (interpreters) ─► scheduler ─► registration of the scripts
+//!  health port ─► embedded Redis? ─► cluster (session, claims) ─► lanes (interpreters) ─► scheduler ─► registration of the scripts
 //! ```
 //!
 //! Each part needs the one before it; [`shutdown`](crate::shutdown) takes them down in the opposite order. What must
-//! hold: whatever fails on the way up, [`Worker::run`] returns with everything stopped that had been started.
+//! hold: whatever fails on the way up, [`Worker::run`] returns with everything stopped that had been started. The health
+//! port is there before Redis is reached, and ends last.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -14,15 +15,18 @@ use std::time::Duration;
 
 use hats_cluster::Handle;
 use hats_cluster::address::RedisConfig;
-use hats_cluster::config::OnHardStop;
+use hats_cluster::config::{Capacity, OnHardStop};
 use hats_cluster::name::TaskName;
 use hats_cluster::watchdog::{HardStop, Stamp};
+use hats_health::Health;
 use hats_scheduler::{CallLog, Scheduler, Why};
 use hats_script::{EnvOverlay, Lanes, LanesConfig, WorkerInfo, http, redis, sql};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::config::Config;
+use crate::health::Vigil;
 use crate::memory::MemoryGate;
 use crate::registration::Registrar;
 use crate::shutdown::{self, Parts};
@@ -87,8 +91,16 @@ impl Worker {
     pub async fn run(self, shutdown: CancellationToken) -> Result<Stopped, Error> {
         // A child: the end of this worker is nobody else's.
         let shutdown = shutdown.child_token();
-        let mut memory = MemoryGate::new(self.config.memory_budget);
-        let Some((parts, mut scheduler)) = start(self, &memory, &shutdown).await? else {
+        // Answers before Redis is reached, and as long as anything else is there.
+        let vigil = Vigil::begin(&self.config, &shutdown).await?;
+        let stopped = self.work(&vigil, shutdown).await;
+        vigil.end().await;
+        stopped
+    }
+
+    async fn work(self, vigil: &Vigil, shutdown: CancellationToken) -> Result<Stopped, Error> {
+        let mut memory = MemoryGate::new(self.config.memory_budget, &self.config.system_root);
+        let Some((parts, mut scheduler)) = start(self, vigil, &memory, &shutdown).await? else {
             return Ok(Stopped::Asked);
         };
         let why = tokio::select! {
@@ -147,33 +159,58 @@ impl fmt::Display for Stopped {
 /// Starts everything, each part with what it needs of those before it. None: asked to stop before Redis had answered.
 async fn start(
     worker: Worker,
+    vigil: &Vigil,
     memory: &MemoryGate,
     shutdown: &CancellationToken,
 ) -> Result<Option<(Parts, Scheduler)>, Error> {
     let Worker { config, on_hard_stop } = worker;
     let call_log = config.call_log.as_deref().map(CallLog::open).transpose()?.map(Arc::new);
 
+    // A port that is taken is found out before anything else is begun.
+    let endpoints = match config.host {
+        true => Some(hats_endpoint::Listener::bind((config.bind, config.host_port).into()).await?),
+        false => None,
+    };
     let home = RedisHome::find(&config)?;
     let (cluster, events) = tokio::select! {
-        started = hats_cluster::start(cluster_config(&config, &home, memory, on_hard_stop)) => {
+        started = hats_cluster::start(cluster_config(&config, &home, vigil, memory, on_hard_stop)) => {
             started.map_err(|error| Error::at(error, &home.config))?
         }
         // Redis may be a long time coming, and nothing runs yet that would have to end in good order.
         () = shutdown.cancelled() => return Ok(None),
     };
-    let (lanes, script_redis, script_sql) = match start_lanes(&config, &home, &cluster, shutdown).await {
+    let (lanes, script_redis, script_sql) = match start_lanes(&config, &home, &cluster, vigil, shutdown).await
+    {
         Ok(started) => started,
         Err(error) => {
             cluster.close().await;
             return Err(error);
         }
     };
+    let endpoint_config = endpoint_config(&config);
     let scheduler =
         Scheduler::new(cluster.clone(), events, lanes.clone(), scheduler_config(&config, call_log));
+    vigil.started(cluster.clone(), script_redis.clone());
     let session_lost = scheduler.session_lost();
-    let registrar =
-        Registrar::new(cluster.clone(), config.scripts, config.jobs, config.run_now, session_lost)?;
+    let registrar = Registrar::new(
+        cluster.clone(),
+        config.scripts,
+        config.jobs,
+        config.endpoints,
+        config.run_now,
+        session_lost,
+    )?;
+    let endpoints = endpoints.map(|listener| {
+        let health = vigil.health();
+        let parts = hats_endpoint::Parts {
+            cluster: cluster.clone(),
+            lanes: lanes.clone(),
+            is_healthy: Arc::new(move || health.borrow().is_healthy()),
+        };
+        hats_endpoint::Server::start(listener, endpoint_config, parts)
+    });
     let parts = Parts {
+        endpoints,
         #[cfg(feature = "embedded-redis")]
         embedded_redis: home.embedded,
         cluster,
@@ -235,6 +272,7 @@ impl RedisHome {
 fn cluster_config(
     config: &Config,
     home: &RedisHome,
+    vigil: &Vigil,
     memory: &MemoryGate,
     hook: Option<HardStopHook>,
 ) -> hats_cluster::Config {
@@ -245,7 +283,13 @@ fn cluster_config(
     );
     cluster.lease = config.lease;
     cluster.stall_after = config.stall_after;
+    cluster.capacity = Capacity {
+        weight: config.weight,
+        threads_max: config.max_threads.map(NonZeroUsize::get),
+        labels: config.labels.clone(),
+    };
     cluster.admission = memory.admission();
+    cluster.condition = vigil.condition();
     if home.is_own() {
         // Nobody else can be there yet.
         cluster.settle = Duration::ZERO;
@@ -259,6 +303,15 @@ fn cluster_config(
 fn scheduler_config(config: &Config, call_log: Option<Arc<CallLog>>) -> hats_scheduler::Config {
     let limits = script_limits(config);
     hats_scheduler::Config { drain_timeout: config.drain_timeout, limits, call_log, ..Default::default() }
+}
+
+fn endpoint_config(config: &Config) -> hats_endpoint::Config {
+    let mut endpoint = hats_endpoint::Config::default();
+    endpoint.body_limit = config.endpoint_body_limit;
+    endpoint.concurrency = config.endpoint_concurrency.get();
+    endpoint.limits = script_limits(config);
+    endpoint.drain_timeout = config.drain_timeout;
+    endpoint
 }
 
 fn script_limits(config: &Config) -> hats_script::Limits {
@@ -283,6 +336,7 @@ async fn start_lanes(
     config: &Config,
     home: &RedisHome,
     cluster: &Handle,
+    vigil: &Vigil,
     shutdown: &CancellationToken,
 ) -> Result<(Lanes, redis::Connections, sql::Databases), Error> {
     // Connections of their own: no script's traffic goes over one that the cluster relies on.
@@ -302,6 +356,7 @@ async fn start_lanes(
         name: config.worker_name.to_string(),
         cluster: config.cluster_name.to_string(),
         shutdown: shutdown.clone(),
+        health: vigil.health(),
     };
     // The stamps name what a lane is stuck in, so they can only be made when the lanes are there.
     let stamps: Arc<OnceLock<Vec<Stamp>>> = Arc::default();
@@ -321,6 +376,7 @@ async fn start_lanes(
         redis: Some(script_redis.clone()),
         preload: config.preload.clone().into(),
         sql: Some(script_sql.clone()),
+        warm_bytes: LanesConfig::WARM_BYTES,
         on_turn: Arc::new(on_turn),
     })
     .map_err(|error| Error::System(error.to_string()))?;
@@ -351,6 +407,7 @@ struct Info {
     name: String,
     cluster: String,
     shutdown: CancellationToken,
+    health: watch::Receiver<Health>,
 }
 
 impl WorkerInfo for Info {
@@ -367,6 +424,6 @@ impl WorkerInfo for Info {
     }
 
     fn healthy(&self) -> bool {
-        true
+        self.health.borrow().is_healthy()
     }
 }

@@ -92,6 +92,11 @@ impl Handle {
         self.shared.abandoned.load(Ordering::Acquire)
     }
 
+    /// From now on a wake wakes nobody.
+    pub(crate) fn unregister(&self) {
+        drop(self.shared.waker.take());
+    }
+
     pub(crate) fn register(&self, waker: &std::task::Waker) {
         self.shared.waker.register(waker);
     }

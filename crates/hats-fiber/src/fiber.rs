@@ -1,11 +1,13 @@
 //! The fiber: a coroutine seen as a future.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use corosensei::stack::{DefaultStack, Stack};
@@ -25,7 +27,8 @@ pub const DEFAULT_STACK_BYTES: usize = 1 << 20;
 pub struct Fiber<T: 'static> {
     // None once the closure has returned.
     coroutine: Option<Coroutine<TaskContext, (), Result<T, Panicked>>>,
-    handle: Handle,
+    // The one that the fiber goes by at present: see `adopt`.
+    handle: Rc<RefCell<Handle>>,
 }
 
 /// No stack could be had for a fiber.
@@ -57,6 +60,7 @@ impl<T: 'static> Fiber<T> {
     ) -> Result<Self, StackError> {
         let stack =
             DefaultStack::new(stack_bytes).map_err(|source| StackError { bytes: stack_bytes, source })?;
+        let handle = Rc::new(RefCell::new(handle));
         let inner = handle.clone();
         let stack_limit = stack.limit().get();
         let coroutine = Coroutine::with_stack(stack, move |yielder, first: TaskContext| {
@@ -66,10 +70,10 @@ impl<T: 'static> Fiber<T> {
         Ok(Self { coroutine: Some(coroutine), handle })
     }
 
-    /// The handle that this fiber was made with.
+    /// The handle that this fiber goes by: the one that it was made with, or has adopted last.
     #[must_use]
-    pub fn handle(&self) -> &Handle {
-        &self.handle
+    pub fn handle(&self) -> Handle {
+        self.handle.borrow().clone()
     }
 
     fn resume(&mut self, context: &mut Context<'_>) -> Poll<Result<T, Panicked>> {
@@ -91,7 +95,7 @@ impl<T: 'static> Future for Fiber<T> {
     type Output = Result<T, Panicked>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.handle.register(context.waker());
+        self.handle.borrow().register(context.waker());
         self.resume(context)
     }
 }
@@ -102,7 +106,7 @@ impl<T: 'static> Drop for Fiber<T> {
         if self.coroutine.as_ref().is_none_or(|c| !c.started()) {
             return;
         }
-        self.handle.abandon();
+        self.handle.borrow().abandon();
         let mut context = Context::from_waker(Waker::noop());
         while self.coroutine.is_some() {
             let _ = self.resume(&mut context);
@@ -112,8 +116,16 @@ impl<T: 'static> Drop for Fiber<T> {
 
 impl<T: 'static> fmt::Debug for Fiber<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fiber").field("asked", &self.handle.asked()).finish_non_exhaustive()
+        f.debug_struct("Fiber").field("asked", &self.handle.borrow().asked()).finish_non_exhaustive()
     }
+}
+
+/// Runs `f` and catches its panic, for a fiber that has other work after it.
+///
+/// # Errors
+/// The panic. Whatever `f` was in the middle of may be half done.
+pub fn catch_panic<R>(f: impl FnOnce() -> R) -> Result<R, Panicked> {
+    panic::catch_unwind(AssertUnwindSafe(f)).map_err(Panicked::new)
 }
 
 impl Panicked {

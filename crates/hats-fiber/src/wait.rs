@@ -5,10 +5,11 @@
 //! future, and [`Current::suspend`] sets it again when it comes back.
 #![expect(unsafe_code, reason = "two pointers are handed across a stack switch, see the safety notes")]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::pin;
 use std::ptr::NonNull;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -58,7 +59,7 @@ pub fn wait_through<F: Future>(future: F) -> Result<F::Output, Ended> {
             return Ok(block_thread(future));
         };
         loop {
-            if current.scope().handle.is_abandoned() {
+            if current.scope().handle.borrow().is_abandoned() {
                 return Err(Ended::Interrupted);
             }
             if let Poll::Ready(value) = current.poll(future.as_mut()) {
@@ -80,7 +81,7 @@ pub fn wait_unless_killed<F: Future>(future: F) -> Result<F::Output, Ended> {
 /// What the running fiber has been asked; [`Ask::Nothing`] outside a fiber.
 #[must_use]
 pub fn current_ask() -> Ask {
-    with_current(|current| current.map_or(Ask::Nothing, |c| c.scope().handle.asked()))
+    with_current(|current| current.map_or(Ask::Nothing, |c| c.scope().handle.borrow().asked()))
 }
 
 /// How long the running fiber has kept the OS thread since it was last resumed; zero outside a fiber.
@@ -100,6 +101,27 @@ pub fn trim_stack() {
     });
 }
 
+/// The running fiber goes by another handle from now on: whoever has the one that it went by until now asks nothing of it
+/// any more. So one fiber does one piece of work after another, each with a handle of its own. Returns the former one;
+/// outside a fiber, the one that was given.
+pub fn adopt(handle: Handle) -> Handle {
+    with_current(|current| {
+        let Some(current) = current else { return handle };
+        // Whoever asks something through it right now has to wake us.
+        let _ = current.poll(pin!(std::future::poll_fn(|context| {
+            handle.register(context.waker());
+            Poll::Ready(())
+        })));
+        let former = current.scope().handle.replace(handle);
+        former.unregister();
+        // Whoever drops the fiber waits for its end by whatever handle.
+        if former.is_abandoned() {
+            current.scope().handle.borrow().abandon();
+        }
+        former
+    })
+}
+
 /// Waits until `future` is ready or at least `limit` is asked.
 fn wait_until<F: Future>(future: F, limit: Ask) -> Result<F::Output, Ended> {
     let mut future = pin!(future);
@@ -108,7 +130,7 @@ fn wait_until<F: Future>(future: F, limit: Ask) -> Result<F::Output, Ended> {
             return Ok(block_thread(future));
         };
         loop {
-            let asked = current.scope().handle.asked();
+            let asked = current.scope().handle.borrow().asked();
             if asked >= limit.max(Ask::Interrupt) {
                 return Err(Ended::Interrupted);
             }
@@ -154,7 +176,8 @@ impl TaskContext {
 /// What stays the same for a fiber's whole life.
 pub(crate) struct Scope<'a> {
     pub(crate) yielder: &'a Yielder<TaskContext, ()>,
-    pub(crate) handle: Handle,
+    /// The one that the fiber goes by at present, which the fiber's owner knows too.
+    pub(crate) handle: Rc<RefCell<Handle>>,
     /// The lowest address of the fiber's stack, guard page included.
     pub(crate) stack_limit: usize,
 }

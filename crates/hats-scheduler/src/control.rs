@@ -36,6 +36,8 @@ pub(crate) enum Stop {
     Asked,
     /// An operator asked for a fresh start.
     Restart,
+    /// Another worker is to have it.
+    Relocated,
     /// This worker stops.
     Drain,
     /// `Status=disabled`, or the definition is gone or malformed.

@@ -62,10 +62,13 @@ const POLL_FEW: usize = 500;
 /// The pause before a sweep is at least so many times as long as the last sweep: a shared Redis may hold many keys of
 /// others, and a sweep passes them all.
 const SWEEP_PAUSE: u32 = 10;
+/// With so many questions under way a worker leaves ticks for so much longer to those who come first for them.
+const BUSY: usize = 16;
+const LEAVE_MAX_MS: i64 = 300;
 /// Our own runs are looked at this often.
 const WATCH_RUNS_EVERY: Duration = Duration::from_secs(1);
 /// A look takes no longer than this.
-const OVER_KEPT_MS: i64 = 60_000;
+const OVER_KEPT: Duration = Duration::from_secs(60);
 /// So many of the dead are remembered.
 const DEAD_MAX: usize = 10_000;
 
@@ -100,34 +103,48 @@ struct Mine {
 enum Phase {
     /// Redis has not answered yet.
     Asking,
-    /// It was granted before this instant, in milliseconds since 1970.
-    Begun(i64),
+    /// It was granted before this instant.
+    Begun(Instant),
     /// Its end is on the way to Redis.
     Finishing,
     /// Redis has answered that it is over, at this instant. Remembered for as long as an earlier look may come in late.
-    Over(i64),
+    Over(Instant),
 }
 
 /// An answer that has come in.
 enum Done {
     Looked(Vec<Looked>),
+    /// A look has come to nothing: these are to be looked at again, and the definitions of some.
+    NotLooked(Vec<(TaskName, bool)>),
     /// A question about a job has been answered, or not; with what is known of its ticks since.
     Asked {
         name: TaskName,
+        /// From before it was asked.
+        asked_at: Instant,
         ticks: Option<TicksRecord>,
         after: After,
     },
-    /// A run of ours has ended, and Redis knows.
+    /// A run of ours has ended.
     Ended {
         name: TaskName,
     },
     Swept(Result<Found, Error>),
+    NotSwept,
+}
+
+/// Sees to it that the loop gets an answer, also of work that does not come to its end: it would wait for it for ever.
+struct Answer {
+    done: mpsc::UnboundedSender<Done>,
+    otherwise: Option<Done>,
 }
 
 /// What a look at a job has shown.
 struct Looked {
     name: TaskName,
+    /// When the loop asked for it.
     asked_ms: i64,
+    /// From right before it was read.
+    asked_at: Instant,
     definition: Option<Result<Option<JobRead>, Error>>,
     ticks: Result<TicksRecord, Error>,
 }
@@ -155,9 +172,9 @@ impl Runs {
         Some(receiver)
     }
 
-    fn begun(&self, nonce: &Nonce, now_ms: i64) {
+    fn begun(&self, nonce: &Nonce) {
         if let Some(mine) = self.lock().get_mut(nonce) {
-            mine.phase = Phase::Begun(now_ms);
+            mine.phase = Phase::Begun(Instant::now());
         }
     }
 
@@ -169,13 +186,21 @@ impl Runs {
 
     fn over(&self, nonce: &Nonce) {
         if let Some(mine) = self.lock().get_mut(nonce) {
-            mine.phase = Phase::Over(wall_ms());
+            mine.phase = Phase::Over(Instant::now());
+        }
+    }
+
+    /// Nobody attends to it any more. Unless Redis has answered that it is over it is a ghost, should Redis know it.
+    fn leave(&self, nonce: &Nonce) {
+        let mut runs = self.lock();
+        if runs.get(nonce).is_some_and(|mine| !mine.is_over()) {
+            runs.remove(nonce);
         }
     }
 
     /// Forgets what has been over for long.
-    fn prune(&self, now_ms: i64) {
-        self.lock().retain(|_, mine| !matches!(mine.phase, Phase::Over(at) if at + OVER_KEPT_MS < now_ms));
+    fn prune(&self) {
+        self.lock().retain(|_, mine| !matches!(mine.phase, Phase::Over(at) if at.elapsed() > OVER_KEPT));
     }
 
     fn has(&self, nonce: &Nonce) -> bool {
@@ -201,6 +226,25 @@ impl Runs {
 
     fn jobs(&self) -> BTreeSet<TaskName> {
         self.lock().values().filter(|mine| !mine.is_over()).map(|mine| mine.job.clone()).collect()
+    }
+}
+
+impl Answer {
+    /// `otherwise` is what the loop is told if no answer comes.
+    fn or(done: &mpsc::UnboundedSender<Done>, otherwise: Done) -> Self {
+        Self { done: done.clone(), otherwise: Some(otherwise) }
+    }
+
+    fn is(mut self, answer: Done) {
+        self.otherwise = Some(answer);
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(answer) = self.otherwise.take() {
+            let _ = self.done.send(answer);
+        }
     }
 }
 
@@ -270,6 +314,7 @@ pub(crate) fn start(cluster: Handle, lanes: Lanes, config: Config) -> JobsHandle
         dirty: HashMap::new(),
         flush_at: None,
         looking: false,
+        asking: 0,
         sweeping: false,
         sweep_at: now,
         sweep_began: now,
@@ -291,6 +336,8 @@ struct Jobs {
     dirty: HashMap<TaskName, bool>,
     flush_at: Option<Instant>,
     looking: bool,
+    /// Questions that are under way.
+    asking: usize,
     sweeping: bool,
     // What comes round does not go by a clock that can be set.
     sweep_at: Instant,
@@ -371,7 +418,7 @@ impl Jobs {
         }
         if now >= self.watch_at {
             self.watch_at = now + WATCH_RUNS_EVERY;
-            self.shared.runs.prune(now_ms);
+            self.shared.runs.prune();
             for name in self.shared.runs.jobs() {
                 self.look(&name, false);
             }
@@ -471,13 +518,15 @@ impl Jobs {
                 (name, known)
             })
             .collect();
+        let not_looked = dirty.iter().map(|(name, known)| (name.clone(), known.is_some())).collect();
+        let answer = Answer::or(&self.shared.done, Done::NotLooked(not_looked));
         let shared = self.shared.clone();
         tokio::spawn(async move {
             let mut looked = Vec::with_capacity(dirty.len());
             for together in dirty.chunks(LOOK_TOGETHER) {
                 looked.extend(look_at(&shared.store, together, now_ms).await);
             }
-            let _ = shared.done.send(Done::Looked(looked));
+            answer.is(Done::Looked(looked));
         });
     }
 
@@ -489,25 +538,49 @@ impl Jobs {
                 looked.into_iter().for_each(|looked| self.looked(looked, now_ms));
                 self.name_sessions();
             }
-            Done::Asked { name, ticks, after } => {
+            Done::NotLooked(names) => {
+                self.looking = false;
+                for (name, definition) in names {
+                    tracing::error!(task = %name, "a look at the job has failed, it is looked at again");
+                    let job = self.table.entry(&name);
+                    job.stale = true;
+                    if definition {
+                        job.known = Known::Unknown;
+                    }
+                    self.table.schedule(&name, Some(now_ms + RETRY_MS));
+                }
+            }
+            Done::Asked { name, asked_at, ticks, after } => {
+                if let Some(ticks) = &ticks {
+                    self.compare(&name, ticks, asked_at);
+                }
                 let job = self.table.entry(&name);
                 job.asking = false;
+                self.asking = self.asking.saturating_sub(1);
                 if let Some(ticks) = ticks {
                     job.ticks = Some(ticks);
                 }
                 match after {
-                    After::At(at) => self.table.schedule(&name, Some(at)),
+                    After::Rest(rest) => self.table.schedule(&name, Some(now_ms.saturating_add(rest))),
                     After::Read => self.look(&name, true),
                     After::Consider => self.consider(&name, now_ms),
                 }
             }
             Done::Ended { name } => self.look(&name, false),
-            Done::Swept(found) => self.swept(found),
+            Done::Swept(Ok(found)) => self.swept(found),
+            Done::Swept(Err(error)) => {
+                tracing::debug!(%error, "the sweep of jobs was not answered");
+                self.not_swept();
+            }
+            Done::NotSwept => {
+                tracing::error!("the sweep of jobs has failed, it is repeated");
+                self.not_swept();
+            }
         }
     }
 
     fn looked(&mut self, looked: Looked, now_ms: i64) {
-        let Looked { name, asked_ms, definition, ticks } = looked;
+        let Looked { name, asked_ms, asked_at, definition, ticks } = looked;
         let job = self.table.entry(&name);
         match definition {
             None => {}
@@ -528,7 +601,7 @@ impl Jobs {
             Ok(ticks) => {
                 job.seen_ms = asked_ms;
                 job.stale = false;
-                self.compare(&name, &ticks, asked_ms);
+                self.compare(&name, &ticks, asked_at);
                 self.table.entry(&name).ticks = Some(ticks);
             }
         }
@@ -567,17 +640,19 @@ impl Jobs {
 
     /// Compares the runs that Redis knows with ours: what is not there any more must end here, what nobody here knows must
     /// end there.
-    fn compare(&self, name: &TaskName, ticks: &TicksRecord, asked_ms: i64) {
+    fn compare(&self, name: &TaskName, ticks: &TicksRecord, asked_at: Instant) {
         self.shared.runs.want(Wanted::Forfeit, |nonce, mine| {
             mine.job == *name
-                && matches!(mine.phase, Phase::Begun(at) if at < asked_ms)
+                && matches!(mine.phase, Phase::Begun(at) if at < asked_at)
                 && !ticks.runs.iter().any(|run| run.nonce == *nonce)
         });
         for run in &ticks.runs {
             if run.cancelled {
                 self.shared.runs.want(Wanted::Stop, |nonce, _| *nonce == run.nonce);
             }
-            let ours = self.place.session() == Some(&run.session);
+            // What is left of a session that is lost its death settles.
+            let ours = self.place.lease.as_ref();
+            let ours = ours.is_some_and(|lease| *lease.session() == run.session && lease.is_trusted());
             if ours && !self.shared.runs.has(&run.nonce) {
                 tracing::warn!(task = %name, tick = run.tick_ms, "a run of this worker that it knows nothing of: ended");
                 attempt::end_ghost(self.shared.clone(), name.clone(), run.nonce.clone());
@@ -605,6 +680,11 @@ impl Jobs {
         match job.step(name, &self.place, now_ms) {
             Step::Wait(at) => self.table.schedule(name, at),
             Step::Look => self.look(name, false),
+            // Whoever comes first for it is as busy as we are: to look now would only keep Redis from answering.
+            Step::LookInTurn { late_ms } if self.asking >= BUSY && late_ms < LEAVE_MAX_MS => {
+                self.table.schedule(name, Some(now_ms + table::RANK_DELAY_MS));
+            }
+            Step::LookInTurn { .. } => self.look(name, false),
             step => {
                 let lease = self.place.lease.clone().filter(|_| !self.shared.drain.is_cancelled());
                 let Some(lease) = lease else { return self.table.schedule(name, None) };
@@ -618,6 +698,7 @@ impl Jobs {
         let job = self.table.entry(name);
         let Some(ticks) = job.ticks.clone() else { return };
         job.asking = true;
+        self.asking += 1;
         let known = job.known.clone();
         let dead = ticks.runs.iter().map(|run| run.session.clone());
         let dead = dead.filter(|session| self.place.dead.contains(session)).collect();
@@ -632,26 +713,21 @@ impl Jobs {
         let many = self.table.names().count() > POLL_FEW;
         let poll = if many { POLL.1 } else { POLL.0 };
         self.sweep_at = now + if self.place.pushed { SWEEP_EVERY } else { poll };
+        let answer = Answer::or(&self.shared.done, Done::NotSwept);
         let shared = self.shared.clone();
-        tokio::spawn(async move {
-            let found = shared.store.scan_jobs().await;
-            let _ = shared.done.send(Done::Swept(found));
-        });
+        tokio::spawn(async move { answer.is(Done::Swept(shared.store.scan_jobs().await)) });
+    }
+
+    fn not_swept(&mut self) {
+        self.sweeping = false;
+        self.sweep_at = Instant::now() + RETRY;
     }
 
     /// Found: the names of the definitions, and of the records of ticks.
-    fn swept(&mut self, found: Result<Found, Error>) {
+    fn swept(&mut self, Found { defined, counted }: Found) {
         self.sweeping = false;
         let now = Instant::now();
         self.sweep_at = self.sweep_at.max(now + (now - self.sweep_began) * SWEEP_PAUSE);
-        let Found { defined, counted } = match found {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::debug!(%error, "the sweep of jobs was not answered");
-                self.sweep_at = now + RETRY;
-                return;
-            }
-        };
         let round = now >= self.round_at;
         if round {
             self.round_at = now + ROUND_EVERY;
@@ -693,15 +769,90 @@ async fn look_at(
     let definitions = store.read_jobs(&unread).await;
     let mut definitions: HashMap<TaskName, _> =
         unread.into_iter().map(|(name, _)| name).zip(definitions).collect();
+    let asked_at = Instant::now();
     let ticks = store.read_ticks(&names).await;
     names
         .into_iter()
         .zip(ticks)
-        .map(|(name, ticks)| Looked { definition: definitions.remove(&name), asked_ms, name, ticks })
+        .map(|(name, ticks)| Looked {
+            definition: definitions.remove(&name),
+            asked_ms,
+            asked_at,
+            name,
+            ticks,
+        })
         .collect()
 }
 
 /// The wall clock. It can only delay a tick.
 fn wall_ms() -> i64 {
     i64::try_from(unix_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entered() -> (Runs, Nonce) {
+        let (runs, nonce) = (Runs::default(), Nonce::random());
+        let job = TaskName::new("job").unwrap();
+        assert!(runs.enter(&CancellationToken::new(), &nonce, &job).is_some());
+        (runs, nonce)
+    }
+
+    #[test]
+    fn what_redis_has_not_answered_is_a_ghost_as_soon_as_nobody_attends_to_it() {
+        let (runs, nonce) = entered();
+        assert!(runs.has(&nonce));
+        runs.leave(&nonce);
+        assert!(!runs.has(&nonce), "it was asked for, and whether it was granted nobody knows");
+        let (runs, nonce) = entered();
+        runs.begun(&nonce);
+        runs.finishing(&nonce);
+        runs.leave(&nonce);
+        assert!(!runs.has(&nonce), "its end may not have arrived");
+    }
+
+    #[test]
+    fn what_is_over_is_remembered_for_a_look_that_comes_in_late() {
+        let (runs, nonce) = entered();
+        runs.begun(&nonce);
+        runs.over(&nonce);
+        runs.leave(&nonce);
+        assert!(runs.has(&nonce));
+        assert!(runs.is_empty(), "a drain does not wait for it");
+        runs.prune();
+        assert!(runs.has(&nonce));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_been_over_for_long_is_forgotten() {
+        let (runs, nonce) = entered();
+        runs.over(&nonce);
+        tokio::time::advance(OVER_KEPT + Duration::from_secs(1)).await;
+        runs.prune();
+        assert!(!runs.has(&nonce));
+    }
+
+    #[test]
+    fn nothing_is_entered_once_the_drain_has_begun() {
+        let drain = CancellationToken::new();
+        drain.cancel();
+        assert!(Runs::default().enter(&drain, &Nonce::random(), &TaskName::new("job").unwrap()).is_none());
+    }
+
+    #[tokio::test]
+    async fn the_loop_is_answered_also_by_work_that_fails() {
+        let (done, mut answers) = mpsc::unbounded_channel();
+        let answer = Answer::or(&done, Done::NotSwept);
+        let failed = tokio::spawn(async move {
+            let _answer = answer;
+            panic!("on purpose");
+        });
+        assert!(failed.await.is_err());
+        assert!(matches!(answers.recv().await, Some(Done::NotSwept)));
+        Answer::or(&done, Done::NotSwept).is(Done::Looked(Vec::new()));
+        assert!(matches!(answers.recv().await, Some(Done::Looked(_))));
+        assert!(answers.try_recv().is_err(), "once");
+    }
 }

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::CallLog;
 use crate::control::{Loss, Orders, Stop};
 use crate::jobs::{self, JobsHandle};
-use crate::supervisor::{self, Shared};
+use crate::supervisor::{self, RELOCATED, Shared};
 
 /// The loop touches its stamp at least this often.
 const TURN: Duration = Duration::from_secs(1);
@@ -262,12 +262,14 @@ impl Scheduler {
                     orders.stop(Stop::Disabled)
                 }
                 StopReason::Restart => orders.stop(Stop::Restart),
+                StopReason::Relocated => orders.stop(Stop::Relocated),
                 StopReason::Moved => orders.lose(Loss::Claim),
             },
             Some(Found::Waiting(waiting)) => {
                 *waiting = None;
                 let how = match reason {
                     StopReason::Disabled | StopReason::Deleted | StopReason::Malformed => Release::Stopped,
+                    StopReason::Relocated => RELOCATED,
                     StopReason::Restart | StopReason::Moved => FREE,
                 };
                 self.shared.cluster.release(name, claim, how);

@@ -41,6 +41,9 @@ const COOL_DOWN: Duration = Duration::from_secs(5);
 /// Whoever is first may have it, this worker too.
 const FREE: Release = Release::Free { cool_down: Duration::ZERO, prefer_other: false };
 
+/// Another one is to have it, and has time to come.
+pub(crate) const RELOCATED: Release = Release::Free { cool_down: Duration::from_secs(3), prefer_other: true };
+
 /// What every supervisor of a worker shares.
 pub(crate) struct Shared {
     pub(crate) cluster: Handle,
@@ -241,6 +244,7 @@ fn next(
     Next::Release(match wanted.stop {
         Some(Stop::Disabled) => Release::Stopped,
         Some(Stop::Asked) => Release::Free { cool_down: COOL_DOWN, prefer_other: true },
+        Some(Stop::Relocated) => RELOCATED,
         Some(Stop::Drain) => Release::Free { cool_down: Duration::ZERO, prefer_other: true },
         Some(Stop::Restart) | None => FREE,
     })
@@ -275,7 +279,7 @@ mod tests {
             enabled: true,
             hang: Duration::from_millis(1),
             restart: RestartPolicy::OnFailure,
-            requires: None,
+            requires: hats_cluster::labels::Labels::default(),
             limits: hats_cluster::records::Limits::default(),
             restart_at: None,
         };
@@ -305,6 +309,7 @@ mod tests {
         };
         check(&Ended::InOrder, &stop(Stop::Asked), free(5, true));
         check(&Ended::InOrder, &stop(Stop::Drain), free(0, true));
+        check(&Ended::InOrder, &stop(Stop::Relocated), free(3, true));
         check(&Ended::InOrder, &stop(Stop::Restart), free(0, false));
         check(&Ended::InOrder, &stop(Stop::Disabled), Next::Release(Release::Stopped));
     }

@@ -68,6 +68,7 @@ impl World {
             http: None,
             redis: None,
             sql: None,
+            warm_bytes: LanesConfig::WARM_BYTES,
             on_turn: Arc::new(|_| {}),
         })
         .unwrap();
@@ -185,7 +186,7 @@ fn definition(source: &str) -> Definition {
         enabled: true,
         hang: Duration::from_millis(1),
         restart: RestartPolicy::OnFailure,
-        requires: None,
+        requires: hats_cluster::labels::Labels::default(),
         limits: Limits::default(),
         restart_at: None,
     }

@@ -84,6 +84,7 @@ impl World {
             http: None,
             redis: Some(connections),
             sql: None,
+            warm_bytes: LanesConfig::WARM_BYTES,
             on_turn: Arc::new(|_| {}),
         })
         .unwrap();

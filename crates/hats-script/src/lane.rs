@@ -7,6 +7,9 @@
 //! On cancel and failure: dropping the last [`Lanes`] closes the lanes; scripts still on them are killed
 //! ([`hats_fiber::Ask::Kill`]) and run to their end. A panic in a script's fiber ends that script alone.
 
+mod warm;
+
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -17,7 +20,7 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
-use hats_fiber::{Ask, Fiber, Handle};
+use hats_fiber::{Ask, Fiber, Handle, catch_panic};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
@@ -34,6 +37,8 @@ use crate::modules::redis;
 use crate::modules::sql;
 use crate::page::{Page, PageRequest, PageResponse};
 use crate::vm::Vm;
+
+use self::warm::{Scope, Warm, Work};
 
 /// Stack that native code (the interpreter's own frames and host calls) may use beside the script's.
 const NATIVE_STACK_BYTES: usize = 512 << 10;
@@ -65,6 +70,9 @@ pub struct LanesConfig {
     /// Databases for the `sql` module; without them its calls fail.
     #[cfg(feature = "sql")]
     pub sql: Option<sql::Databases>,
+    /// Bytes of interpreters that each lane keeps ready for endpoints and jobs, to be reset after each request or run. 0: each
+    /// gets a new one.
+    pub warm_bytes: usize,
     /// Called with the lane's number at least every half second while the lane comes round.
     pub on_turn: Arc<dyn Fn(usize) + Send + Sync>,
 }
@@ -116,6 +124,13 @@ pub(crate) struct LaneContext {
         expect(dead_code, reason = "no other module does such I/O yet")
     )]
     pub(crate) io: tokio::runtime::Handle,
+    /// Interpreters that wait for their next work.
+    warm: Warm,
+}
+
+impl LanesConfig {
+    /// A good number of [`LanesConfig::warm_bytes`]: 64 MiB, which is some 150 interpreters that have not been asked for much.
+    pub const WARM_BYTES: usize = 64 << 20;
 }
 
 type Job = Box<dyn FnOnce(&Rc<LaneContext>, &LocalSet) + Send>;
@@ -150,21 +165,65 @@ impl Lanes {
         let fiber = Handle::new();
         let handle = ScriptHandle { fiber: fiber.clone() };
         let (result, ended) = oneshot::channel();
-        if let Some(lane) = self.lanes.iter().min_by_key(|lane| lane.status.scripts()) {
-            let place = Place::new(lane.status.clone(), task.control.clone());
-            let job: Job = Box::new(move |context, local| {
-                let context = context.clone();
-                local.spawn_local(async move {
-                    // The receiver may be gone: then nobody wants to know how the script ended.
-                    let _ = result.send(run(place, context, fiber, task, f).await);
-                });
+        self.put(task.control.clone(), move |place, context, local| {
+            let context = context.clone();
+            local.spawn_local(async move {
+                // The receiver may be gone: then nobody wants to know how the script ended.
+                let _ = result.send(run(place, context, fiber, task, f).await);
             });
+        });
+        (handle, async move { ended.await.unwrap_or(Err(Error::Closed)) })
+    }
+
+    /// As [`Lanes::spawn`], for work that is over with its call, such as a run of a job: the interpreter may be one that has been used before and is as new again.
+    pub fn spawn_run<R: Send + 'static, F: FnOnce(&mut Vm) -> R + Send + 'static>(
+        &self,
+        task: ScriptTask,
+        f: F,
+    ) -> (ScriptHandle, impl Future<Output = Result<R, Error>> + Send + use<R, F>) {
+        self.spawn_warm(Scope::run(&task), task.control, f)
+    }
+
+    fn spawn_warm<R: Send + 'static, F: FnOnce(&mut Vm) -> R + Send + 'static>(
+        &self,
+        scope: Scope,
+        control: Arc<dyn TaskControl>,
+        f: F,
+    ) -> (ScriptHandle, impl Future<Output = Result<R, Error>> + Send + use<R, F>) {
+        let fiber = Handle::new();
+        let handle = ScriptHandle { fiber: fiber.clone() };
+        let (result, ended) = oneshot::channel();
+        self.put(control.clone(), move |place, context, local| {
+            let run = Box::new(move |vm: Result<&mut Vm, Error>| {
+                let ran = vm.and_then(|vm| {
+                    catch_panic(|| f(vm)).map_err(|panicked| Error::Panicked(panicked.to_string()))
+                });
+                let is_fit = ran.is_ok();
+                let tell: Box<dyn FnOnce()> = Box::new(move || {
+                    // The receiver may be gone: then nobody wants to know how the script ended.
+                    let _ = result.send(ran);
+                });
+                (is_fit, tell)
+            });
+            Warm::serve(context, local, scope, Work { fiber, control, place, run });
+        });
+        (handle, async move { ended.await.unwrap_or(Err(Error::Closed)) })
+    }
+
+    /// Puts something on the lane with the fewest scripts.
+    fn put(
+        &self,
+        control: Arc<dyn TaskControl>,
+        job: impl FnOnce(Place, &Rc<LaneContext>, &LocalSet) + Send + 'static,
+    ) {
+        if let Some(lane) = self.lanes.iter().min_by_key(|lane| lane.status.scripts()) {
+            let place = Place::new(lane.status.clone(), control);
+            let job: Job = Box::new(move |context, local| job(place, context, local));
             if let Some(jobs) = &lane.jobs {
-                // A lane that is gone drops the job, and with it the sender of `result`.
+                // A lane that is gone drops the job, and with it whatever tells of its end.
                 let _ = jobs.send(job);
             }
         }
-        (handle, async move { ended.await.unwrap_or(Err(Error::Closed)) })
     }
 
     /// Runs a page for one request, in a scope that no other request sees. The future resolves when the script has really
@@ -176,9 +235,8 @@ impl Lanes {
         request: PageRequest,
     ) -> (ScriptHandle, impl Future<Output = Result<Result<PageResponse, ScriptError>, Error>> + Send + use<>)
     {
-        let page = page.clone();
-        let task = ScriptTask { control, limits: *page.limits() };
-        self.spawn(task, move |vm| {
+        let (scope, page) = (Scope::page(page), page.clone());
+        self.spawn_warm(scope, control, move |vm| {
             vm.open(&page)?;
             vm.answer(&page, request)
         })
@@ -213,6 +271,27 @@ impl Lanes {
     }
 }
 
+#[cfg(test)]
+impl Lanes {
+    /// How many interpreters of the first lane wait for work, and how many bytes they take, once all that was handed to the
+    /// lane before has begun.
+    pub(crate) async fn idle(&self) -> (usize, usize) {
+        let (tell, told) = oneshot::channel();
+        let job: Job = Box::new(move |context, local| {
+            let context = context.clone();
+            local.spawn_local(async move {
+                // Those who have just told their results are about to be reset.
+                tokio::task::yield_now().await;
+                let _ = tell.send(context.warm.idle());
+            });
+        });
+        if let Some(jobs) = &self.lanes[0].jobs {
+            let _ = jobs.send(job);
+        }
+        told.await.unwrap_or_default()
+    }
+}
+
 async fn run<R: 'static>(
     place: Place,
     context: Rc<LaneContext>,
@@ -220,22 +299,28 @@ async fn run<R: 'static>(
     task: ScriptTask,
     f: impl FnOnce(&mut Vm) -> R + 'static,
 ) -> Result<R, Error> {
-    let stack = task.limits.stack;
-    if !(Limits::STACK_MIN..=Limits::STACK_MAX).contains(&stack) {
-        let (least, most) = (Limits::STACK_MIN, Limits::STACK_MAX);
-        return Err(Error::Vm(format!("its StackLimit of {stack} bytes is not from {least} to {most}")));
-    }
-    let stack_bytes = (stack + NATIVE_STACK_BYTES).next_multiple_of(64 << 10);
+    let stack_bytes = stack_bytes(&task.limits)?;
     let inner = handle.clone();
     let fiber = Fiber::new(handle, stack_bytes, move || {
         let mut vm = Vm::new(task, context, inner)?;
         Ok(f(&mut vm))
     })
     .map_err(|error| Error::Vm(error.to_string()))?;
-    match (OnLane { fiber, place }).await {
+    let on_lane = OnLane { fiber, status: place.status.clone(), place: Rc::new(RefCell::new(Some(place))) };
+    match on_lane.await {
         Ok(result) => result,
         Err(panicked) => Err(Error::Panicked(panicked.to_string())),
     }
+}
+
+/// The stack of a fiber for a script with these limits.
+fn stack_bytes(limits: &Limits) -> Result<usize, Error> {
+    let stack = limits.stack;
+    if !(Limits::STACK_MIN..=Limits::STACK_MAX).contains(&stack) {
+        let (least, most) = (Limits::STACK_MIN, Limits::STACK_MAX);
+        return Err(Error::Vm(format!("its StackLimit of {stack} bytes is not from {least} to {most}")));
+    }
+    Ok((stack + NATIVE_STACK_BYTES).next_multiple_of(64 << 10))
 }
 
 impl ScriptHandle {
@@ -318,7 +403,7 @@ fn lane_main(
     io: tokio::runtime::Handle,
     mut inbox: mpsc::UnboundedReceiver<Job>,
 ) {
-    let LanesConfig { worker, env, preload, on_turn, .. } = config;
+    let LanesConfig { worker, env, preload, warm_bytes, on_turn, .. } = config;
     let local = LocalSet::new();
     executor.block_on(local.run_until(async {
         let context = Rc::new(LaneContext {
@@ -338,6 +423,7 @@ fn lane_main(
             #[cfg(feature = "sql")]
             sql: config.sql,
             io,
+            warm: Warm::new(warm_bytes),
         });
         let mut turns = tokio::time::interval(TURN_INTERVAL);
         loop {
@@ -346,9 +432,14 @@ fn lane_main(
                     Some(job) => job(&context, &local),
                     None => break,
                 },
-                _ = turns.tick() => on_turn(number),
+                _ = turns.tick() => {
+                    context.warm.forget_dead();
+                    on_turn(number);
+                }
             }
         }
+        // Those who wait for work have come to their end.
+        context.warm.clear();
     }));
     // Dropping the set drops the fibers that are left, each of which is killed and runs to its end. Even then they may
     // ask for a timer of the executor.
@@ -358,18 +449,20 @@ fn lane_main(
 
 /// A script's fiber while it is polled on its lane.
 struct OnLane<R: 'static> {
-    fiber: Fiber<Result<R, Error>>,
-    // Given up after the fiber: fields are dropped in order.
-    place: Place,
+    fiber: Fiber<R>,
+    // Given up after the fiber: fields are dropped in order. None while the fiber waits for work.
+    place: Rc<RefCell<Option<Place>>>,
+    status: Arc<LaneStatus>,
 }
 
 impl<R: 'static> Future for OnLane<R> {
-    type Output = Result<Result<R, Error>, hats_fiber::Panicked>;
+    type Output = Result<R, hats_fiber::Panicked>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.place.status.current.store(self.place.number, Ordering::Relaxed);
+        let number = self.place.borrow().as_ref().map_or(0, |place| place.number);
+        self.status.current.store(number, Ordering::Relaxed);
         let poll = Pin::new(&mut self.fiber).poll(context);
-        self.place.status.current.store(0, Ordering::Relaxed);
+        self.status.current.store(0, Ordering::Relaxed);
         poll
     }
 }
@@ -385,6 +478,18 @@ impl Place {
         let number = status.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         status.table().insert(number, control);
         Self { status, number }
+    }
+}
+
+impl Place {
+    /// The lane is in the middle of this script from now on.
+    fn show(&self) {
+        self.status.current.store(self.number, Ordering::Relaxed);
+    }
+
+    /// The lane is in the middle of none.
+    fn hide(self) {
+        self.status.current.store(0, Ordering::Relaxed);
     }
 }
 

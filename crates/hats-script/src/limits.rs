@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Limits of one script. Each ends in a clear error of that script and in nothing worse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Heap of the interpreter in bytes. Default 64 MiB.
     pub memory: usize,

@@ -19,17 +19,17 @@ pub(crate) mod response;
 pub mod sql;
 mod thread;
 mod timers;
-mod web;
+pub(crate) mod web;
 mod worker;
 
 use std::rc::Rc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as STANDARD;
+use hats_arena::{Invocation, Native, define_accessor};
 #[cfg(any(feature = "redis", feature = "sql"))]
 use rquickjs::BigInt;
-use rquickjs::function::Rest;
-use rquickjs::object::{Accessor, Property};
+use rquickjs::object::Property;
 use rquickjs::{Coerced, Ctx, Exception, Function, IntoJs, Object, TypedArray, Value};
 
 use crate::host::Kind;
@@ -47,7 +47,7 @@ pub(crate) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     console::install(ctx, host)?;
     env::install(ctx, host)?;
     worker::install(ctx, host)?;
-    match host.control.kind() {
+    match host.control().kind() {
         Kind::Thread => thread::install(ctx, host)?,
         Kind::Job(_) => job::install(ctx, host)?,
         Kind::Endpoint => {
@@ -66,11 +66,22 @@ pub(crate) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     Ok(())
 }
 
+/// Puts numbers of ours into the place of the engine's random ones, which are the same after each reset.
+pub(crate) fn random(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
+    let math: Object<'_> = ctx.globals().get("Math")?;
+    let random = function(ctx, "Math.random", host, |host, call| host.random().into_js(call.ctx))?;
+    math.prop("random", Property::from(random).writable().configurable())
+}
+
 /// One call of a host function: where, by what name, and with which arguments.
 pub(crate) struct Call<'a, 'js> {
     pub(crate) ctx: &'a Ctx<'js>,
     pub(crate) name: &'static str,
+    pub(crate) this: Value<'js>,
     pub(crate) arguments: Vec<Value<'js>>,
+    /// What the function is a function of, if it is one of something that the host has.
+    #[cfg_attr(not(feature = "sql"), expect(dead_code, reason = "only databases are such things"))]
+    pub(crate) token: Option<u32>,
 }
 
 impl<'js> Call<'_, 'js> {
@@ -111,48 +122,76 @@ impl<'js> Call<'_, 'js> {
 }
 
 /// Adds a host function to `object`. `name` is the whole name, as in `redis.Do`; its last part is the property.
-pub(crate) fn define<'js>(
-    object: &Object<'js>,
+pub(crate) fn define(
+    object: &Object<'_>,
     name: &'static str,
     host: &Rc<Host>,
-    f: fn(&Rc<Host>, &Call<'_, 'js>) -> rquickjs::Result<Value<'js>>,
+    f: for<'a, 'js> fn(&'a Rc<Host>, &'a Call<'a, 'js>) -> rquickjs::Result<Value<'js>>,
 ) -> rquickjs::Result<()> {
-    let host = host.clone();
-    let call = move |ctx: Ctx<'js>, Rest(arguments): Rest<Value<'js>>| {
-        let _nested = host.enter_native(&ctx)?;
-        f(&host, &Call { ctx: &ctx, name, arguments })
-    };
-    let property = name.rsplit('.').next().unwrap_or(name);
-    let function = Function::new(object.ctx().clone(), call)?.with_name(property)?;
+    let function = function(object.ctx(), name, host, f)?;
+    let property = last_part(name);
     object.prop(property, Property::from(function).writable().configurable().enumerable())
 }
 
+/// A host function by itself. `name` is the whole name, for errors; its last part is that of the function.
+pub(crate) fn function<'js>(
+    ctx: &Ctx<'js>,
+    name: &'static str,
+    host: &Rc<Host>,
+    f: impl for<'a, 'b> Fn(&'a Rc<Host>, &'a Call<'a, 'b>) -> rquickjs::Result<Value<'b>> + 'static,
+) -> rquickjs::Result<Function<'js>> {
+    native(ctx, name, host, f)?.function(ctx, last_part(name))
+}
+
+/// What function objects are made of.
+pub(crate) fn native(
+    ctx: &Ctx<'_>,
+    name: &'static str,
+    host: &Rc<Host>,
+    f: impl for<'a, 'b> Fn(&'a Rc<Host>, &'a Call<'a, 'b>) -> rquickjs::Result<Value<'b>> + 'static,
+) -> rquickjs::Result<Native> {
+    let host = host.clone();
+    Native::new(ctx, move |invocation: Invocation<'_, '_>| {
+        let _nested = host.enter_native(invocation.ctx)?;
+        let Invocation { ctx, this, arguments, token, .. } = invocation;
+        f(&host, &Call { ctx, name, this, arguments, token })
+    })
+}
+
+fn last_part(name: &'static str) -> &'static str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
 /// Adds a property that is asked for at each use.
-pub(crate) fn getter<'js, T: IntoJs<'js> + 'js>(
-    object: &Object<'js>,
-    name: &str,
+pub(crate) fn getter<T: for<'js> IntoJs<'js> + 'static>(
+    object: &Object<'_>,
+    name: &'static str,
     host: &Rc<Host>,
     get: fn(&Host) -> T,
 ) -> rquickjs::Result<()> {
-    let host = host.clone();
-    object.prop(name, Accessor::from(move || get(&host)).enumerable())
+    let get = function(object.ctx(), name, host, move |host, call| get(host).into_js(call.ctx))?;
+    define_accessor(object, name, Some(get), None, true, false)
 }
 
 /// Adds a global that is made from JavaScript at its first use, so that scripts without it pay nothing.
-pub(crate) fn lazy<'js>(ctx: &Ctx<'js>, name: &'static str, source: &'static str) -> rquickjs::Result<()> {
-    lazy_with(ctx, name, move |ctx| ctx.eval(source))
+pub(crate) fn lazy(
+    ctx: &Ctx<'_>,
+    host: &Rc<Host>,
+    name: &'static str,
+    source: &'static str,
+) -> rquickjs::Result<()> {
+    lazy_with(ctx, host, name, move |_, ctx| ctx.eval(source))
 }
 
 /// Adds globals that are made together at the first use of any of them. `make` returns an object that has all of them.
-pub(crate) fn lazy_group<'js>(
-    ctx: &Ctx<'js>,
+pub(crate) fn lazy_group(
+    ctx: &Ctx<'_>,
     host: &Rc<Host>,
     names: &'static [&'static str],
-    make: impl Fn(&Ctx<'js>, &Rc<Host>) -> rquickjs::Result<Object<'js>> + Copy + 'js,
+    make: impl for<'js> Fn(&Ctx<'js>, &Rc<Host>) -> rquickjs::Result<Object<'js>> + Copy + 'static,
 ) -> rquickjs::Result<()> {
     names.iter().try_for_each(|name| {
-        let host = host.clone();
-        lazy_with(ctx, name, move |ctx| made_group(ctx, &host, names, make)?.get(*name))
+        lazy_with(ctx, host, name, move |host, ctx| made_group(ctx, host, names, make)?.get(*name))
     })
 }
 
@@ -167,25 +206,19 @@ pub(crate) fn made_group<'js>(
 }
 
 /// Adds a global that `make` makes at its first use.
-pub(crate) fn lazy_with<'js>(
-    ctx: &Ctx<'js>,
+pub(crate) fn lazy_with(
+    ctx: &Ctx<'_>,
+    host: &Rc<Host>,
     name: &'static str,
-    make: impl Fn(&Ctx<'js>) -> rquickjs::Result<Value<'js>> + 'js,
+    make: impl for<'js> Fn(&Rc<Host>, &Ctx<'js>) -> rquickjs::Result<Value<'js>> + 'static,
 ) -> rquickjs::Result<()> {
     // One function both gets and sets, since every script has it: only who sets calls it with an argument.
-    let access = move |ctx: Ctx<'js>, Rest(given): Rest<Value<'js>>| {
-        let value = given.into_iter().next().map_or_else(|| make(&ctx), Ok)?;
-        ctx.globals().prop(name, Property::from(value.clone()).writable().configurable())?;
-        rquickjs::Result::Ok(value)
-    };
-    let access = Function::new(ctx.clone(), access)?;
-    let descriptor = Object::new(ctx.clone())?;
-    descriptor.set("get", access.clone())?;
-    descriptor.set("set", access)?;
-    descriptor.set("configurable", true)?;
-    let object: Object<'js> = ctx.globals().get("Object")?;
-    let define: Function<'js> = object.get("defineProperty")?;
-    define.call((ctx.globals(), name, descriptor))
+    let access = function(ctx, name, host, move |host, call| {
+        let value = call.arguments.first().cloned().map_or_else(|| make(host, call.ctx), Ok)?;
+        call.ctx.globals().prop(name, Property::from(value.clone()).writable().configurable())?;
+        Ok(value)
+    })?;
+    define_accessor(&ctx.globals(), name, Some(access.clone()), Some(access), false, true)
 }
 
 /// A JavaScript string as UTF-8; a lone surrogate, which UTF-8 cannot say, becomes U+FFFD.

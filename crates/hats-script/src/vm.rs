@@ -22,18 +22,23 @@ mod run;
 mod source;
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hats_arena::{Interpreter, Kept};
 use hats_fiber::{Ask, Ended, Handle, running_for, trim_stack, wait, wait_ending};
-use rquickjs::{Atom, Context, Ctx, Function, Object, Persistent, Promise, Runtime, Value};
+use rquickjs::{Atom, Ctx, Function, Object, Promise, Value};
 
 use crate::bundle::{Bundle, Library};
 use crate::error::{Error, ScriptError};
+use crate::host::TaskControl;
 use crate::lane::{LaneContext, ScriptTask};
 use crate::modules;
 
 use self::operations::Operations;
 use self::source::Evaluated;
+
+use self::loader::HostModules;
 
 pub(crate) use self::host::Host;
 #[cfg(feature = "http")]
@@ -49,14 +54,13 @@ const GC_THRESHOLD_BYTES: usize = 256 << 10;
 /// An interpreter with a script's scope in it.
 pub struct Vm {
     host: Rc<Host>,
-    // Invariant: holds values of `context`, so it is emptied before `context` goes (see `drop`).
+    // Invariant: holds values of the interpreter, so it is emptied before that goes (see `drop`).
     entries: Option<Entries>,
     // Invariant: as above.
-    page: Option<answer::Opened>,
-    /// Whether the libraries have been evaluated.
-    preloaded: bool,
-    context: Context,
-    runtime: Runtime,
+    page: Option<Result<answer::Opened, ScriptError>>,
+    /// What came of the libraries, if they have been evaluated.
+    preloaded: Option<Result<(), ScriptError>>,
+    interpreter: Interpreter,
 }
 
 /// How an idle time came to its end.
@@ -73,38 +77,102 @@ pub enum Wake {
 /// Where a script's entry points are looked up, anew at each call: a script may replace them.
 struct Entries {
     /// The names of [`source::ENTRY_POINTS`] as the engine keeps them: to look one up by its text costs as much as a call.
-    names: Vec<Persistent<Value<'static>>>,
+    names: Vec<Kept<Value<'static>>>,
     /// For each of [`source::ENTRY_POINTS`] a function that looks it up in the script's global scope; none where it is a
     /// property of the global object, which is sooner asked itself.
-    lookups: Vec<Option<Persistent<Function<'static>>>>,
+    lookups: Vec<Option<Kept<Function<'static>>>>,
     /// What a module exports.
-    exports: Option<Persistent<Object<'static>>>,
+    exports: Option<Kept<Object<'static>>>,
     /// The promise that the source of a run ended in.
-    last: Option<Persistent<Promise<'static>>>,
+    last: Option<Kept<Promise<'static>>>,
 }
 
 impl Vm {
+    /// An interpreter for one piece of work.
     pub(crate) fn new(task: ScriptTask, lane: Rc<LaneContext>, fiber: Handle) -> Result<Self, Error> {
-        let runtime = Runtime::new().map_err(|error| Error::Vm(error.to_string()))?;
-        runtime.set_memory_limit(task.limits.memory);
-        runtime.set_max_stack_size(task.limits.stack);
-        runtime.set_gc_threshold(GC_THRESHOLD_BYTES);
+        Self::make(task, lane, fiber, Interpreter::plain)
+    }
+
+    /// An interpreter that can be sealed, and reset after each piece of work.
+    pub(crate) fn resettable(task: ScriptTask, lane: Rc<LaneContext>, fiber: Handle) -> Result<Self, Error> {
+        let vm = Self::make(task, lane, fiber, Interpreter::in_arena)?;
+        vm.interpreter
+            .with(|ctx| modules::random(ctx, &vm.host))
+            .map_err(|error| Error::Vm(error.to_string()))?;
+        Ok(vm)
+    }
+
+    /// Ends what all work in this interpreter has in common. False if it cannot be reset: then it is good for one piece.
+    pub(crate) fn seal(&mut self) -> bool {
+        // A library has set something in motion, which goes on in a scope that is new.
+        if !self.nothing_goes_on() {
+            return false;
+        }
+        self.host.end_work();
+        self.interpreter.seal().is_ok()
+    }
+
+    /// Another piece of work begins.
+    pub(crate) fn begin_work(&mut self, control: Arc<dyn TaskControl>, fiber: Handle) {
+        self.host.begin_work(control, fiber);
+    }
+
+    /// Puts the interpreter back to how it was when it was sealed. False if it has to be thrown away.
+    pub(crate) fn end_work(&mut self) -> bool {
+        self.entries = None;
+        self.host.end_work();
+        let modules = self.host.modules.take();
+        if let (Some(modules), Some(_)) = (modules, &self.page) {
+            modules.renew();
+            *self.host.modules.borrow_mut() = Some(modules);
+        }
+        match self.interpreter.reset() {
+            Ok(()) => true,
+            Err(why) => {
+                tracing::debug!(task = self.host.control().name(), %why, "an interpreter is thrown away");
+                false
+            }
+        }
+    }
+
+    /// Bytes of memory that the interpreter takes while nobody uses it.
+    pub(crate) fn resident(&self) -> usize {
+        self.interpreter.resident()
+    }
+
+    fn make(
+        task: ScriptTask,
+        lane: Rc<LaneContext>,
+        fiber: Handle,
+        interpreter: fn(hats_arena::Limits) -> Result<Interpreter, hats_arena::Error>,
+    ) -> Result<Self, Error> {
         let limit = task.limits.memory;
-        let no_vm = |error: rquickjs::Error| {
+        let no_vm = |error: &dyn std::fmt::Display| {
             Error::Vm(format!("{error} (its heap limit, MemoryLimit, is {limit} bytes)"))
         };
-        let context = Context::full(&runtime).map_err(no_vm)?;
+        let limits = hats_arena::Limits {
+            memory: task.limits.memory,
+            stack: task.limits.stack,
+            gc_threshold: GC_THRESHOLD_BYTES,
+        };
+        let interpreter = interpreter(limits).map_err(|error| no_vm(&error))?;
         let host = Rc::new(Host::new(task, lane, fiber));
         let tracker = host.clone();
-        runtime.set_host_promise_rejection_tracker(Some(Box::new(move |ctx, promise, reason, handled| {
+        interpreter.set_rejection_tracker(Box::new(move |ctx, promise, reason, handled| {
             tracker.events.track_rejection(&ctx, promise, reason, handled);
-        })));
-        context.with(|ctx| modules::install(&ctx, &host)).map_err(no_vm)?;
+        }));
+        #[cfg(feature = "sql")]
+        interpreter.set_released({
+            let host = host.clone();
+            move |number| host.databases.remove(number)
+        });
+        interpreter.set_loader(HostModules(host.clone()), HostModules(host.clone()));
+        interpreter.with(|ctx| modules::install(ctx, &host)).map_err(|error| no_vm(&error))?;
         // Not before: to make the scope takes no time to speak of, and an end that is asked for meanwhile is one of the
         // first call, not a scope that could not be made.
         let hook = host.clone();
-        runtime.set_interrupt_handler(Some(Box::new(move || hook.interrupt())));
-        Ok(Self { host, entries: None, page: None, preloaded: false, context, runtime })
+        interpreter.set_interrupt(move || hook.interrupt());
+        Ok(Self { host, entries: None, page: None, preloaded: None, interpreter })
     }
 
     /// Evaluates the worker's libraries in the script's scope, unless that has been done.
@@ -112,7 +180,12 @@ impl Vm {
     /// # Errors
     /// What a library threw, or the limit that it ran into.
     pub fn preload(&mut self) -> Result<(), ScriptError> {
-        self.preload_each(|_| Ok(())).map_err(|(_, error)| error)
+        if let Some(preloaded) = &self.preloaded {
+            return preloaded.clone();
+        }
+        let preloaded = self.preload_each(|_| Ok(())).map_err(|(_, error)| error);
+        self.preloaded = Some(preloaded.clone());
+        preloaded
     }
 
     /// The same, each with a look at what it is for scripts; an error comes with the library that it is of.
@@ -124,9 +197,6 @@ impl Vm {
         &mut self,
         then: impl Fn(&Ctx<'_>) -> rquickjs::Result<()>,
     ) -> Result<(), (Library, ScriptError)> {
-        if std::mem::replace(&mut self.preloaded, true) {
-            return Ok(());
-        }
         let host = self.host.clone();
         host.is_preloading.set(true);
         let evaluated = host.lane.preload.iter().try_for_each(|library| {
@@ -158,7 +228,7 @@ impl Vm {
         self.check_size(bundle.bytes(), bundle)?;
         self.preload()?;
         let source = &*bundle.main;
-        let modules = source::may_be_module(source).then(|| loader::serve(&self.runtime, bundle, file));
+        let modules = source::may_be_module(source).then(|| self.host.serve_modules(bundle, file));
         let host = self.host.clone();
         let loaded = self.enter(|ctx| {
             let evaluated = source::evaluate(ctx, source, file)?;
@@ -172,14 +242,14 @@ impl Vm {
             };
             host.settle(ctx, evaluated)?;
             let lookups = source::ENTRY_POINTS.iter().map(|name| source::lookup(ctx, name));
-            let names = source::ENTRY_POINTS.iter().map(|name| {
-                Atom::from_str(ctx.clone(), name)?.to_value().map(|name| Persistent::save(ctx, name))
-            });
+            let names = source::ENTRY_POINTS
+                .iter()
+                .map(|name| Kept::new(ctx, Atom::from_str(ctx.clone(), name)?.to_value()?));
             Ok(Entries {
                 names: names.collect::<rquickjs::Result<_>>()?,
                 lookups: lookups.collect::<rquickjs::Result<_>>()?,
-                exports: exports.map(|exports| Persistent::save(ctx, exports)),
-                last: last.map(|promise| Persistent::save(ctx, promise)),
+                exports: exports.map(|exports| Kept::new(ctx, exports)).transpose()?,
+                last: last.map(|promise| Kept::new(ctx, promise)).transpose()?,
             })
         });
         if let (Err(_), Some(modules)) = (&loaded, modules) {
@@ -231,7 +301,7 @@ impl Vm {
     /// # Errors
     /// What a timer's function threw, or why the script has to end.
     pub fn idle(&mut self, time: Option<Duration>) -> Result<Wake, ScriptError> {
-        let asked = self.host.fiber.asked();
+        let asked = self.host.asked();
         if asked >= Ask::Interrupt || (time == Some(Duration::ZERO) && self.nothing_goes_on()) {
             return self.give_way(asked);
         }
@@ -239,8 +309,8 @@ impl Vm {
         loop {
             self.fire_timers()?;
             self.finish_operations()?;
-            if self.host.fiber.asked() >= Ask::EndWaits {
-                return self.give_way(self.host.fiber.asked());
+            if self.host.asked() >= Ask::EndWaits {
+                return self.give_way(self.host.asked());
             }
             let now = Instant::now();
             if until.is_some_and(|until| now >= until) {
@@ -264,19 +334,19 @@ impl Vm {
 
     /// Takes back an interrupt that has done its work, so that the script can clean up.
     pub fn withdraw_interrupt(&mut self) {
-        self.host.fiber.withdraw_interrupt();
+        self.host.fiber().withdraw_interrupt();
     }
 
     /// What has been asked of the script.
     #[must_use]
     pub fn stop_asked(&self) -> bool {
-        self.host.fiber.asked() >= Ask::EndWaits
+        self.host.asked() >= Ask::EndWaits
     }
 
     /// Bytes of heap that the script uses.
     #[must_use]
     pub fn memory_used(&self) -> usize {
-        usize::try_from(self.runtime.memory_usage().malloc_size).unwrap_or(0)
+        self.interpreter.used()
     }
 
     fn give_way(&self, asked: Ask) -> Result<Wake, ScriptError> {
@@ -322,26 +392,30 @@ impl Vm {
         f: impl for<'js> FnOnce(&Ctx<'js>) -> Result<R, failure::Failure>,
     ) -> Result<R, ScriptError> {
         self.host.begin_call()?;
-        let result = self.context.with(|ctx| f(&ctx).map_err(|failure| self.host.explain(&ctx, failure)));
+        let result = self.interpreter.with(|ctx| f(ctx).map_err(|failure| self.host.explain(ctx, failure)));
         // A call that stood still while its lease ran out, and then found nothing more to do, has not gone well.
-        if self.host.is_lost() { Err(ScriptError::Lost) } else { result }
+        let result = if self.host.is_lost() { Err(ScriptError::Lost) } else { result };
+        if result.as_ref().is_err_and(|error| !matches!(error, ScriptError::Thrown(_))) {
+            self.interpreter.condemn();
+        }
+        result
     }
 
     fn find<'js>(&self, ctx: &Ctx<'js>, name: &str) -> rquickjs::Result<Option<Function<'js>>> {
         let Some(entries) = &self.entries else { return Ok(None) };
         let place = source::ENTRY_POINTS.iter().position(|entry| *entry == name);
         let name = match place {
-            Some(place) => entries.names[place].clone().restore(ctx)?,
+            Some(place) => entries.names[place].get(ctx)?,
             None => Atom::from_str(ctx.clone(), name)?.to_value()?,
         };
         if let Some(exports) = &entries.exports {
-            let exported: Value<'_> = exports.clone().restore(ctx)?.get(name.clone())?;
+            let exported: Value<'_> = exports.get(ctx)?.get(name.clone())?;
             if let Some(function) = exported.into_function() {
                 return Ok(Some(function));
             }
         }
         let found: Value<'_> = match place.and_then(|place| entries.lookups[place].as_ref()) {
-            Some(lookup) => lookup.clone().restore(ctx)?.call(())?,
+            Some(lookup) => lookup.get(ctx)?.call(())?,
             None => ctx.globals().get(name)?,
         };
         Ok(found.into_function())

@@ -44,6 +44,9 @@ pub(crate) struct PutArgs {
     /// After a crash: on-failure (again after a pause) or never (disable it)
     #[arg(long, value_name = "POLICY")]
     restart: Option<String>,
+    /// What a worker must offer (--labels) to run it: gpu,zone=eu
+    #[arg(long, value_name = "L,L")]
+    requires: Option<String>,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -92,6 +95,7 @@ impl PutArgs {
             disabled: self.disabled,
             hang: self.hang.clone(),
             restart: self.restart.clone(),
+            requires: self.requires.clone(),
             memory_limit: self.limits.memory_limit.clone(),
             stack_limit: self.limits.stack_limit.clone(),
             call_timeout: self.limits.call_timeout.clone(),

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use crate::clock::BootInstant;
 use crate::error::Error;
 use crate::id::Nonce;
+use crate::labels::Labels;
 use crate::lease::{Lease, Timing};
 use crate::name::TaskName;
 use crate::records::{DeadSession, DefinitionRead};
@@ -53,6 +54,8 @@ pub(super) struct Claims {
     pub(super) store: Store,
     pub(super) lease: Lease,
     pub(super) timing: Timing,
+    /// What this worker offers.
+    pub(super) labels: Labels,
 }
 
 impl Claims {
@@ -113,7 +116,7 @@ impl Claims {
         read: Result<Option<DefinitionRead>, Error>,
     ) -> Result<DefinitionRead, Claimed> {
         let read = match read.map_err(Claimed::Unread)? {
-            Some(read) if is_runnable(&read) => read,
+            Some(read) if is_runnable(&read) && self.offers(&read) => read,
             read => return Err(Claimed::NothingToRun { read }),
         };
         match self.may_be_of_2020(wanted, &read).await {
@@ -121,6 +124,11 @@ impl Claims {
             Ok(Some(of_2020)) => Err(of_2020),
             Err(error) => Err(Claimed::Unread(error)),
         }
+    }
+
+    /// Whether this worker has what it takes to run it.
+    fn offers(&self, read: &DefinitionRead) -> bool {
+        read.definition.as_ref().map_or(true, |definition| self.labels.offer(&definition.requires))
     }
 
     fn request(&self, wanted: &Wanted, read: &DefinitionRead) -> ClaimRequest {

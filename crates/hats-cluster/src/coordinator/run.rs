@@ -1,7 +1,9 @@
 //! The coordinator's loop and what it does at each message. The rules are in `plan` and `settle`, the knowledge in
 //! `table`, the requests in `operation`; what follows from a message is in the modules below, by subject.
 
+mod balancing;
 mod claiming;
+mod endpoints;
 mod feed;
 mod owning;
 mod peers;
@@ -27,7 +29,7 @@ use crate::error::Error;
 use crate::id::{Nonce, SessionId};
 use crate::keys::Key;
 use crate::lease::{Lease, Timing};
-use crate::name::{TaskName, WorkerName};
+use crate::name::{EndpointPath, TaskName, WorkerName};
 use crate::observe::Observer;
 use crate::records::{ClaimRecord, DeadSession, DefinitionRead, SessionEnd, WorkerRow};
 use crate::session::{self, SessionThread, Vitals};
@@ -38,7 +40,7 @@ use crate::watchdog::Stamp;
 use super::operation::Claimed;
 use super::settle::Settling;
 use super::table::{Known, Mine, Table};
-use super::{Admission, Command, Connections, Event, JobNews, Peers};
+use super::{Admission, Command, Condition, Connections, EndpointNews, Event, JobNews, Peers};
 
 /// So many claims are under way at once.
 const CLAIMS_MAX: usize = 256;
@@ -68,6 +70,7 @@ pub(super) struct Parts {
     pub(super) connections: Arc<Connections>,
     pub(super) events: mpsc::UnboundedSender<Event>,
     pub(super) peers: tokio::sync::watch::Sender<Peers>,
+    pub(super) pushed: tokio::sync::watch::Sender<bool>,
     pub(super) stamp: Stamp,
     /// Sessions of ours that were tried and not answered.
     pub(super) tried: HashSet<SessionId>,
@@ -138,6 +141,11 @@ pub(super) struct Coordinator {
     /// Whoever runs jobs.
     news: Option<mpsc::UnboundedSender<JobNews>>,
     named_by_runs: HashSet<SessionId>,
+    /// Whoever answers requests.
+    endpoint_news: Option<mpsc::UnboundedSender<EndpointNews>>,
+    pushed: tokio::sync::watch::Sender<bool>,
+    /// Endpoints that have changed while a sweep was under way, which may have missed them.
+    endpoints_changed: HashSet<EndpointPath>,
     stamp: Stamp,
     done: mpsc::UnboundedSender<Done>,
     answers: Option<mpsc::UnboundedReceiver<Done>>,
@@ -156,6 +164,8 @@ pub(super) struct Coordinator {
     draining: bool,
     /// Whether new threads may be taken, as far as the rest of the worker is concerned.
     admission: Admission,
+    /// How well we are, as far as the rest of the worker has found.
+    condition: Condition,
     settling: Settling,
     /// A session was opened before the current one.
     opened_before: bool,
@@ -172,6 +182,11 @@ pub(super) struct Coordinator {
     /// A worker of 2020 was seen alive so recently that it counts as alive until then.
     seen_2020_until: BootInstant,
     claims_under_way: usize,
+    /// Threads of ours that are stopped for the sake of another worker, and of which.
+    moves: HashMap<TaskName, SessionId>,
+    balance_at: BootInstant,
+    /// It is said again from then on that this worker is critical and alone.
+    alone_said_until: BootInstant,
     ghosts: HashSet<Nonce>,
     pardons: HashSet<TaskName>,
 
@@ -245,16 +260,23 @@ impl Coordinator {
             peers: parts.peers,
             news: None,
             named_by_runs: HashSet::new(),
+            endpoint_news: None,
+            pushed: parts.pushed,
+            endpoints_changed: HashSet::new(),
             observer: Observer::new(timing),
             index: HashSet::new(),
             watching: Watching::Polled,
             draining: false,
             admission: Admission::Open,
+            condition: Condition::default(),
             runnable: Runnable::default(),
             blocked_until: BootInstant::default(),
             data_lost_until: BootInstant::default(),
             seen_2020_until: BootInstant::default(),
             claims_under_way: 0,
+            moves: HashMap::new(),
+            balance_at: now,
+            alone_said_until: BootInstant::default(),
             ghosts: HashSet::new(),
             pardons: HashSet::new(),
             dirty_claims: HashSet::new(),
@@ -301,6 +323,8 @@ impl Coordinator {
         let Some(mut answers) = self.answers.take() else { return };
         let mut admission = self.config.admission.clone();
         self.admitted(admission.borrow_and_update().clone());
+        let mut condition = self.config.condition.clone();
+        self.condition_is(condition.borrow_and_update().clone());
         self.first_row().await;
         self.opened(lease);
         loop {
@@ -356,6 +380,11 @@ impl Coordinator {
                     self.admitted(admitted);
                     Flow::On
                 }
+                Ok(()) = condition.changed() => {
+                    let found = condition.borrow_and_update().clone();
+                    self.condition_is(found);
+                    Flow::On
+                }
                 () = tokio::time::sleep(sleep) => Flow::On,
             };
             match flow {
@@ -373,6 +402,7 @@ impl Coordinator {
             Some(Command::ClaimNow(names)) => self.claim_now(names),
             Some(Command::Look(names)) => names.into_iter().for_each(|name| self.changed(Key::Thread(name))),
             Some(Command::FeedJobs(tell)) => self.feed_jobs(tell),
+            Some(Command::FeedEndpoints(tell)) => self.feed_endpoints(tell),
             Some(Command::NameSessions(sessions)) => self.name_sessions(sessions),
             Some(Command::Drain) => self.drain(),
             Some(Command::Close(closed)) => {
@@ -423,6 +453,7 @@ impl Coordinator {
                 self.connections.watch.store(true, Ordering::Release);
                 self.look_at_everything();
                 self.tell_jobs(JobNews::Gap);
+                self.tell_endpoints(EndpointNews::Gap);
             }
             watch::Notice::Changed(keys) => {
                 let keys: Vec<_> = keys.iter().filter_map(|key| self.store.keys().parse(key)).collect();
@@ -483,7 +514,8 @@ impl Coordinator {
                 }
             }
             Key::Job(name) => self.tell_jobs(JobNews::Changed(name)),
-            Key::Ticks(_) | Key::Endpoint(_) | Key::Session(_) => {}
+            Key::Endpoint(path) => self.endpoint_changed(path),
+            Key::Ticks(_) | Key::Session(_) => {}
         }
     }
 
@@ -551,9 +583,21 @@ impl Coordinator {
         }
     }
 
+    /// What the rest of the worker has found: mostly other figures, which go into the row when it is written anyway.
+    fn condition_is(&mut self, condition: Condition) {
+        let was_critical = self.condition.critical.is_some();
+        self.condition = condition;
+        if was_critical != self.condition.critical.is_some() {
+            self.tell_peers();
+            // People see it in the row, and peers in the session's next renewal.
+            self.row_at = BootInstant::now();
+            self.consider_all();
+        }
+    }
+
     /// Peers do not wait for a worker that takes nothing new.
     fn tell_peers(&self) {
-        let closed = self.draining || self.admission != Admission::Open;
+        let closed = self.draining || self.admission != Admission::Open || self.condition.critical.is_some();
         self.vitals.closed.store(closed, Ordering::Release);
     }
 
@@ -583,6 +627,7 @@ impl Coordinator {
             }
         }
         self.mirrors.clear();
+        self.moves.clear();
         self.count_threads();
         self.tell(Event::Lost { lease: lease.clone() });
     }

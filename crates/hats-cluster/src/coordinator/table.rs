@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::clock::BootInstant;
 use crate::id::{Nonce, SessionId};
+use crate::labels::Labels;
 use crate::lease::Lease;
 use crate::name::TaskName;
 use crate::records::{ClaimRecord, Definition, DefinitionRead, SourceDigest};
@@ -34,6 +35,8 @@ pub(super) struct Thread {
     pub(super) definition: Known,
     /// Source and `RestartAt` as last read; the source itself is kept only for what we own.
     pub(super) seen: Option<(SourceDigest, Option<Arc<str>>)>,
+    /// What a worker must offer, as last read.
+    pub(super) requires: Labels,
     /// Its definition is malformed and says so already: there is nothing to run until it changes.
     pub(super) malformed: bool,
     /// The claim as last seen; none = not yet.
@@ -148,8 +151,13 @@ impl Thread {
         };
         self.definition = if read.enabled { Known::Enabled } else { Known::Disabled };
         self.seen = Some((read.digest.clone(), read.restart_at.clone()));
-        if let Err(error) = &read.definition {
-            self.malformed = says_so_already(read, &error.to_string());
+        match &read.definition {
+            Ok(definition) => self.requires = definition.requires.clone(),
+            Err(error) => {
+                // Whoever meets it first writes down what is wrong with it.
+                self.requires = Labels::default();
+                self.malformed = says_so_already(read, &error.to_string());
+            }
         }
     }
 }

@@ -121,10 +121,7 @@ impl Store {
         known: Option<&SourceDigest>,
         fields: &[&str],
     ) -> Call {
-        let mut args = vec![known.map(SourceDigest::to_string).unwrap_or_default()];
-        args.extend([SOURCE_BYTES_MAX, FIELDS_READ_MAX].map(|most| most.to_string()));
-        args.extend(fields.iter().chain(&MIRROR_FIELDS).map(|&field| field.to_owned()));
-        Call::new(&lua::READ, self.keys().definition(kind, task), args)
+        read_at(self.keys().definition(kind, task), known, fields.iter().chain(&MIRROR_FIELDS).copied())
     }
 
     /// Writes our state into a definition for people. False: there is no such definition any more.
@@ -265,12 +262,20 @@ impl Store {
         source: &str,
         fields: &[(&str, String)],
     ) -> Result<(Put, String), Error> {
-        let key = self.keys().definition(kind, task);
-        let mut args = vec![source.to_owned()];
+        self.put_at(self.keys().definition(kind, task), Value::from(source), fields).await
+    }
+
+    pub(super) async fn put_at(
+        &self,
+        key: String,
+        source: Value,
+        fields: &[(&str, String)],
+    ) -> Result<(Put, String), Error> {
+        let mut args = vec![source];
         for (field, value) in fields {
-            args.extend([(*field).to_owned(), value.clone()]);
+            args.extend([Value::from(*field), Value::from(value.as_str())]);
         }
-        let reply = self.run(Call::new(&lua::PUT, key, args)).await?;
+        let reply = self.run(Call { lua: &lua::PUT, key, args }).await?;
         let put = match reply.text(0)?.as_str() {
             "CREATED" => Put::Created,
             "UPDATED" => Put::Updated,
@@ -285,7 +290,11 @@ impl Store {
     /// # Errors
     /// When the outcome is not known; it may be repeated.
     pub async fn delete_definition(&self, kind: TaskKind, task: &TaskName) -> Result<bool, Error> {
-        let deleted: u64 = self.client().del(self.keys().definition(kind, task)).await.map_err(failed)?;
+        self.delete_at(self.keys().definition(kind, task)).await
+    }
+
+    pub(super) async fn delete_at(&self, key: String) -> Result<bool, Error> {
+        let deleted: u64 = self.client().del(key).await.map_err(failed)?;
         Ok(deleted > 0)
     }
 
@@ -294,23 +303,27 @@ impl Store {
     /// # Errors
     /// When Redis does not answer.
     pub async fn index(&self, kind: TaskKind) -> Result<Vec<TaskName>, Error> {
+        let names = self.index_members(kind).await?.into_iter();
+        Ok(names.filter_map(|name| TaskName::new(name).ok()).collect())
+    }
+
+    pub(crate) async fn index_members(&self, kind: TaskKind) -> Result<Vec<String>, Error> {
         let members: Value = self.client().smembers(self.keys().index(kind)).await.map_err(failed)?;
-        let names = members.into_array();
-        Ok(names.iter().filter_map(lua::lossy).filter_map(|name| TaskName::new(name).ok()).collect())
+        Ok(members.into_array().iter().filter_map(lua::lossy).collect())
     }
 
     /// Adds names to the index of a kind.
     ///
     /// # Errors
     /// When the outcome is not known; it may be repeated.
-    pub async fn index_add(&self, kind: TaskKind, names: &[TaskName]) -> Result<(), Error> {
+    pub async fn index_add(&self, kind: TaskKind, names: &[impl AsRef<str>]) -> Result<(), Error> {
         let calls = names
             .chunks(1000)
             .map(|names| {
                 Call::new(
                     &lua::INDEX,
                     self.keys().index(kind),
-                    names.iter().map(TaskName::to_string).collect(),
+                    names.iter().map(|name| name.as_ref().to_owned()).collect(),
                 )
             })
             .collect();
@@ -321,9 +334,9 @@ impl Store {
     ///
     /// # Errors
     /// When the outcome is not known; it may be repeated.
-    pub async fn index_remove(&self, kind: TaskKind, names: &[TaskName]) -> Result<(), Error> {
+    pub async fn index_remove(&self, kind: TaskKind, names: &[impl AsRef<str>]) -> Result<(), Error> {
         for names in names.chunks(1000) {
-            let names: Vec<&str> = names.iter().map(TaskName::as_str).collect();
+            let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
             let () = self.client().srem(self.keys().index(kind), names).await.map_err(failed)?;
         }
         Ok(())
@@ -363,6 +376,18 @@ const JOB_FIELDS: [&str; 16] = [
 ];
 /// Asked for behind the others.
 const MIRROR_FIELDS: [&str; 5] = ["State", "Owner", "Heartbeat", "Error", "ErrorTime"];
+
+/// Reads a definition: its source and modules unless they are `known`, and these fields.
+pub(super) fn read_at<'a>(
+    key: String,
+    known: Option<&SourceDigest>,
+    fields: impl IntoIterator<Item = &'a str>,
+) -> Call {
+    let mut args = vec![known.map(SourceDigest::to_string).unwrap_or_default()];
+    args.extend([SOURCE_BYTES_MAX, FIELDS_READ_MAX].map(|most| most.to_string()));
+    args.extend(fields.into_iter().map(str::to_owned));
+    Call::new(&lua::READ, key, args)
+}
 
 /// What `read.lua` gives of any definition.
 struct Raw {

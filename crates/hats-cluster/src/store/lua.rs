@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use bytes::Bytes;
 use fred::types::Value;
 
 use crate::error::Error;
@@ -56,6 +57,7 @@ scripts! {
     READ "read"
     PUT "put"
     EDIT "edit"
+    MENDED "mended"
     ROW "row"
     INDEX "index"
 }
@@ -141,6 +143,15 @@ impl Reply {
     /// That this reply is none that the script documents.
     pub(super) fn unexpected(&self) -> Error {
         Error::Protocol(format!("{}: {:?}", self.lua, self.values))
+    }
+}
+
+/// A value as the bytes that it is.
+pub(super) fn raw(value: Value) -> Bytes {
+    match value {
+        Value::Bytes(bytes) => bytes,
+        Value::String(text) => text.into_inner(),
+        value => value.into_string().map_or_else(Bytes::new, Bytes::from),
     }
 }
 

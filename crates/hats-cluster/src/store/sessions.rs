@@ -6,13 +6,14 @@ use fred::interfaces::{HashesInterface, SetsInterface};
 use fred::types::Value;
 
 use super::{Call, PIPELINE_MAX, Store, failed, lua, one_for_each, read_one};
+use crate::config::Capacity;
 use crate::error::Error;
 use crate::id::SessionId;
 use crate::name::{TaskName, WorkerName};
 use crate::records::{DeadSession, SessionEnd, SessionRecord};
 
 /// What a session says of its worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SessionInfo {
     /// The worker's name.
     pub name: WorkerName,
@@ -20,6 +21,8 @@ pub struct SessionInfo {
     pub version: String,
     /// The lease D.
     pub lease: Duration,
+    /// Which threads it takes, and how many.
+    pub capacity: Capacity,
 }
 
 /// What a renewal says of its worker.
@@ -85,7 +88,7 @@ pub enum Burial {
 }
 
 /// One look at the sessions.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     /// All ids in the index set.
     pub index: Vec<SessionId>,
@@ -93,9 +96,22 @@ pub struct Sample {
     pub sessions: Vec<(SessionId, Option<SessionRecord>)>,
 }
 
-const FIELDS: [&str; 12] = [
-    "State", "Name", "Beat", "Expiry", "LeaseMs", "Suspect", "Ready", "Load", "Opened", "End", "Ended",
+const FIELDS: [&str; 15] = [
+    "State",
+    "Name",
+    "Beat",
+    "Expiry",
+    "LeaseMs",
+    "Suspect",
+    "Ready",
+    "Load",
+    "Opened",
+    "End",
+    "Ended",
     "Version",
+    "Weight",
+    "ThreadsMax",
+    "Labels",
 ];
 
 impl Store {
@@ -104,7 +120,15 @@ impl Store {
     /// # Errors
     /// When the outcome is not known.
     pub async fn open(&self, id: &SessionId, info: &SessionInfo) -> Result<Opened, Error> {
-        let args = vec![info.name.to_string(), info.version.clone(), info.lease.as_millis().to_string()];
+        let Capacity { weight, threads_max, labels } = &info.capacity;
+        let args = vec![
+            info.name.to_string(),
+            info.version.clone(),
+            info.lease.as_millis().to_string(),
+            weight.to_string(),
+            threads_max.map(|most| most.to_string()).unwrap_or_default(),
+            labels.to_string(),
+        ];
         let reply = self.run(Call::new(&lua::OPEN, self.keys().session(id), args)).await?;
         match reply.text(0)?.as_str() {
             "OPENED" => Ok(Opened::Opened { server_ms: reply.number(1)? }),
@@ -265,6 +289,16 @@ fn parse_record(value: Value) -> Option<SessionRecord> {
         opened_ms: number(8),
         end: (!alive).then(|| (parse_end(&text(9)), number(10))),
         version: text(11),
+        capacity: Capacity {
+            // Of an earlier version, or unreadable: as if nothing had been said.
+            weight: text(12)
+                .parse()
+                .ok()
+                .filter(|weight: &f64| weight.is_normal() && *weight > 0.0)
+                .unwrap_or(1.0),
+            threads_max: text(13).parse().ok(),
+            labels: text(14).parse().unwrap_or_default(),
+        },
     })
 }
 

@@ -176,6 +176,7 @@ fn info() -> SessionInfo {
         name: WorkerName::new("w").unwrap(),
         version: "0.1.0".to_owned(),
         lease: Duration::from_secs(5),
+        capacity: crate::config::Capacity::default(),
     }
 }
 
@@ -205,6 +206,7 @@ macro_rules! conformance {
     };
 }
 
+mod endpoints;
 mod ticks;
 
 conformance![

@@ -63,7 +63,12 @@ async fn run_under(store: &Store, session: &SessionId) -> TicksRecord {
 async fn a_death_that_only_runs_have_seen_is_noticed_and_settled(redis: &RedisConfig) {
     let (store, journal) = (store(redis).await, Journal::new());
     let silent = SessionId::random();
-    let info = SessionInfo { name: "x".parse().unwrap(), version: "0".to_owned(), lease: LEASE };
+    let info = SessionInfo {
+        name: "x".parse().unwrap(),
+        version: "0".to_owned(),
+        lease: LEASE,
+        capacity: hats_cluster::config::Capacity::default(),
+    };
     store.open(&silent, &info).await.unwrap();
     run_under(&store, &silent).await;
     let a = Worker::start(redis, "a", &journal).await;

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "figures are for whoever runs the tests")]
 
 mod coordinator;
+mod endpoints;
 mod jobs;
 mod measure;
 mod server;

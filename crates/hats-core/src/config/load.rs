@@ -23,9 +23,10 @@ use hats_cluster::address::{RedisAddress, RedisConfig, Secret};
 use hats_cluster::name::{ClusterName, TaskName, WorkerName};
 
 use super::value::{boolean, duration, is_off, quoted, size};
-use super::{Config, Job, Library, Limits, Script, jobs};
+use super::{Config, Endpoint, Job, Library, Limits, Script, jobs};
 use crate::Error;
 use crate::bundle::{self, Source, read_text};
+use crate::endpoints::read_folder;
 
 /// A config file above this size is refused before it is read whole.
 const CONFIG_BYTES_MAX: usize = 1 << 20;
@@ -41,12 +42,10 @@ struct Key {
     name: &'static str,
     /// What a config file of 2020 calls it.
     alias: Option<&'static str>,
-    /// Whether this build has the part that the setting is for.
-    served: bool,
 }
 
 const fn key(name: &'static str) -> Key {
-    Key { name, alias: None, served: true }
+    Key { name, alias: None }
 }
 
 /// All of them but `config`, which only a flag or a variable can give.
@@ -60,10 +59,14 @@ const KEYS: &[Key] = &[
     Key { alias: Some("name"), ..key("worker-name") },
     key("scripts"),
     key(JOBS),
+    key("endpoints"),
     key("run-now"),
     key("lease-seconds"),
     key("drain-timeout"),
     key("stall-after"),
+    key("weight"),
+    key("max-threads"),
+    key("labels"),
     key("memory-limit"),
     key("stack-limit"),
     key("source-limit"),
@@ -72,14 +75,17 @@ const KEYS: &[Key] = &[
     key("log-format"),
     key("log-level"),
     key("call-log"),
-    Key { served: false, ..key("cpu-threshold") },
-    Key { served: false, ..key("mem-threshold") },
+    key("system-root"),
+    key("cpu-threshold"),
+    key("mem-threshold"),
     key("memory-budget"),
-    Key { served: false, ..key("health-interval") },
-    Key { served: false, ..key("host") },
-    Key { served: false, ..key("host-port") },
-    Key { served: false, ..key("health-port") },
-    Key { served: false, ..key("bind") },
+    key("health-interval"),
+    key("host"),
+    key("host-port"),
+    key("endpoint-body-limit"),
+    key("endpoint-concurrency"),
+    key("health-port"),
+    key("bind"),
     key("allow-net"),
     key("deny-net"),
     key("http-proxy"),
@@ -182,13 +188,7 @@ impl Settings {
         &self.warnings
     }
 
-    /// The settings that somebody gave although this build has nothing yet that would heed them.
-    #[must_use]
-    pub fn unserved(&self) -> Vec<&'static str> {
-        KEYS.iter().filter(|key| !key.served && self.asks_for(key.name)).map(|key| key.name).collect()
-    }
-
-    /// Reads and checks all that a worker needs, the files named by `scripts` and `jobs` included.
+    /// Reads and checks all that a worker needs, the files named by `scripts`, `jobs` and `endpoints` included.
     ///
     /// # Errors
     ///
@@ -206,17 +206,27 @@ impl Settings {
                 .unwrap_or(default.redis_blocking_connections),
             scripts: self.scripts("scripts", limits.source)?,
             jobs: self.jobs(limits.source)?,
+            endpoints: self.endpoints(limits.source)?,
             run_now: self.read_as("run-now", boolean)?.unwrap_or_default(),
             lease: self.read_as("lease-seconds", lease)?.unwrap_or(default.lease),
             drain_timeout: self.read_as("drain-timeout", duration)?.unwrap_or(default.drain_timeout),
             stall_after: self.read_as("stall-after", duration)?.unwrap_or(default.stall_after),
             limits,
+            weight: self.parsed("weight")?.unwrap_or(default.weight),
+            max_threads: self.parsed("max-threads")?,
+            labels: self.parsed("labels")?.unwrap_or(default.labels),
             cpu_threshold: self.read_as("cpu-threshold", unless_off)?.unwrap_or(default.cpu_threshold),
             mem_threshold: self.read_as("mem-threshold", unless_off)?.unwrap_or(default.mem_threshold),
             memory_budget: self.read_as("memory-budget", unless_off)?.unwrap_or(default.memory_budget),
             health_interval: self.read_as("health-interval", some_time)?.unwrap_or(default.health_interval),
             host: self.read_as("host", boolean)?.unwrap_or_default(),
             host_port: self.read_as("host-port", port)?.unwrap_or(default.host_port),
+            endpoint_body_limit: self
+                .read_as("endpoint-body-limit", bytes)?
+                .unwrap_or(default.endpoint_body_limit),
+            endpoint_concurrency: self
+                .read_as("endpoint-concurrency", connections)?
+                .unwrap_or(default.endpoint_concurrency),
             health_port: self.read_as("health-port", port)?,
             bind: self.read_as("bind", address)?.unwrap_or(default.bind),
             preload: self.libraries("preload", limits.source)?,
@@ -227,6 +237,9 @@ impl Settings {
             sqlite_dir: self.read_as("sqlite-dir", |text| Ok(PathBuf::from(text)))?,
             sql_connections: self.read_as("sql-connections", connections)?.unwrap_or(default.sql_connections),
             call_log: self.read_as("call-log", |text| Ok(PathBuf::from(text)))?,
+            system_root: self
+                .read_as("system-root", |text| Ok(PathBuf::from(text)))?
+                .unwrap_or(default.system_root),
         };
         config.check()?;
         Ok(config)
@@ -404,6 +417,11 @@ impl Settings {
         jobs::read(&value, bytes_max).map_err(|message| self.refuse(&value, JOBS, &message))
     }
 
+    /// The endpoints in the folder that `endpoints` names.
+    fn endpoints(&self, bytes_max: usize) -> Result<Vec<Endpoint>, Error> {
+        Ok(self.read_as("endpoints", |folder| read_folder(folder, bytes_max))?.unwrap_or_default())
+    }
+
     fn libraries(&self, name: &'static str, bytes_max: usize) -> Result<Vec<Library>, Error> {
         self.each_of(name, |path| {
             let source = bundle::read_alone(Path::new(path), bytes_max)?;
@@ -421,16 +439,6 @@ impl Settings {
             None => Error::Config(message),
         };
         self.list(name)?.iter().map(|path| of(path).map_err(refuse)).collect()
-    }
-
-    /// Whether a setting is given and wants something: `host: false` does not.
-    fn asks_for(&self, name: &str) -> bool {
-        self.find(name).is_some_and(|value| {
-            !matches!(
-                text(&value).map(|text| text.trim().to_ascii_lowercase()).as_deref(),
-                Ok("" | "false" | "off")
-            )
-        })
     }
 
     fn find(&self, name: &str) -> Option<Value> {

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use hats_cluster::Admission;
+use hats_health::readings::Memory;
 
-use super::meter::Reading;
 use crate::config::MemoryBudget;
 
 /// Once refused, new threads are taken again below this share of the budget, so that a worker at its budget does not
@@ -24,7 +24,7 @@ impl Budget {
     }
 
     /// What is new, if anything is.
-    pub(super) fn decide(&mut self, reading: &Reading) -> Option<Admission> {
+    pub(super) fn decide(&mut self, reading: &Memory) -> Option<Admission> {
         let (used, limit) = match self.budget {
             MemoryBudget::Bytes(bytes) => (reading.resident, bytes as f64),
             MemoryBudget::Share(share) => (reading.used, reading.limit as f64 * share.value() / 100.0),
@@ -37,7 +37,7 @@ impl Budget {
         Some(if refused { Admission::Refused(self.reason(reading).into()) } else { Admission::Open })
     }
 
-    fn reason(&self, reading: &Reading) -> String {
+    fn reason(&self, reading: &Memory) -> String {
         match self.budget {
             MemoryBudget::Bytes(bytes) => format!(
                 "this process has {} resident, more than its memory-budget of {}",
@@ -46,7 +46,7 @@ impl Budget {
             ),
             MemoryBudget::Share(share) => format!(
                 "{:.1}% of {} ({}) are in use, more than the memory-budget of {share}",
-                reading.used as f64 * 100.0 / reading.limit.max(1) as f64,
+                reading.percent(),
                 Size(reading.limit),
                 reading.whose,
             ),
@@ -70,14 +70,14 @@ impl fmt::Display for Size {
 mod tests {
     use super::*;
     use crate::config::Percent;
-    use crate::memory::meter::Whose;
+    use hats_health::readings::Whose;
 
     fn share(percent: f64) -> Budget {
         Budget::new(MemoryBudget::Share(Percent::new(percent).unwrap()))
     }
 
-    fn used(used: u64) -> Reading {
-        Reading { used, limit: 1000 << 20, resident: 1 << 20, whose: Whose::Cgroup }
+    fn used(used: u64) -> Memory {
+        Memory { used, limit: 1000 << 20, resident: 1 << 20, whose: Whose::Cgroup }
     }
 
     fn refused(admission: Option<Admission>) -> String {
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn a_size_is_that_of_this_process_whatever_else_is_in_use() {
         let mut budget = Budget::new(MemoryBudget::Bytes(2 << 30));
-        let resident = |resident| Reading { resident, ..used(1000 << 20) };
+        let resident = |resident| Memory { resident, ..used(1000 << 20) };
         assert_eq!(budget.decide(&resident(2 << 30)), None);
         let why = refused(budget.decide(&resident(3 << 30)));
         assert_eq!(why, "this process has 3.0 GiB resident, more than its memory-budget of 2.0 GiB");

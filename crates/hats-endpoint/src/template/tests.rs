@@ -64,6 +64,7 @@ fn try_render(source: &str) -> Result<String, ScriptError> {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let lanes = runtime.block_on(async {
             Lanes::start(&LanesConfig {
+                warm_bytes: LanesConfig::WARM_BYTES,
                 count: 1,
                 worker: Arc::new(Fake),
                 env: EnvOverlay::default(),
@@ -71,6 +72,7 @@ fn try_render(source: &str) -> Result<String, ScriptError> {
                 redis: None,
                 sql: None,
                 preload: Arc::default(),
+                warm_bytes: hats_script::LanesConfig::WARM_BYTES,
                 on_turn: Arc::new(|_| {}),
             })
             .unwrap()

@@ -21,11 +21,12 @@ use hats_cluster::records::{JobDefinition, JobRead, Mirror, State, TickOutcome, 
 use hats_cluster::store::{Asked, Ended, MirrorUpdate, Run, Said, Store, TickAnswer, TickRequest, Waiting};
 use hats_script::BoxFuture;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::plan::Next;
 use super::table::{self, Known, Ready, Step};
-use super::{Done, Shared, wall_ms};
+use super::{Answer, Done, Shared};
 use crate::call_log::Caller;
 use crate::control::Audit;
 use crate::restart;
@@ -50,7 +51,7 @@ pub(super) struct Question {
     pub(super) dead: Vec<SessionId>,
 }
 
-/// A run of ours that is in the table, from before it is asked for. It is over when this goes.
+/// A run of ours that is in the table, from before it is asked for. Nobody attends to it any more when this goes.
 struct Entered {
     shared: Arc<Shared>,
     by: Asked,
@@ -59,7 +60,7 @@ struct Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.shared.runs.over(&self.by.nonce);
+        self.shared.runs.leave(&self.by.nonce);
     }
 }
 
@@ -75,7 +76,7 @@ impl Entered {
 
     /// Redis has granted it.
     fn granted(self, run: Run, def: String, manual: bool) -> Granted {
-        self.shared.runs.begun(&self.by.nonce, wall_ms());
+        self.shared.runs.begun(&self.by.nonce);
         Granted { run, entered: self, def, manual }
     }
 }
@@ -93,12 +94,15 @@ struct Granted {
 pub(super) fn start(shared: Arc<Shared>, question: Question, step: Step) {
     let span = tracing::error_span!("job", task = %question.name);
     let work = async move {
-        let name = question.name.clone();
+        let (name, asked_at) = (question.name.clone(), Instant::now());
+        let nothing = Done::Asked { name: name.clone(), asked_at, ticks: None, after: After::Rest(REST_MS) };
+        let answer = Answer::or(&shared.done, nothing);
         let (granted, ticks, after) = ask(&shared, &question, step).await;
-        let _ = shared.done.send(Done::Asked { name: name.clone(), ticks, after });
+        answer.is(Done::Asked { name: name.clone(), asked_at, ticks, after });
         if let Some(granted) = granted {
+            // Told when it goes, however it ends.
+            let _ended = Answer::or(&shared.done, Done::Ended { name });
             attend(&shared, &question, granted).await;
-            let _ = shared.done.send(Done::Ended { name });
         }
     };
     tokio::spawn(work.instrument(span));
@@ -112,14 +116,14 @@ pub(super) enum After {
     Consider,
     /// What is known of the definition may be old: it reads that first.
     Read,
-    /// It considers the job at this instant, in milliseconds since 1970.
-    At(i64),
+    /// It considers the job after so many milliseconds.
+    Rest(i64),
 }
 
 async fn ask(shared: &Arc<Shared>, question: &Question, step: Step) -> Told {
-    let not_answered = (None, None, After::At(wall_ms() + REST_MS));
+    let not_answered = (None, None, After::Rest(REST_MS));
     match step {
-        Step::Wait(_) | Step::Look => (None, None, After::Consider),
+        Step::Wait(_) | Step::Look | Step::LookInTurn { .. } => (None, None, After::Consider),
         Step::Adopt => adopt(shared, question).await.unwrap_or(not_answered),
         Step::Settle => settle(shared, question).await.unwrap_or(not_answered),
         Step::Ask(next) => tick(shared, question, next).await.unwrap_or(not_answered),
@@ -164,7 +168,7 @@ async fn settle(shared: &Arc<Shared>, question: &Question) -> Option<Told> {
     let (run, record) = answered(&question.lease, "settle", settle).await?;
     // What has changed nothing is not asked for again at once.
     let same = record == question.ticks;
-    let after = if same { After::At(wall_ms() + REST_MS) } else { After::Consider };
+    let after = if same { After::Rest(REST_MS) } else { After::Consider };
     Some((run.map(|run| entered.granted(run, def, false)), Some(record), after))
 }
 
@@ -187,7 +191,7 @@ async fn tick(shared: &Arc<Shared>, question: &Question, next: Next) -> Option<T
             let granted = entered.granted(run, ready.def.clone(), false);
             return Some((Some(granted), Some(record), After::Consider));
         }
-        TickAnswer::Early => After::At(wall_ms() + EARLY_MS),
+        TickAnswer::Early => After::Rest(EARLY_MS),
         TickAnswer::Stale => After::Read,
         TickAnswer::Skipped => {
             tracing::debug!(tick = %next.tick, "skipped: the run before has not ended");
@@ -208,7 +212,7 @@ async fn by_hand(shared: &Arc<Shared>, question: &Question, at: &str) -> Option<
         TickAnswer::Granted(run) => {
             (Some(entered.granted(run, ready.def.clone(), true)), Some(record), After::Consider)
         }
-        TickAnswer::Busy => (None, Some(record), After::At(wall_ms() + REST_MS)),
+        TickAnswer::Busy => (None, Some(record), After::Rest(REST_MS)),
         _ => (None, Some(record), After::Consider),
     })
 }
@@ -359,6 +363,7 @@ async fn finish(shared: &Arc<Shared>, question: &Question, nonce: &Nonce, ended:
     let by = next.as_ref().map(|next| &next.by);
     let finish = || shared.store.finish(&question.name, nonce, ended, by);
     let (run, record) = answered(&question.lease, "finish", finish).await?;
+    shared.runs.over(nonce);
     // What waited may have come under another definition than the run that has ended.
     Some(next?.granted(run?, record.def.unwrap_or_default(), false))
 }

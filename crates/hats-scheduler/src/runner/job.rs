@@ -146,7 +146,7 @@ pub(crate) async fn run(lanes: &Lanes, job: Job, mut wanted: watch::Receiver<Wan
     let (source, timeout, guard) = (job.source, job.timeout, job.guard);
     let (asked_at, inner) = (Instant::now(), control.clone());
     let task = ScriptTask { control: control.clone(), limits: job.limits };
-    let (script, ended) = lanes.spawn(task, move |vm| {
+    let (script, ended) = lanes.spawn_run(task, move |vm| {
         // Moved in, so that it is dropped with the fiber's frame and not when somebody stops waiting for it.
         let _guard = guard;
         if inner.stopped() || inner.trusted_for().is_zero() {

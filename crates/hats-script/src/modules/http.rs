@@ -21,7 +21,9 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) use self::client::Budget;
 use self::client::{Answer, Body, Redirect, Request};
 pub use self::client::{Client, Error, Settings};
-use super::{Call, bytes_of, coerced, define, inspect, lazy_with, plain_object, properties, string_of};
+use super::{
+    Call, bytes_of, coerced, define, function, inspect, lazy_with, plain_object, properties, string_of,
+};
 use crate::vm::Host;
 
 /// How long a request may take unless it says otherwise.
@@ -30,12 +32,11 @@ const NO_HTTP: &str = "this worker gives its scripts no HTTP";
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 
 pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
-    let made_for = host.clone();
-    lazy_with(ctx, "http", move |ctx| made(ctx, &made_for))?;
+    lazy_with(ctx, host, "http", made)?;
     fetch::install(ctx, host)
 }
 
-fn made<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<Value<'js>> {
+fn made<'js>(host: &Rc<Host>, ctx: &Ctx<'js>) -> rquickjs::Result<Value<'js>> {
     let http = Object::new(ctx.clone())?;
     define(&http, "http.Get", host, |host, call| request(host, call, Method::GET, Sends::Nothing))?;
     define(&http, "http.Head", host, |host, call| request(host, call, Method::HEAD, Sends::Nothing))?;
@@ -92,7 +93,7 @@ fn perform(
         Ok(url) => url,
         Err(error) => return Ok(Err(error)),
     };
-    let mut held = host.bodies.hold();
+    let mut held = host.bodies.borrow().hold();
     if let Err(error) = held.grow(body.as_ref().map_or(0, Vec::len)) {
         return Ok(Err(error));
     }
@@ -104,8 +105,8 @@ fn perform(
         redirect: Redirect::Follow,
         timeout: options.timeout,
         body_limit: host.limits.http_body,
-        budget: host.bodies.clone(),
-        control: host.control.clone(),
+        budget: host.bodies.borrow().clone(),
+        control: host.control(),
     };
     host.gate(call.ctx)?;
     let sent = host.lane.io.spawn(async move { client.send(request).await });
@@ -311,12 +312,10 @@ const LAZY_BYTES: &str = "(utf8) => (result, text) => { \
 
 /// A function of the script's world that makes a `Uint8Array` of a string.
 fn utf8_function<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<Function<'js>> {
-    let holder = Object::new(ctx.clone())?;
-    define(&holder, "utf8", host, |_, call| {
+    function(ctx, "utf8", host, |_, call| {
         let bytes = call.string(0)?.into_bytes();
         TypedArray::<u8>::new_copy(call.ctx.clone(), bytes).map(TypedArray::into_value)
-    })?;
-    holder.get("utf8")
+    })
 }
 
 fn headers_to_js<'js>(ctx: &Ctx<'js>, headers: &HeaderMap) -> rquickjs::Result<Object<'js>> {

@@ -13,22 +13,22 @@ use crate::vm::Host;
 
 pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     let job = Object::new(ctx.clone())?;
-    getter(&job, "Key", host, |host| host.control.key().to_owned())?;
+    getter(&job, "Key", host, |host| host.control().key().to_owned())?;
     // Epochs stay below 2^53, so that a JavaScript number holds them exactly.
-    getter(&job, "Epoch", host, |host| host.control.epoch() as f64)?;
+    getter(&job, "Epoch", host, |host| host.control().epoch() as f64)?;
     // A new Date at each use: whoever changes one changes that one only.
     getter(&job, "Tick", host, |host| info(host).map(|info| date(info.tick_ms)))?;
     getter(&job, "Attempt", host, |host| info(host).map(|info| info.attempt))?;
-    getter(&job, "Stopped", host, |host| host.control.stopped())?;
-    define(&job, "job.State", host, |host, call| answer(host, call, host.control.state()))?;
-    define(&job, "job.Status", host, |host, call| answer(host, call, host.control.status()))?;
+    getter(&job, "Stopped", host, |host| host.control().stopped())?;
+    define(&job, "job.State", host, |host, call| answer(host, call, host.control().state()))?;
+    define(&job, "job.Status", host, |host, call| answer(host, call, host.control().status()))?;
     define(&job, "job.Disable", host, disable)?;
     ctx.globals().set("thread", job.clone())?;
     ctx.globals().set("job", job)
 }
 
 fn info(host: &Host) -> Option<JobInfo> {
-    match host.control.kind() {
+    match host.control().kind() {
         Kind::Job(info) => Some(info),
         Kind::Thread | Kind::Endpoint => None,
     }

@@ -16,13 +16,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fred::types::Value as RedisValue;
+use hats_arena::Kept;
 use rquickjs::atom::PredefinedAtom;
 use rquickjs::object::Property;
-use rquickjs::{Array, Ctx, Exception, Function, IntoJs, Object, Persistent, Value};
+use rquickjs::{Array, Ctx, Exception, Function, IntoJs, Object, Value};
 
 use self::command::Kind;
 pub(crate) use self::connections::LaneConnection;
-pub use self::connections::{Connections, Error};
+pub use self::connections::{Connections, Error, State};
 use self::frequent::Frequent;
 use self::value::Arguments;
 use super::{Call, define, lazy, plain_object, properties};
@@ -41,7 +42,7 @@ pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     define(&redis, "redis.Blpop", host, blpop)?;
     define(&redis, "redis.HsetFenced", host, hset_fenced)?;
     ctx.globals().set("redis", redis)?;
-    lazy(ctx, "RedisError", "(class RedisError extends Error { get name() { return 'RedisError'; } })")
+    lazy(ctx, host, "RedisError", "(class RedisError extends Error { get name() { return 'RedisError'; } })")
 }
 
 fn do_command<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
@@ -74,7 +75,7 @@ fn blpop<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'
 }
 
 fn hset_fenced<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
-    if host.control.kind() == Kind::Endpoint {
+    if host.control().kind() == crate::host::Kind::Endpoint {
         let message = format!(
             "{}: an endpoint has no epoch, which only threads and jobs have: use redis.Do('HSET', …)",
             call.name
@@ -85,7 +86,7 @@ fn hset_fenced<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<V
     arguments.push(HSET_FENCED);
     arguments.push(1_i64);
     arguments.push_argument(call, 0)?;
-    arguments.push(host.control.epoch().to_string());
+    arguments.push(host.control().epoch().to_string());
     let fields = call.argument(1);
     let Some(fields) = plain_object(&fields) else {
         return Err(call.wrong(1, "an object of fields and values"));
@@ -157,7 +158,7 @@ fn send_over(
         && let Some(command) = Frequent::new(name, &mut arguments)
     {
         // It passes the gate when its round leaves.
-        let answer = connection.send_frequent(command, host.control.clone());
+        let answer = connection.send_frequent(command, host.control());
         let answer = host.wait_through(ctx, answer)?;
         return Ok(answer.unwrap_or_else(|_| Err("ERR the connection to Redis is being closed".to_owned())));
     }
@@ -198,19 +199,25 @@ fn pair<'js>(host: &Host, call: &Call<'_, 'js>, reply: Reply) -> rquickjs::Resul
 
 /// What replies are made with, once for each scope.
 pub(crate) struct ReplyParts {
-    conversion: Persistent<Function<'static>>,
+    conversion: Kept<Function<'static>>,
     /// A pair that is kept for its shape: the engine forgets a shape with the last object that has it, and to make it
     /// again for each reply costs more than the reply.
-    _sample: Persistent<Object<'static>>,
+    _sample: Kept<Object<'static>>,
+}
+
+impl ReplyParts {
+    pub(crate) fn is_new(&self) -> bool {
+        self.conversion.is_new()
+    }
 }
 
 /// Makes a pair pass for its reply: gives it a `Symbol.toPrimitive`. That is JavaScript because it may come to call
 /// itself, if the script puts a pair into itself, and the engine guards the stack in JavaScript only.
 fn convert_to_reply<'js>(host: &Host, pair: &Object<'js>) -> rquickjs::Result<()> {
     let ctx = pair.ctx();
-    let known = host.reply_parts.borrow().as_ref().map(|parts| parts.conversion.clone());
+    let known = host.reply_parts.borrow().as_ref().map(|parts| parts.conversion.get(ctx)).transpose()?;
     let conversion: Function<'js> = match &known {
-        Some(known) => known.clone().restore(ctx)?,
+        Some(known) => known.clone(),
         // A conversion has to give a primitive; an array reply is joined, as arrays are.
         None => ctx.eval(
             "(function () { const reply = this[0]; \
@@ -221,10 +228,8 @@ fn convert_to_reply<'js>(host: &Host, pair: &Object<'js>) -> rquickjs::Result<()
     if known.is_none() {
         let sample = Array::new(ctx.clone())?.into_object();
         sample.prop(PredefinedAtom::SymbolToPrimitive, Property::from(conversion.clone()))?;
-        *host.reply_parts.borrow_mut() = Some(ReplyParts {
-            conversion: Persistent::save(ctx, conversion),
-            _sample: Persistent::save(ctx, sample),
-        });
+        *host.reply_parts.borrow_mut() =
+            Some(ReplyParts { conversion: Kept::new(ctx, conversion)?, _sample: Kept::new(ctx, sample)? });
     }
     Ok(())
 }

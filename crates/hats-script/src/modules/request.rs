@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use rquickjs::function::This;
-use rquickjs::object::{Accessor, Property};
+use hats_arena::define_accessor;
+use rquickjs::object::Property;
 use rquickjs::{Array, Ctx, IntoJs, Object, TypedArray, Value};
 
-use super::{Call, define, getter};
+use super::{Call, define, function, getter};
 use crate::page::PageRequest;
 use crate::vm::Host;
 
@@ -35,22 +35,22 @@ pub(super) fn of<T>(host: &Host, get: impl FnOnce(&PageRequest) -> T) -> Option<
 }
 
 /// Adds a property that is made at its first use.
-fn once<'js>(
-    object: &Object<'js>,
+fn once(
+    object: &Object<'_>,
     name: &'static str,
     host: &Rc<Host>,
-    make: fn(&Ctx<'js>, &PageRequest) -> rquickjs::Result<Value<'js>>,
+    make: for<'js> fn(&Ctx<'js>, &PageRequest) -> rquickjs::Result<Value<'js>>,
 ) -> rquickjs::Result<()> {
-    let host = host.clone();
-    let get = move |ctx: Ctx<'js>, This(this): This<Object<'js>>| {
-        let Some(value) = of(&host, |request| make(&ctx, request)).transpose()? else {
-            return Ok(Value::new_undefined(ctx));
+    let get = function(object.ctx(), name, host, move |host, call| {
+        let Some(value) = of(host, |request| make(call.ctx, request)).transpose()? else {
+            return Ok(Value::new_undefined(call.ctx.clone()));
         };
-        let kept = Property::from(value.clone()).writable().configurable().enumerable();
-        this.prop(name, kept)?;
-        rquickjs::Result::Ok(value)
-    };
-    object.prop(name, Accessor::from(get).configurable().enumerable())
+        if let Some(this) = call.this.as_object() {
+            this.prop(name, Property::from(value.clone()).writable().configurable().enumerable())?;
+        }
+        Ok(value)
+    })?;
+    define_accessor(object, name, Some(get), None, true, true)
 }
 
 /// `{name: [values]}`.

@@ -10,11 +10,10 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use rquickjs::function::{Opt, Rest};
-use rquickjs::object::Accessor;
+use hats_arena::define_accessor;
 use rquickjs::{Ctx, Exception, Function, Object, Value};
 
-use super::{Call, bytes_of, coerced, define, string_of};
+use super::{Call, bytes_of, coerced, define, function, string_of};
 use crate::page::{DEFAULT_TYPE, PageRequest, PageResponse};
 use crate::vm::Host;
 
@@ -254,18 +253,18 @@ pub(crate) fn writer<'js>(
     host: &Rc<Host>,
     text: &Arc<str>,
 ) -> rquickjs::Result<Function<'js>> {
-    let (writing, text) = (host.clone(), text.clone());
-    let pieces = move |ctx: Ctx<'js>, from: u32, to: u32, Rest(more): Rest<u32>| {
-        piece(&writing, &ctx, &text, from, to)?;
-        more.chunks_exact(2).try_for_each(|bounds| piece(&writing, &ctx, &text, bounds[0], bounds[1]))
-    };
-    let writer = Function::new(ctx.clone(), pieces)?;
-    let escaping = host.clone();
-    let escape = move |ctx: Ctx<'js>, Opt(value): Opt<Value<'js>>| match value {
-        Some(value) => write_value(&escaping, &ctx, "<?= ?>", value, true),
-        None => Ok(()),
-    };
-    writer.as_object().map_or(Ok(()), |object| object.prop("e", Accessor::new(|| (), escape)))?;
+    let text = text.clone();
+    let writer = function(ctx, "write", host, move |host, call| {
+        for bounds in call.arguments.chunks_exact(2) {
+            piece(host, call.ctx, &text, bounds[0].get()?, bounds[1].get()?)?;
+        }
+        Ok(Value::new_undefined(call.ctx.clone()))
+    })?;
+    let escape = function(ctx, "e", host, |host, call| {
+        write_value(host, call.ctx, "<?= ?>", call.argument(0), true)?;
+        Ok(Value::new_undefined(call.ctx.clone()))
+    })?;
+    define_accessor(&writer, "e", None, Some(escape), false, false)?;
     Ok(writer)
 }
 

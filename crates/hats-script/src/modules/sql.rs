@@ -34,9 +34,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use rquickjs::function::Rest;
-use rquickjs::object::{Accessor, Property};
-use rquickjs::{Ctx, Exception, Function, IntoJs, Object, Value};
+use hats_arena::{Native, define_accessor, new_token};
+use rquickjs::object::Property;
+use rquickjs::{Ctx, Exception, IntoJs, Object, Value};
 use tokio::runtime;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -48,7 +48,7 @@ use self::server::{Action, Failure, Outcome, Request, Server};
 use self::session::{Database, Session};
 use self::sqlite::{Folder, SqliteServer};
 use self::statement::Statement;
-use super::{Call, console, define, lazy_with};
+use super::{Call, console, function, lazy_with, native};
 use crate::egress::Egress;
 use crate::host::BoxFuture;
 use crate::vm::Host;
@@ -242,7 +242,7 @@ async fn sweep(shared: Weak<Shared>) {
 }
 
 /// A database of a script's.
-struct Db {
+pub(crate) struct Db {
     state: RefCell<State>,
     /// `db.Error`: why the last call failed, if it did.
     error: RefCell<Option<String>>,
@@ -298,15 +298,73 @@ impl Drop for Counted {
 }
 
 pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
-    let host = host.clone();
-    lazy_with(ctx, "sql", move |ctx| {
+    lazy_with(ctx, host, "sql", |host, ctx| {
+        let methods = Methods {
+            ping: method(ctx, "db.Ping", host, ping)?,
+            close: method(ctx, "db.Close", host, close)?,
+            query: method(ctx, "db.Query", host, query)?,
+            exec: method(ctx, "db.Exec", host, exec)?,
+            error: method(ctx, "db.Error", host, |_, db, call| db.error.borrow().clone().into_js(call.ctx))?,
+        };
         let sql = Object::new(ctx.clone())?;
-        define(&sql, "sql.New", &host, new)?;
+        let new = function(ctx, "sql.New", host, move |host, call| new(host, call, methods))?;
+        sql.prop("New", Property::from(new).writable().configurable().enumerable())?;
         Ok(sql.into_value())
     })
 }
 
-fn new<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+/// What the functions of all databases are made of: each knows by its token which one it is of.
+#[derive(Clone, Copy)]
+struct Methods {
+    ping: Native,
+    close: Native,
+    query: Native,
+    exec: Native,
+    error: Native,
+}
+
+/// The databases of a script, by the number of their token.
+#[derive(Default)]
+pub(crate) struct Table {
+    open: RefCell<HashMap<u32, Rc<Db>>>,
+    last: Cell<u32>,
+    opened: Rc<Opened>,
+}
+
+impl Table {
+    fn insert(&self, db: Db) -> u32 {
+        let mut open = self.open.borrow_mut();
+        let mut number = self.last.get();
+        loop {
+            number = number.wrapping_add(1);
+            if !open.contains_key(&number) {
+                break;
+            }
+        }
+        self.last.set(number);
+        open.insert(number, Rc::new(db));
+        number
+    }
+
+    fn get(&self, number: u32) -> Option<Rc<Db>> {
+        self.open.borrow().get(&number).cloned()
+    }
+
+    /// The script has forgotten it.
+    pub(crate) fn remove(&self, number: u32) {
+        let forgotten = self.open.borrow_mut().remove(&number);
+        drop(forgotten);
+    }
+
+    /// The script has ended.
+    pub(crate) fn clear(&self) {
+        let all = self.open.take();
+        drop(all);
+        self.last.set(0);
+    }
+}
+
+fn new<'js>(host: &Rc<Host>, call: &Call<'_, 'js>, methods: Methods) -> rquickjs::Result<Value<'js>> {
     let (dsn, driver) = (call.string(0)?, call.string(1)?);
     let target = match dsn::parse(&dsn, &driver) {
         None => return Err(call.wrong(1, "\"mysql\", \"postgres\" or \"sqlite\"")),
@@ -318,39 +376,41 @@ fn new<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js
         Some(Ok(target)) => target,
     };
     let state = open(host, target).unwrap_or_else(State::Unusable);
-    let db = Rc::new(Db { state: RefCell::new(state), error: RefCell::new(None), io: host.lane.io.clone() });
+    let db = Db { state: RefCell::new(state), error: RefCell::new(None), io: host.lane.io.clone() };
+    let number = host.databases.insert(db);
+    let token = new_token(call.ctx, number).inspect_err(|_| host.databases.remove(number))?;
     let object = Object::new(call.ctx.clone())?;
-    method(&object, "db.Ping", host, &db, ping)?;
-    method(&object, "db.Close", host, &db, close)?;
-    method(&object, "db.Query", host, &db, query)?;
-    method(&object, "db.Exec", host, &db, exec)?;
-    object.prop("Error", Accessor::from(move || db.error.borrow().clone()).enumerable())?;
+    let functions =
+        [("Ping", methods.ping), ("Close", methods.close), ("Query", methods.query), ("Exec", methods.exec)];
+    for (name, native) in functions {
+        let function = native.function_of(call.ctx, name, &token)?;
+        object.prop(name, Property::from(function).writable().configurable().enumerable())?;
+    }
+    let error = methods.error.function_of(call.ctx, "Error", &token)?;
+    define_accessor(&object, "Error", Some(error), None, true, false)?;
     Ok(object.into_value())
 }
 
 fn open(host: &Host, target: Target) -> Result<State, String> {
     let databases = host.lane.sql.as_ref().ok_or("this worker gives its scripts no databases")?;
-    let counted = host.databases.count(target == Target::Sqlite(Sqlite::Memory))?;
+    let counted = host.databases.opened.count(target == Target::Sqlite(Sqlite::Memory))?;
     let database = databases.open(target, host.limits.memory, &host.lane.io)?;
     Ok(State::Open { database, _counted: counted })
 }
 
-/// As [`define`], for a function that belongs to one database.
-fn method<'js>(
-    object: &Object<'js>,
+/// A function of a database.
+fn method(
+    ctx: &Ctx<'_>,
     name: &'static str,
     host: &Rc<Host>,
-    db: &Rc<Db>,
-    f: fn(&Rc<Host>, &Rc<Db>, &Call<'_, 'js>) -> rquickjs::Result<Value<'js>>,
-) -> rquickjs::Result<()> {
-    let (host, db) = (host.clone(), db.clone());
-    let call = move |ctx: Ctx<'js>, Rest(arguments): Rest<Value<'js>>| {
-        let _nested = host.enter_native(&ctx)?;
-        f(&host, &db, &Call { ctx: &ctx, name, arguments })
-    };
-    let property = name.rsplit('.').next().unwrap_or(name);
-    let function = Function::new(object.ctx().clone(), call)?.with_name(property)?;
-    object.prop(property, Property::from(function).writable().configurable().enumerable())
+    f: for<'a, 'js> fn(&'a Rc<Host>, &'a Rc<Db>, &'a Call<'a, 'js>) -> rquickjs::Result<Value<'js>>,
+) -> rquickjs::Result<Native> {
+    native(ctx, name, host, move |host, call| {
+        match call.token.and_then(|number| host.databases.get(number)) {
+            Some(db) => f(host, &db, call),
+            None => Err(Exception::throw_internal(call.ctx, &format!("{}: the database is gone", call.name))),
+        }
+    })
 }
 
 fn ping<'js>(host: &Rc<Host>, db: &Rc<Db>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
@@ -425,7 +485,7 @@ impl Db {
         let failure = console::cut(failure, host.limits.log_line);
         let line = format!("{}: {failure}", call.name);
         host.keep_line("warn: ", &line);
-        tracing::warn!(target: "script", task = host.control.name(), "{line}");
+        tracing::warn!(target: "script", task = host.control().name(), "{line}");
         *self.error.borrow_mut() = Some(failure);
         Ok(None)
     }
@@ -445,7 +505,7 @@ impl Db {
         let statement = Statement::read(database.dialect(), text)?;
         // A larger result would not fit beside what the script has already.
         let limit = host.limits.memory / 2;
-        let request = Request { action, statement, arguments, limit, control: host.control.clone() };
+        let request = Request { action, statement, arguments, limit, control: host.control() };
         Ok((database, request))
     }
 

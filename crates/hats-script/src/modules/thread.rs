@@ -10,26 +10,26 @@ use crate::vm::Host;
 
 pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     let thread = Object::new(ctx.clone())?;
-    getter(&thread, "Key", host, |host| host.control.key().to_owned())?;
+    getter(&thread, "Key", host, |host| host.control().key().to_owned())?;
     // Milliseconds and epochs stay below 2^53, so that a JavaScript number holds them exactly.
-    getter(&thread, "Hang", host, |host| host.control.hang().as_secs_f64() * 1e3)?;
-    getter(&thread, "Epoch", host, |host| host.control.epoch() as f64)?;
-    getter(&thread, "Stopped", host, |host| host.control.stopped())?;
-    define(&thread, "thread.State", host, |host, call| answer(host, call, host.control.state()))?;
-    define(&thread, "thread.Status", host, |host, call| answer(host, call, host.control.status()))?;
+    getter(&thread, "Hang", host, |host| host.control().hang().as_secs_f64() * 1e3)?;
+    getter(&thread, "Epoch", host, |host| host.control().epoch() as f64)?;
+    getter(&thread, "Stopped", host, |host| host.control().stopped())?;
+    define(&thread, "thread.State", host, |host, call| answer(host, call, host.control().state()))?;
+    define(&thread, "thread.Status", host, |host, call| answer(host, call, host.control().status()))?;
     define(&thread, "thread.Stop", host, stop)?;
     define(&thread, "thread.Disable", host, disable)?;
     ctx.globals().set("thread", thread)
 }
 
 fn stop<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
-    host.control.stop();
+    host.control().stop();
     Ok(Value::new_undefined(call.ctx.clone()))
 }
 
 pub(super) fn disable<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
     host.gate(call.ctx)?;
-    match host.wait(call.ctx, host.control.disable())? {
+    match host.wait(call.ctx, host.control().disable())? {
         Ok(()) => Ok(Value::new_undefined(call.ctx.clone())),
         Err(error) => Err(Exception::throw_message(call.ctx, &format!("{}: {error}", call.name))),
     }

@@ -32,7 +32,7 @@ fn sleep<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'
         return Err(call.wrong(0, "a number of milliseconds"));
     }
     let slept = host.wait_ending(call.ctx, tokio::time::sleep(delay(milliseconds, Duration::ZERO)))?;
-    let stopping = slept.is_none() || host.control.stopped();
+    let stopping = slept.is_none() || host.control().stopped();
     Ok(Value::new_bool(call.ctx.clone(), !stopping))
 }
 
@@ -42,7 +42,7 @@ fn start<'js>(host: &Rc<Host>, call: &Call<'_, 'js>, repeat: bool) -> rquickjs::
     let milliseconds = call.argument(1).as_number().filter(|n| n.is_finite()).unwrap_or(0.0);
     let arguments = call.arguments.iter().skip(2).cloned().collect();
     let delay = delay(milliseconds, DELAY_MIN);
-    match host.events.start_timer(call.ctx, function, arguments, delay, repeat) {
+    match host.events.start_timer(call.ctx, function, arguments, delay, repeat)? {
         Some(number) => Ok(Value::new_number(call.ctx.clone(), f64::from(number))),
         None => Err(Exception::throw_range(call.ctx, &format!("{}: too many timers", call.name))),
     }
@@ -64,15 +64,18 @@ fn stop<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'j
 
 fn queue_microtask<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
     let function = call.function(0)?;
-    let host = host.clone();
-    // The engine drops the error of a job, so it is caught inside and kept.
-    let job = move |ctx: Ctx<'js>, function: Function<'js>| {
-        if let Err(error) = function.call::<_, Value<'js>>(()) {
-            let error = host.explain(&ctx, error.into());
-            host.events.job_failed(error);
-        }
-    };
-    Function::new(call.ctx.clone(), job)?.defer((function,))?;
+    let run: Function<'js> =
+        host.made(call.ctx, "microtask", |ctx| super::function(ctx, "", host, run_microtask))?;
+    run.defer((function,))?;
+    Ok(Value::new_undefined(call.ctx.clone()))
+}
+
+/// The engine drops the error of a job, so it is caught inside and kept.
+fn run_microtask<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    if let Err(error) = call.function(0)?.call::<_, Value<'js>>(()) {
+        let error = host.explain(call.ctx, error.into());
+        host.events.job_failed(error);
+    }
     Ok(Value::new_undefined(call.ctx.clone()))
 }
 

@@ -15,13 +15,12 @@ mod text;
 mod url;
 
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rquickjs::function::Rest;
 use rquickjs::object::Property;
 use rquickjs::{Ctx, Exception, Function, IntoJs, Object, Value};
 
-use super::{Call, define, lazy, lazy_group};
+use super::{Call, define, function, getter, lazy, lazy_group};
 use crate::vm::Host;
 
 /// Names that are made together, because they need each other.
@@ -41,30 +40,23 @@ static GROUPS: [Group; 4] = [
     },
 ];
 
-pub(super) fn install<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<()> {
+pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     for group in &GROUPS {
         lazy_group(ctx, host, group.names, |ctx, host| {
-            let native: Function<'js> = host.made(ctx, "web native", |ctx| native_function(ctx, host))?;
-            ctx.eval::<Function<'js>, _>(group.source)?.call((native,))
+            let native: Function<'_> =
+                host.made(ctx, "web native", |ctx| function(ctx, "native", host, native))?;
+            ctx.eval::<Function<'_>, _>(group.source)?.call((native,))
         })?;
     }
     let globals = ctx.globals();
     define(&globals, "atob", host, base64::atob)?;
     define(&globals, "btoa", host, base64::btoa)?;
-    lazy(ctx, "structuredClone", include_str!("web/structured_clone.js"))?;
-    performance(ctx)
-}
-
-fn native_function<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<Function<'js>> {
-    let host = host.clone();
-    Function::new(ctx.clone(), move |ctx: Ctx<'js>, Rest(arguments): Rest<Value<'js>>| {
-        native(&host, &Call { ctx: &ctx, name: "native", arguments })
-    })
+    lazy(ctx, host, "structuredClone", include_str!("web/structured_clone.js"))?;
+    performance(ctx, host)
 }
 
 /// What the sources of this module call: an operation by its name, and its arguments, whose types they have seen to.
 fn native<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
-    let _nested = host.enter_native(call.ctx)?;
     match call.string(0)?.as_str() {
         "url.parse" => url::parse(call),
         "url.set" => url::set(call),
@@ -80,19 +72,42 @@ fn native<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<
     }
 }
 
-/// Makes `performance` tell when the script began: the engine's own object has the monotonic clock, and an origin that
-/// is not a time of day.
-fn performance<'js>(ctx: &Ctx<'js>) -> rquickjs::Result<()> {
-    let engine: Object<'js> = ctx.globals().get("performance")?;
-    let now: f64 = engine.get::<_, Function<'js>>("now")?.call(())?;
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "what a script is shown as the time of day decides nothing"
-    )]
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+/// Makes `performance` tell when the script began: the engine's own object counts from the making of its scope, which may
+/// have served others before, and has an origin that is not a time of day.
+fn performance(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
+    let engine: Object<'_> = ctx.globals().get("performance")?;
     let performance = Object::new_proto(ctx.clone(), Some(&engine))?;
-    performance.prop("timeOrigin", Property::from(wall.as_secs_f64() * 1e3 - now).enumerable())?;
+    let now = function(ctx, "performance.now", host, |host, call| host.origin().age_ms().into_js(call.ctx))?;
+    performance.prop("now", Property::from(now).writable().configurable())?;
+    getter(&performance, "timeOrigin", host, |host| host.origin().unix_ms())?;
     ctx.globals().prop("performance", Property::from(performance).writable().configurable())
+}
+
+/// When a script began.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin {
+    begun: Instant,
+    /// Since 1970.
+    wall: Duration,
+}
+
+impl Origin {
+    pub(crate) fn now() -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "what a script is shown as the time of day decides nothing"
+        )]
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Self { begun: Instant::now(), wall }
+    }
+
+    fn age_ms(self) -> f64 {
+        self.begun.elapsed().as_secs_f64() * 1e3
+    }
+
+    fn unix_ms(self) -> f64 {
+        self.wall.as_secs_f64() * 1e3
+    }
 }
 
 /// Throws a `DOMException` of this name.

@@ -3,10 +3,11 @@
 //! What must hold: nothing that a request makes in the interpreter owns memory of Rust's. The host functions of a page are
 //! made once, with its scope, and look at the request in hand in the [`super::Host`].
 
-use rquickjs::{Ctx, Exception, Function, Module, Persistent, Value};
+use hats_arena::Kept;
+use rquickjs::{Ctx, Exception, Function, Module, Value};
 
 use super::failure::Failure;
-use super::{Vm, loader, source};
+use super::{Vm, source};
 use crate::error::ScriptError;
 #[cfg(feature = "http")]
 use crate::modules::handler;
@@ -16,7 +17,7 @@ use crate::page::{Code, Page, PageRequest, PageResponse};
 /// What a page has become in an interpreter.
 pub(super) enum Opened {
     /// The page's function.
-    Script(Persistent<Function<'static>>),
+    Script(Kept<Function<'static>>),
     /// Compiled, not evaluated: each request does.
     Handler {
         /// By which the module may be imported.
@@ -28,8 +29,19 @@ pub(super) enum Opened {
 const NO_PATH: &str = "\u{1}";
 
 impl Vm {
-    /// Gets everything ready that all requests of the page have in common. No code of the page runs.
+    /// Gets everything ready that all requests of the page have in common, unless that has been done. No code of the page
+    /// runs.
     pub(crate) fn open(&mut self, page: &Page) -> Result<(), ScriptError> {
+        if self.page.is_none() {
+            self.page = Some(self.opened(page));
+        }
+        match &self.page {
+            Some(Err(error)) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    fn opened(&mut self, page: &Page) -> Result<Opened, ScriptError> {
         let mut bundle = page.bundle.clone();
         let path = bundle.file.get_or_insert_with(|| NO_PATH.into()).clone();
         let bytes = match &page.code {
@@ -39,7 +51,7 @@ impl Vm {
         self.check_size(bytes, &bundle)?;
         self.preload()?;
         let (source, file) = (&*bundle.main, &*page.file);
-        let modules = source::may_be_module(source).then(|| loader::serve(&self.runtime, &bundle, file));
+        let modules = source::may_be_module(source).then(|| self.host.serve_modules(&bundle, file));
         let host = self.host.clone();
         let opened = self.enter(|ctx| {
             source::refuse_nul(source, file)?;
@@ -49,7 +61,7 @@ impl Vm {
                     let make = make.into_function();
                     let make = make.ok_or_else(|| Exception::throw_type(ctx, "the script is no page"))?;
                     let page: Function<'_> = make.call((response::writer(ctx, &host, text)?,))?;
-                    Ok(Opened::Script(Persistent::save(ctx, page)))
+                    Ok(Opened::Script(Kept::new(ctx, page)?))
                 }
                 Code::Handler => {
                     Module::declare(ctx.clone(), file, source)?;
@@ -66,9 +78,9 @@ impl Vm {
             }
             modules.source_is_declared();
         }
-        self.page = Some(opened?);
+        let opened = opened?;
         hats_fiber::trim_stack();
-        Ok(())
+        Ok(opened)
     }
 
     /// Answers one request with a page that has been opened.
@@ -87,12 +99,12 @@ impl Vm {
 
     fn run_page(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
         match &self.page {
-            None => Err(Exception::throw_internal(ctx, "the page has not been opened").into()),
-            Some(Opened::Script(page)) => {
-                let value: Value<'_> = page.clone().restore(ctx)?.call(())?;
+            None | Some(Err(_)) => Err(Exception::throw_internal(ctx, "the page has not been opened").into()),
+            Some(Ok(Opened::Script(page))) => {
+                let value: Value<'_> = page.get(ctx)?.call(())?;
                 self.host.settle(ctx, value.into_promise())
             }
-            Some(Opened::Handler { specifier }) => self.run_handler(ctx, specifier),
+            Some(Ok(Opened::Handler { specifier })) => self.run_handler(ctx, specifier),
         }
     }
 

@@ -6,7 +6,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use rquickjs::{Ctx, Function, Persistent, Value};
+use hats_arena::Kept;
+use rquickjs::{Ctx, Function, Value};
 
 use crate::error::ScriptError;
 
@@ -14,7 +15,7 @@ use crate::error::ScriptError;
 /// table is not part of the heap that the script's memory limit counts.
 const TIMERS_MAX: usize = 100_000;
 
-type Saved = Persistent<Value<'static>>;
+type Saved = Kept<Value<'static>>;
 
 #[derive(Default)]
 pub(crate) struct Events {
@@ -32,7 +33,7 @@ pub(crate) struct Events {
 struct Timer {
     due: Instant,
     period: Option<Duration>,
-    function: Persistent<Function<'static>>,
+    function: Kept<Function<'static>>,
     arguments: Vec<Saved>,
 }
 
@@ -45,13 +46,12 @@ impl Events {
         arguments: Vec<Value<'js>>,
         delay: Duration,
         repeat: bool,
-    ) -> Option<u32> {
+    ) -> rquickjs::Result<Option<u32>> {
         let mut timers = self.timers.borrow_mut();
         let timed_values = self.timed_values.get() + 1 + arguments.len();
         if timed_values > TIMERS_MAX {
-            return None;
+            return Ok(None);
         }
-        self.timed_values.set(timed_values);
         let mut number = self.last_timer.get();
         loop {
             number = number.checked_add(1).unwrap_or(1);
@@ -61,15 +61,13 @@ impl Events {
         }
         self.last_timer.set(number);
         let due = Instant::now() + delay;
-        let timer = Timer {
-            due,
-            period: repeat.then_some(delay),
-            function: Persistent::save(ctx, function),
-            arguments: arguments.into_iter().map(|value| Persistent::save(ctx, value)).collect(),
-        };
+        let arguments = arguments.into_iter().map(|value| Kept::new(ctx, value)).collect::<Result<_, _>>()?;
+        let function = Kept::new(ctx, function)?;
+        let timer = Timer { due, period: repeat.then_some(delay), function, arguments };
         timers.insert(number, timer);
+        self.timed_values.set(timed_values);
         self.due.borrow_mut().insert((due, number), ());
-        Some(number)
+        Ok(Some(number))
     }
 
     /// Stops a timer; an unknown number is ignored, as on the web.
@@ -106,9 +104,8 @@ impl Events {
         due_times.remove(&(due, number));
         let mut timers = self.timers.borrow_mut();
         let Some(mut timer) = timers.remove(&number) else { return Ok(None) };
-        let function = timer.function.clone().restore(ctx)?;
-        let arguments =
-            timer.arguments.iter().map(|saved| saved.clone().restore(ctx)).collect::<Result<_, _>>()?;
+        let function = timer.function.get(ctx)?;
+        let arguments = timer.arguments.iter().map(|saved| saved.get(ctx)).collect::<Result<_, _>>()?;
         if let Some(period) = timer.period {
             timer.due = now + period;
             due_times.insert((timer.due, number), ());
@@ -133,9 +130,9 @@ impl Events {
     ) {
         let mut rejections = self.rejections.borrow_mut();
         if handled {
-            rejections.retain(|(saved, _)| saved.clone().restore(ctx).is_ok_and(|known| known != promise));
-        } else {
-            rejections.push((Persistent::save(ctx, promise), Persistent::save(ctx, reason)));
+            rejections.retain(|(saved, _)| saved.get(ctx).is_ok_and(|known| known != promise));
+        } else if let (Ok(promise), Ok(reason)) = (Kept::new(ctx, promise), Kept::new(ctx, reason)) {
+            rejections.push((promise, reason));
         }
     }
 
@@ -146,7 +143,7 @@ impl Events {
         }
         let mut rejections = self.rejections.take();
         let (_, reason) = rejections.swap_remove(0);
-        reason.restore(ctx).map(Some)
+        reason.get(ctx).map(Some)
     }
 
     /// Forgets rejections and failed microtasks: another error is that of the call already.
@@ -169,6 +166,7 @@ impl Events {
         self.due.take();
         drop(self.timers.take());
         self.timed_values.set(0);
+        self.last_timer.set(0);
         self.forget_failures();
     }
 }

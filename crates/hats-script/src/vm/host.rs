@@ -7,15 +7,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hats_arena::Kept;
 use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending};
 #[cfg(feature = "redis")]
 use hats_fiber::{wait_through, wait_unless_killed};
 use rquickjs::promise::PromiseState;
-use rquickjs::{Ctx, Exception, FromJs, IntoJs, Persistent, Promise, Value};
+use rquickjs::{Ctx, Exception, FromJs, IntoJs, Promise, Value};
 
 use super::TIME_SLICE;
 use super::events::Events;
 use super::failure::Failure;
+use super::loader::Modules;
 use super::operations::{Done, Operations};
 use crate::error::ScriptError;
 use crate::host::TaskControl;
@@ -28,6 +30,7 @@ use crate::modules::redis::ReplyParts;
 use crate::modules::response::Exchange;
 #[cfg(feature = "sql")]
 use crate::modules::sql;
+use crate::modules::web::Origin;
 
 /// Host functions that may be inside one another. Native code that calls native code has no stack limit but this.
 const NATIVE_DEPTH_MAX: u32 = 64;
@@ -36,10 +39,14 @@ const JOBS_PER_LOOK: usize = 256;
 
 /// Shared by an interpreter's hooks and host functions. Lives as long as the interpreter.
 pub(crate) struct Host {
-    pub(crate) control: Arc<dyn TaskControl>,
+    /// Of the work in hand.
+    control: RefCell<Arc<dyn TaskControl>>,
     pub(crate) lane: Rc<LaneContext>,
     pub(crate) limits: Limits,
-    pub(crate) fiber: Handle,
+    /// Of the work in hand.
+    fiber: RefCell<Handle>,
+    /// When the work in hand began.
+    origin: Cell<Origin>,
     pub(crate) events: Events,
     pub(crate) operations: Operations,
     pub(crate) call_timeout: Cell<Option<Duration>>,
@@ -65,21 +72,26 @@ pub(crate) struct Host {
     pub(crate) reply_parts: RefCell<Option<ReplyParts>>,
     /// Of the requests that are under way.
     #[cfg(feature = "http")]
-    pub(crate) bodies: Budget,
+    pub(crate) bodies: RefCell<Budget>,
     /// What host modules keep of the interpreter for this script, by a name of their own.
-    made: RefCell<HashMap<&'static str, Persistent<Value<'static>>>>,
-    /// How many databases the script has open.
+    made: RefCell<HashMap<&'static str, Kept<Value<'static>>>>,
+    /// The databases that the script has open.
     #[cfg(feature = "sql")]
-    pub(crate) databases: Rc<sql::Opened>,
+    pub(crate) databases: sql::Table,
+    /// The modules that the script may import.
+    pub(super) modules: RefCell<Option<Modules>>,
+    /// For `Math.random`, where the engine's own would give the same numbers after each reset.
+    random: Cell<u64>,
 }
 
 impl Host {
     pub(super) fn new(task: ScriptTask, lane: Rc<LaneContext>, fiber: Handle) -> Self {
         Self {
-            control: task.control,
+            control: RefCell::new(task.control),
             lane,
             limits: task.limits,
-            fiber,
+            fiber: RefCell::new(fiber),
+            origin: Cell::new(Origin::now()),
             events: Events::default(),
             operations: Operations::default(),
             call_timeout: Cell::new(task.limits.call_timeout),
@@ -94,17 +106,88 @@ impl Host {
             #[cfg(feature = "redis")]
             reply_parts: RefCell::new(None),
             #[cfg(feature = "http")]
-            bodies: Budget::new(task.limits.memory),
+            bodies: RefCell::new(Budget::new(task.limits.memory)),
             made: RefCell::default(),
             #[cfg(feature = "sql")]
-            databases: Rc::default(),
+            databases: sql::Table::default(),
+            modules: RefCell::new(None),
+            random: Cell::new(0),
         }
+    }
+
+    /// The task of the work in hand.
+    pub(crate) fn control(&self) -> Arc<dyn TaskControl> {
+        self.control.borrow().clone()
+    }
+
+    /// What is asked of the work in hand.
+    pub(crate) fn asked(&self) -> Ask {
+        self.fiber.borrow().asked()
+    }
+
+    /// What is asked of the work in hand, to answer it.
+    pub(super) fn fiber(&self) -> Handle {
+        self.fiber.borrow().clone()
+    }
+
+    /// When the work in hand began.
+    pub(crate) fn origin(&self) -> Origin {
+        self.origin.get()
+    }
+
+    /// Other work begins.
+    pub(super) fn begin_work(&self, control: Arc<dyn TaskControl>, fiber: Handle) {
+        self.origin.set(Origin::now());
+        *self.control.borrow_mut() = control;
+        *self.fiber.borrow_mut() = fiber;
+    }
+
+    /// Lets go of all that the work in hand has left behind, so that the interpreter can be reset.
+    pub(super) fn end_work(&self) {
+        self.operations.clear();
+        self.events.clear();
+        self.call_timeout.set(self.limits.call_timeout);
+        self.deadline.set(None);
+        self.run_limit.set(None);
+        drop(self.run_log.take());
+        drop(self.ended.take());
+        self.timer_was_last.set(false);
+        drop(self.exchange.take());
+        self.made.borrow_mut().retain(|_, made| !made.is_new());
+        #[cfg(feature = "redis")]
+        self.reply_parts.borrow_mut().take_if(|parts| parts.is_new());
+        #[cfg(feature = "http")]
+        {
+            *self.bodies.borrow_mut() = Budget::new(self.limits.memory);
+        }
+        #[cfg(feature = "sql")]
+        self.databases.clear();
+    }
+
+    /// Between 0 and 1.
+    pub(crate) fn random(&self) -> f64 {
+        let mut state = self.random.get();
+        if state == 0 {
+            // Without the system's own, the time has to do: nothing secret is made of these.
+            state = getrandom::u64().unwrap_or(0).max(1);
+        }
+        // xorshift64*, as the engine has it.
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        self.random.set(state);
+        let bits = state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11;
+        #[expect(clippy::cast_precision_loss, reason = "53 bits")]
+        let random = bits as f64 / (1_u64 << 53) as f64;
+        random
     }
 
     /// Lets go of every value of the interpreter, before it goes.
     pub(super) fn clear(&self) {
         self.operations.clear();
         self.events.clear();
+        #[cfg(feature = "sql")]
+        self.databases.clear();
         drop(self.made.take());
         #[cfg(feature = "redis")]
         drop(self.reply_parts.take());
@@ -117,12 +200,12 @@ impl Host {
         name: &'static str,
         make: impl FnOnce(&Ctx<'js>) -> rquickjs::Result<T>,
     ) -> rquickjs::Result<T> {
-        let known = self.made.borrow().get(name).cloned();
+        let known = self.made.borrow().get(name).map(|known| known.get(ctx)).transpose()?;
         if let Some(known) = known {
-            return T::from_js(ctx, known.restore(ctx)?);
+            return T::from_js(ctx, known);
         }
         let made = make(ctx)?;
-        let kept = Persistent::save(ctx, made.clone().into_js(ctx)?);
+        let kept = Kept::new(ctx, made.clone().into_js(ctx)?)?;
         self.made.borrow_mut().insert(name, kept);
         Ok(made)
     }
@@ -189,7 +272,7 @@ impl Host {
 
     /// True if the task is no longer ours.
     pub(super) fn is_lost(&self) -> bool {
-        self.fiber.asked() == Ask::Kill || self.control.trusted_for().is_zero()
+        self.asked() == Ask::Kill || self.control.borrow().trusted_for().is_zero()
     }
 
     /// Looks for a reason to end the call in hand, and remembers it.
@@ -202,12 +285,12 @@ impl Host {
     }
 
     fn reason_to_end(&self) -> Option<ScriptError> {
-        match self.fiber.asked() {
+        match self.asked() {
             Ask::Kill => return Some(ScriptError::Lost),
             Ask::Interrupt => return Some(ScriptError::Interrupted),
             Ask::EndWaits | Ask::Nothing => {}
         }
-        if self.control.trusted_for().is_zero() {
+        if self.control.borrow().trusted_for().is_zero() {
             return Some(ScriptError::Lost);
         }
         let now = Instant::now();
@@ -223,7 +306,7 @@ impl Host {
     /// True once the task has been asked to stop.
     #[cfg(feature = "redis")]
     pub(crate) fn stop_asked(&self) -> bool {
-        self.fiber.asked() >= Ask::EndWaits
+        self.asked() >= Ask::EndWaits
     }
 
     /// The lease gate, which every effect passes right before it happens.
@@ -236,7 +319,7 @@ impl Host {
             let message = "a preloaded library reaches outside only from functions that a script calls";
             return Err(Exception::throw_message(ctx, message));
         }
-        self.control.effect();
+        self.control.borrow().effect();
         Ok(())
     }
 
@@ -282,14 +365,15 @@ impl Host {
         let call =
             self.deadline.get().map_or(most, |deadline| deadline.saturating_duration_since(Instant::now()));
         // Zero would be no limit at all.
-        self.control.trusted_for().min(call).min(most).max(Duration::from_millis(1))
+        self.control.borrow().trusted_for().min(call).min(most).max(Duration::from_millis(1))
     }
 
     /// True if the call in hand has at least as long as the lease, or `most`.
     #[cfg(feature = "redis")]
     pub(crate) fn call_outlasts_lease(&self, most: Duration) -> bool {
         self.deadline.get().is_none_or(|deadline| {
-            deadline.saturating_duration_since(Instant::now()) >= self.control.trusted_for().min(most)
+            deadline.saturating_duration_since(Instant::now())
+                >= self.control.borrow().trusted_for().min(most)
         })
     }
 

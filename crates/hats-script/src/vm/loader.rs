@@ -12,8 +12,9 @@ use std::rc::Rc;
 
 use rquickjs::loader::{ImportAttributes, Loader, Resolver};
 use rquickjs::module::Declared;
-use rquickjs::{Ctx, Exception, Module, Runtime};
+use rquickjs::{Ctx, Exception, Module};
 
+use super::Host;
 use crate::bundle::{self, Bundle, line_of_import};
 
 /// Static imports that may be inside one another. The engine follows them by calling itself, and looks at no stack limit
@@ -22,22 +23,71 @@ const DEPTH_MAX: usize = 100;
 /// Of the modules that there are, so many are named in an error.
 const NAMES_SHOWN: usize = 8;
 
-/// Lets the scripts of a runtime import the modules of a bundle.
-pub(super) fn serve(runtime: &Runtime, bundle: &Bundle, task: &str) -> Modules {
-    let modules = Modules {
-        shared: Rc::new(Shared {
-            prefix: bundle.file.as_deref().and_then(|file| prefix(task, file)).unwrap_or_default().to_owned(),
-            bundle: bundle.clone(),
-            task: task.to_owned(),
-            depth: Cell::new(0),
-            loading: RefCell::default(),
-            broken: RefCell::default(),
-            is_declaring: Cell::new(true),
-            is_abandoned: Cell::new(false),
-        }),
-    };
-    runtime.set_loader(modules.clone(), modules.clone());
-    modules
+/// Finds the modules of whatever bundle the script has at present: the engine is told of this once and for all.
+#[derive(Clone)]
+pub(super) struct HostModules(pub(super) Rc<Host>);
+
+impl Host {
+    /// Lets the script import the modules of a bundle.
+    pub(super) fn serve_modules(&self, bundle: &Bundle, task: &str) -> Modules {
+        let modules = Modules::new(bundle, task);
+        *self.modules.borrow_mut() = Some(modules.clone());
+        modules
+    }
+}
+
+impl HostModules {
+    fn current(&self, ctx: &Ctx<'_>, name: &str) -> rquickjs::Result<Modules> {
+        let modules = self.0.modules.borrow().clone();
+        modules.ok_or_else(|| {
+            Exception::throw_reference(ctx, &format!("could not load module '{name}': the task has none"))
+        })
+    }
+}
+
+impl Resolver for HostModules {
+    fn resolve<'js>(
+        &mut self,
+        ctx: &Ctx<'js>,
+        base: &str,
+        name: &str,
+        attributes: Option<ImportAttributes<'js>>,
+    ) -> rquickjs::Result<String> {
+        self.current(ctx, name)?.resolve(ctx, base, name, attributes)
+    }
+}
+
+impl Loader for HostModules {
+    fn load<'js>(
+        &mut self,
+        ctx: &Ctx<'js>,
+        name: &str,
+        attributes: Option<ImportAttributes<'js>>,
+    ) -> rquickjs::Result<Module<'js, Declared>> {
+        self.current(ctx, name)?.load(ctx, name, attributes)
+    }
+}
+
+impl Modules {
+    fn new(bundle: &Bundle, task: &str) -> Self {
+        Self {
+            shared: Rc::new(Shared {
+                prefix: bundle
+                    .file
+                    .as_deref()
+                    .and_then(|file| prefix(task, file))
+                    .unwrap_or_default()
+                    .to_owned(),
+                bundle: bundle.clone(),
+                task: task.to_owned(),
+                depth: Cell::new(0),
+                loading: RefCell::default(),
+                broken: RefCell::default(),
+                is_declaring: Cell::new(true),
+                is_abandoned: Cell::new(false),
+            }),
+        }
+    }
 }
 
 /// What the task's name says before the path of its source.
@@ -70,6 +120,13 @@ impl Modules {
     /// What is loaded from now on is loaded by a call of `import()`.
     pub(super) fn source_is_declared(&self) {
         self.shared.is_declaring.set(false);
+    }
+
+    /// The engine has forgotten whatever was loaded since the source was declared.
+    pub(super) fn renew(&self) {
+        self.shared.depth.set(0);
+        self.shared.loading.borrow_mut().clear();
+        self.shared.broken.borrow_mut().clear();
     }
 
     /// The source itself has failed. It may have been freed, and any of its modules may refer to it.

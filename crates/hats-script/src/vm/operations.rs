@@ -15,7 +15,8 @@ use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::task::{Context, Poll};
 
-use rquickjs::{Ctx, Exception, Function, Persistent, Promise, Value};
+use hats_arena::Kept;
+use rquickjs::{Ctx, Exception, Function, Promise, Value};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -44,8 +45,8 @@ pub(crate) struct Operations {
 }
 
 struct Running {
-    resolve: Persistent<Function<'static>>,
-    reject: Persistent<Function<'static>>,
+    resolve: Kept<Function<'static>>,
+    reject: Kept<Function<'static>>,
     #[expect(dead_code, reason = "aborts the task when dropped")]
     task: AbortOnDropHandle<()>,
 }
@@ -79,8 +80,8 @@ impl Operations {
         }
         self.last.set(number);
         let mut answer = Answer { tell: self.tell(), number, finish: None };
+        let (resolve, reject) = (Kept::new(ctx, resolve)?, Kept::new(ctx, reject)?);
         let task = io.spawn(async move { answer.set(operation.await) });
-        let (resolve, reject) = (Persistent::save(ctx, resolve), Persistent::save(ctx, reject));
         running.insert(number, Running { resolve, reject, task: AbortOnDropHandle::new(task) });
         Ok(Some((number, promise)))
     }
@@ -127,6 +128,7 @@ impl Operations {
     /// Aborts all, and lets go of every value of the interpreter.
     pub(super) fn clear(&self) {
         let all = (self.running.take(), self.ended.take());
+        self.last.set(0);
         drop(all);
     }
 
@@ -146,10 +148,10 @@ impl Host {
         let found = self.operations.running.borrow_mut().remove(&done.number);
         let Some(running) = found else { return Ok(()) };
         match (done.finish)(self, ctx) {
-            Ok(value) => running.resolve.restore(ctx)?.call::<_, ()>((value,))?,
+            Ok(value) => running.resolve.get(ctx)?.call::<_, ()>((value,))?,
             Err(rquickjs::Error::Exception) => {
                 let reason = ctx.catch();
-                running.reject.restore(ctx)?.call::<_, ()>((reason,))?;
+                running.reject.get(ctx)?.call::<_, ()>((reason,))?;
             }
             Err(error) => return Err(error.into()),
         }

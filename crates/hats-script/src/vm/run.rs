@@ -46,8 +46,8 @@ impl Vm {
         let host = self.host.clone();
         self.enter(|ctx| {
             let Some(main) = self.find(ctx, "main")? else {
-                let last = self.entries.as_ref().and_then(|entries| entries.last.clone());
-                host.settle(ctx, last.map(|promise| promise.restore(ctx)).transpose()?)?;
+                let last = self.entries.as_ref().and_then(|entries| entries.last.as_ref());
+                host.settle(ctx, last.map(|promise| promise.get(ctx)).transpose()?)?;
                 return Ok(None);
             };
             let mut value: Value<'_> = main.call(())?;

@@ -1,9 +1,8 @@
 //! From a source text to a scope: library, script or module, and where its entry points are.
 
+use hats_arena::Kept;
 use rquickjs::context::EvalOptions;
-use rquickjs::{
-    CatchResultExt, CaughtError, Ctx, Exception, Function, Module, Object, Persistent, Promise, Value,
-};
+use rquickjs::{CatchResultExt, CaughtError, Ctx, Exception, Function, Module, Object, Promise, Value};
 
 use super::failure::Failure;
 use crate::bundle::Library;
@@ -84,10 +83,7 @@ pub(super) fn refuse_nul(source: &str, file: &str) -> Result<(), Failure> {
 
 /// A function that finds a global function by name, `const` and `let` included, each time it is called. None if the
 /// global object has that function.
-pub(super) fn lookup<'js>(
-    ctx: &Ctx<'js>,
-    name: &str,
-) -> rquickjs::Result<Option<Persistent<Function<'static>>>> {
+pub(super) fn lookup<'js>(ctx: &Ctx<'js>, name: &str) -> rquickjs::Result<Option<Kept<Function<'static>>>> {
     let function: Function<'js> =
         ctx.eval(format!("(() => typeof {name} === 'function' ? {name} : undefined)"))?;
     let is_global = function
@@ -98,7 +94,7 @@ pub(super) fn lookup<'js>(
             ctx.catch();
             false
         });
-    Ok(if is_global { None } else { Some(Persistent::save(ctx, function)) })
+    if is_global { Ok(None) } else { Kept::new(ctx, function).map(Some) }
 }
 
 /// Whether a source may be or import a module.

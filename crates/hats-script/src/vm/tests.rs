@@ -27,6 +27,8 @@ mod run;
 mod sharing;
 #[cfg(feature = "sql")]
 mod sql;
+#[cfg(all(feature = "http", feature = "redis", feature = "sql"))]
+mod warm;
 mod web;
 
 /// A worker and a task as a test wants them.
@@ -147,6 +149,7 @@ fn lanes(count: usize, #[cfg(feature = "redis")] redis: Option<crate::redis::Con
         redis,
         #[cfg(feature = "sql")]
         sql: Some(crate::sql::Databases::new(crate::sql::Config::default()).unwrap()),
+        warm_bytes: LanesConfig::WARM_BYTES,
         on_turn: std::sync::Arc::new(|_| {}),
     })
     .unwrap()
@@ -164,6 +167,7 @@ fn lanes_with_http(count: usize, http: crate::http::Client) -> Lanes {
         sql: None,
         #[cfg(feature = "redis")]
         redis: None,
+        warm_bytes: LanesConfig::WARM_BYTES,
         on_turn: std::sync::Arc::new(|_| {}),
     })
     .unwrap()

@@ -33,9 +33,17 @@ const POISON_MAX: Duration = Duration::from_secs(600);
 const PREFER_MAX: Duration = Duration::from_secs(10);
 
 impl Coordinator {
+    /// Whether there is room for one more thread.
     pub(super) fn can_claim(&self, now: BootInstant) -> bool {
+        self.config.capacity.threads_max.is_none_or(|most| self.table.mine_len() < most) && self.takes(now)
+    }
+
+    /// Whether anything new is taken.
+    pub(super) fn takes(&self, now: BootInstant) -> bool {
         !self.draining
             && self.admission == Admission::Open
+            // Critical and alone: better here than nowhere.
+            && (self.condition.critical.is_none() || !self.has_ready_peer(now))
             && now >= self.blocked_until
             && self.unsettled.is_empty()
             && self.lease.as_ref().is_some_and(Lease::is_trusted)
@@ -72,7 +80,7 @@ impl Coordinator {
             return None;
         }
         let thread = self.table.get(name)?;
-        if thread.is_off() {
+        if thread.is_off() || !self.config.capacity.labels.offer(&thread.requires) {
             return None;
         }
         let Some(claim) = &thread.claim else {
@@ -124,7 +132,7 @@ impl Coordinator {
         let members = self.members(now);
         let room = self.settling.room(now);
         let mut wanted = Vec::new();
-        while self.claims_under_way < CLAIMS_MAX {
+        while self.claims_under_way < CLAIMS_MAX && self.can_claim(now) {
             let Some(name) = self.table.pop_due(now) else { break };
             let Some(at) = self.claimable_at(&name, now) else { continue };
             let Some(thread) = self.table.get(&name) else { continue };
@@ -136,7 +144,7 @@ impl Coordinator {
                 at.max(self.settling.over())
             } else {
                 let since = at.max(self.settling.free_since(now)).max(self.blocked_until);
-                since + members.delay(&name, lease.session(), self.table.mine_len())
+                since + members.delay(&name, &thread.requires, lease.session(), self.table.mine_len())
             };
             if at > now {
                 // Shares and members may change meanwhile.
@@ -167,7 +175,8 @@ impl Coordinator {
     }
 
     fn claim(&self, wanted: Vec<Wanted>, lease: Lease) {
-        let claims = Claims { store: self.store.clone(), lease, timing: self.timing };
+        let labels = self.config.capacity.labels.clone();
+        let claims = Claims { store: self.store.clone(), lease, timing: self.timing, labels };
         let done = self.done.clone();
         tokio::spawn(claims.run(wanted, move |name, nonce, claimed| {
             let _ = done.send(Done::Claim { name, nonce, claimed: Box::new(claimed) });

@@ -30,12 +30,13 @@ impl Coordinator {
 
     /// Says who is there, if that has changed.
     pub(super) fn publish_peers(&self, now: BootInstant) {
-        let lease = self.lease.clone().filter(|_| self.can_claim(now));
+        let lease = self.lease.clone().filter(|_| self.takes(now));
         let others = self.observer.alive(now).filter(|(id, record)| record.ready && !self.is_own(id));
         let mut live: Vec<SessionId> = others.map(|(id, _)| id.clone()).collect();
         live.extend(lease.iter().map(|lease| lease.session().clone()));
         live.sort_unstable();
         let pushed = self.watching == Watching::Pushed;
+        self.publish_pushed(pushed);
         self.peers.send_if_modified(|peers| {
             let session =
                 |lease: &Option<crate::lease::Lease>| lease.as_ref().map(|lease| lease.session().clone());

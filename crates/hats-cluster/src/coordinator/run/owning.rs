@@ -21,6 +21,8 @@ use crate::store::{Handover, MirrorError, MirrorUpdate, ReleaseKind, Released};
 const PREFER_FOR: Duration = Duration::from_millis(400);
 /// The same where changes are not pushed.
 const PREFER_FOR_POLLED: Duration = Duration::from_secs(2);
+/// The same where the thread was stopped for the sake of the other one.
+const PREFER_FOR_RELOCATED: Duration = Duration::from_secs(2);
 
 impl Coordinator {
     pub(super) fn started(&mut self, name: &TaskName, claim: &Nonce, ran: Ran) {
@@ -66,7 +68,7 @@ impl Coordinator {
             (Release::Free { cool_down, prefer_other }, _) => {
                 thread.not_before = now + *cool_down;
                 if *prefer_other {
-                    handover.prefer = self.successor(name);
+                    handover.prefer = self.heir(name);
                 } else if stop == Some(StopReason::Restart) {
                     handover.prefer = Some((lease.session().clone(), PREFER_FOR));
                 }
@@ -148,15 +150,26 @@ impl Coordinator {
         self.read_definition(name.clone());
     }
 
-    /// Whom to hand a thread to.
+    /// Whom to hand a thread to: the one for whom it was stopped, if that one is still there.
+    fn heir(&mut self, name: &TaskName) -> Option<(SessionId, Duration)> {
+        let meant = self.moves.remove(name);
+        let members = self.members(BootInstant::now());
+        match meant.filter(|session| members.has(session)) {
+            Some(session) => Some((session, PREFER_FOR_RELOCATED)),
+            None => self.successor(name),
+        }
+    }
+
+    /// Who comes next for a thread.
     pub(super) fn successor(&mut self, name: &TaskName) -> Option<(SessionId, Duration)> {
         let members = self.members(BootInstant::now());
         let own = self.lease.as_ref()?.session();
+        let requires = self.table.get(name).map(|thread| thread.requires.clone()).unwrap_or_default();
         let duration = match self.watching {
             Watching::Pushed => PREFER_FOR,
             Watching::Polled => PREFER_FOR_POLLED,
         };
-        members.successor(name, own).map(|session| (session.clone(), duration))
+        members.successor(name, &requires, own).map(|session| (session.clone(), duration))
     }
 
     pub(super) fn ask_to_stop(&mut self, name: &TaskName, reason: StopReason) {
@@ -194,6 +207,12 @@ impl Coordinator {
             Err(error) => {
                 owned.malformed = Some(error.to_string());
                 self.ask_to_stop(name, StopReason::Malformed);
+            }
+            Ok(definition) if !self.config.capacity.labels.offer(&definition.requires) => {
+                owned.definition.requires = definition.requires.clone();
+                let thread = self.table.entry(name);
+                thread.requires = definition.requires;
+                self.ask_to_stop(name, StopReason::Relocated);
             }
             Ok(definition) if definition == owned.definition => {}
             Ok(definition) if definition.restart_at != owned.definition.restart_at => {

@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 
 use super::{Coordinator, Done, RETRY, Runnable};
 use crate::clock::BootInstant;
-use crate::coordinator::Admission;
+use crate::config::Capacity;
 use crate::coordinator::plan::{Member, Members};
 use crate::error::Error;
 use crate::id::SessionId;
@@ -160,6 +160,11 @@ impl Coordinator {
         }
     }
 
+    /// Whether somebody else takes new threads.
+    pub(super) fn has_ready_peer(&self, now: BootInstant) -> bool {
+        self.observer.alive(now).any(|(id, record)| record.ready && !self.is_own(id))
+    }
+
     pub(super) fn members(&mut self, now: BootInstant) -> Members {
         // Counting all threads at every look would cost more than a count that is a moment old. But where new ones are
         // heard of the shares grow with each.
@@ -167,19 +172,27 @@ impl Coordinator {
         if is_old || self.runnable.of != self.table.len() {
             self.runnable = Runnable { count: self.table.runnable(), of: self.table.len(), at: now };
         }
+        let server_ms = self.vitals.server_ms(now);
         let mut members: Vec<Member> = self
             .observer
             .alive(now)
             .filter(|(id, record)| record.ready && !self.is_own(id))
-            .map(|(id, _)| Member { session: id.clone(), weight: 1.0, threads: self.table.load(id) })
+            .map(|(id, record)| {
+                let coming = self.moves.values().filter(|to| *to == id).count();
+                let age = Duration::from_millis(server_ms.saturating_sub(record.opened_ms));
+                member(id, &record.capacity, self.table.load(id) + coming, age)
+            })
             .collect();
-        if let Some(lease) = &self.lease
-            && !self.draining
-            && self.admission == Admission::Open
-        {
-            let threads = self.table.mine_len();
-            members.push(Member { session: lease.session().clone(), weight: 1.0, threads });
+        if let Some(lease) = self.lease.as_ref().filter(|_| self.takes(now)) {
+            let threads = self.table.mine_len().saturating_sub(self.moves.len());
+            // Nobody gives anything to itself.
+            members.push(member(lease.session(), &self.config.capacity, threads, Duration::MAX));
         }
         Members::new(members, self.runnable.count.max(self.table.mine_len()))
     }
+}
+
+fn member(session: &SessionId, capacity: &Capacity, threads: usize, age: Duration) -> Member {
+    let Capacity { weight, threads_max, labels } = capacity.clone();
+    Member { session: session.clone(), weight, threads, threads_max, age, labels }
 }

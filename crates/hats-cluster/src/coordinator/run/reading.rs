@@ -225,7 +225,7 @@ pub(super) fn unfetched(digest: SourceDigest) -> Definition {
         enabled: true,
         hang: crate::records::HANG_DEFAULT,
         restart: crate::records::RestartPolicy::default(),
-        requires: None,
+        requires: crate::labels::Labels::default(),
         limits: crate::records::Limits::default(),
         restart_at: None,
     }

@@ -52,6 +52,7 @@ impl Coordinator {
                 self.flush();
             }
         }
+        self.balance(now);
         self.claim_due(now);
         self.publish_peers(now);
     }

@@ -34,6 +34,8 @@ impl Coordinator {
             ("Claims", claims),
             ("Threads", self.vitals.threads.load(Ordering::Relaxed).to_string()),
         ];
+        row.push(("Critical", self.condition.critical.as_deref().unwrap_or_default().to_owned()));
+        row.extend(self.condition.figures.iter().cloned());
         if !self.enabled_written {
             // Whatever disabled an earlier run of this worker is over.
             row.push(("Status", "enabled".to_owned()));
@@ -41,8 +43,19 @@ impl Coordinator {
         row
     }
 
+    /// What peers and people are told that we are.
+    fn state(&self) -> &'static str {
+        if self.draining {
+            "draining"
+        } else if self.condition.critical.is_some() {
+            "critical"
+        } else {
+            "online"
+        }
+    }
+
     pub(super) async fn first_row(&mut self) {
-        let row = self.row("online");
+        let row = self.row(self.state());
         match self.store.write_row(&self.config.worker_name, &row, Some(ROW_TTL)).await {
             Ok(()) => self.enabled_written = true,
             Err(error) => warn!(%error, "the worker's row could not be written, written later"),
@@ -52,7 +65,7 @@ impl Coordinator {
     }
 
     pub(super) fn write_row(&self) {
-        let row = self.row(if self.draining { "draining" } else { "online" });
+        let row = self.row(self.state());
         let (store, done, worker) = (self.store.clone(), self.done.clone(), self.config.worker_name.clone());
         tokio::spawn(async move {
             let _ = done.send(Done::Row(store.write_row(&worker, &row, Some(ROW_TTL)).await));

@@ -46,6 +46,7 @@ impl Coordinator {
                 return;
             }
         };
+        self.endpoints_found(&found.endpoints);
         let defined: HashSet<&TaskName> = found.threads.iter().collect();
         let claimed: HashSet<&TaskName> = found.claims.iter().collect();
         for name in &found.threads {
@@ -159,18 +160,22 @@ async fn mend_index(store: &Store, found: &Found, index: &HashSet<SessionId>) {
     {
         debug!(%error, "the index of sessions is mended by the next sweep");
     }
-    for (kind, defined) in [(TaskKind::Thread, &found.threads), (TaskKind::Job, &found.jobs)] {
-        if let Err(error) = mend_index_of(store, kind, defined).await {
+    for (kind, mended) in [
+        (TaskKind::Thread, mend_index_of(store, TaskKind::Thread, &found.threads).await),
+        (TaskKind::Job, mend_index_of(store, TaskKind::Job, &found.jobs).await),
+        (TaskKind::Endpoint, mend_index_of(store, TaskKind::Endpoint, &found.endpoints).await),
+    ] {
+        if let Err(error) = mended {
             debug!(%error, "the index of {kind}s is mended by the next sweep");
         }
     }
 }
 
-async fn mend_index_of(store: &Store, kind: TaskKind, defined: &[TaskName]) -> Result<(), Error> {
-    let indexed: HashSet<TaskName> = store.index(kind).await?.into_iter().collect();
-    let missing: Vec<TaskName> = defined.iter().filter(|name| !indexed.contains(*name)).cloned().collect();
-    let defined: HashSet<&TaskName> = defined.iter().collect();
-    let surplus: Vec<TaskName> = indexed.iter().filter(|name| !defined.contains(name)).cloned().collect();
+async fn mend_index_of(store: &Store, kind: TaskKind, defined: &[impl AsRef<str>]) -> Result<(), Error> {
+    let indexed: HashSet<String> = store.index_members(kind).await?.into_iter().collect();
+    let defined: HashSet<&str> = defined.iter().map(AsRef::as_ref).collect();
+    let missing: Vec<&str> = defined.iter().copied().filter(|name| !indexed.contains(*name)).collect();
+    let surplus: Vec<&String> = indexed.iter().filter(|name| !defined.contains(name.as_str())).collect();
     if !missing.is_empty() {
         store.index_add(kind, &missing).await?;
     }

@@ -8,8 +8,10 @@ use tokio::sync::mpsc;
 use super::reading::unfetched;
 use super::*;
 use crate::address::RedisConfig;
+use crate::coordinator::{Release, StopReason};
 use crate::keys::Keys;
 use crate::name::ClusterName;
+use crate::records::SessionRecord;
 use crate::records::{Definition, SourceDigest};
 use crate::session::SessionThread;
 use crate::store::{Answer, Granted, Handover, Store};
@@ -37,6 +39,7 @@ impl World {
             connections: Arc::default(),
             events,
             peers: tokio::sync::watch::channel(crate::coordinator::Peers::default()).0,
+            pushed: tokio::sync::watch::channel(false).0,
             stamp: Stamp::new("coordinator", None),
             tried: HashSet::new(),
         });
@@ -395,4 +398,157 @@ async fn no_tick_is_taken_by_who_may_not_claim() {
     world.it.drain();
     world.it.publish_peers(now + Duration::from_secs(60));
     assert!(peers.borrow_and_update().lease.is_none());
+}
+
+/// As if these peers had been seen alive, with so many threads each, for long.
+fn seen(world: &mut World, peers: &[(&str, bool, usize)]) {
+    world.it.vitals.server_said(1_000_000_000);
+    let mut sessions = Vec::new();
+    for (id, ready, threads) in peers {
+        let id = SessionId::from(*id);
+        let record = SessionRecord { ready: *ready, ..crate::observe::living() };
+        sessions.push((id.clone(), Some(record)));
+        for number in 0..*threads {
+            let claim = ClaimRecord { session: Some(id.clone()), ..was_claimed() };
+            world.it.table.set_claim(&name(&format!("{id}-{number}")), claim);
+        }
+    }
+    let index = sessions.iter().map(|(id, _)| id.clone()).collect();
+    world.it.sampled(Ok(Sample { index, sessions }));
+}
+
+/// The threads that were asked to stop for the sake of others.
+fn relocated(world: &mut World) -> Vec<String> {
+    let mut names = Vec::new();
+    while let Ok(event) = world.events.try_recv() {
+        match event {
+            Event::Stop { name, reason: StopReason::Relocated, .. } => names.push(name.to_string()),
+            other => panic!("{other:?}"),
+        }
+    }
+    names
+}
+
+fn critical(why: Option<&str>) -> Condition {
+    Condition { critical: why.map(Arc::from), ..Condition::default() }
+}
+
+fn own_many(world: &mut World, count: usize) {
+    for number in 0..count {
+        world.own(&name(&format!("own-{number}")));
+    }
+}
+
+#[tokio::test]
+async fn who_has_more_than_its_share_gives_some_away_once() {
+    let mut world = World::new();
+    own_many(&mut world, 10);
+    seen(&mut world, &[("peer", true, 0)]);
+    let now = BootInstant::now();
+    world.it.balance(now);
+    let moved = relocated(&mut world);
+    assert_eq!(moved.len(), 5);
+    world.it.balance(now + Duration::from_secs(1));
+    assert_eq!(relocated(&mut world).len(), 0, "what is on its way counts as there");
+    // What is released goes to the one that it was stopped for.
+    let thread = name(&moved[0]);
+    let claim = world.it.table.get(&thread).unwrap().owned().unwrap().nonce.clone();
+    let how = Release::Free { cool_down: Duration::from_secs(3), prefer_other: true };
+    world.it.release(&thread, &claim, how);
+    assert!(!world.it.moves.contains_key(&thread));
+    assert!(matches!(world.it.table.get(&thread).unwrap().mine, Some(Mine::Releasing { .. })));
+}
+
+#[tokio::test]
+async fn nothing_is_given_to_who_takes_nothing_and_nothing_by_who_drains() {
+    let mut world = World::new();
+    own_many(&mut world, 10);
+    seen(&mut world, &[("peer", false, 0)]);
+    world.it.balance(BootInstant::now());
+    assert!(relocated(&mut world).is_empty());
+    seen(&mut world, &[("peer", true, 0)]);
+    world.it.drain();
+    world.it.balance(BootInstant::now() + Duration::from_secs(1));
+    assert!(relocated(&mut world).is_empty());
+}
+
+#[tokio::test]
+async fn a_critical_worker_sheds_the_heaviest_first_and_a_few_at_a_time() {
+    let mut world = World::new();
+    world.it.config.weigh = Arc::new(|name| if name.as_str() == "own-7" { 9 } else { 1 });
+    own_many(&mut world, 50);
+    seen(&mut world, &[("peer", true, 50)]);
+    world.it.condition_is(critical(Some("load")));
+    let now = BootInstant::now();
+    assert!(!world.it.takes(now));
+    world.it.balance(now);
+    assert_eq!(relocated(&mut world), ["own-7", "own-0"]);
+    world.it.balance(now + Duration::from_secs(1));
+    assert_eq!(relocated(&mut world).len(), 2);
+    world.it.condition_is(critical(None));
+    assert!(world.it.takes(now));
+}
+
+#[tokio::test]
+async fn a_critical_worker_without_a_healthy_peer_keeps_what_it_has_and_goes_on() {
+    let mut world = World::new();
+    own_many(&mut world, 10);
+    seen(&mut world, &[("critical as well", false, 0)]);
+    world.it.condition_is(critical(Some("load")));
+    let now = BootInstant::now();
+    world.it.balance(now);
+    assert!(relocated(&mut world).is_empty());
+    assert!(world.it.takes(now));
+    assert!(world.it.vitals.closed.load(Ordering::Acquire), "peers give it nothing");
+}
+
+#[tokio::test]
+async fn what_requires_more_than_is_offered_is_neither_claimed_nor_kept() {
+    let mut world = World::new();
+    let thread = name("thread");
+    let picky = || {
+        let definition = Definition { requires: "gpu".parse().unwrap(), ..definition("1") };
+        Ok(Some(DefinitionRead { definition: Ok(definition), ..read("1") }))
+    };
+    world.it.claim_seen(&thread, was_claimed());
+    world.it.definition_read(&thread, picky());
+    assert_eq!(world.it.table.next_due(), None);
+    world.it.definition_read(&thread, Ok(Some(read("1"))));
+    assert!(world.it.table.next_due().is_some());
+    let owned = name("owned");
+    world.own(&owned);
+    world.it.definition_read(&owned, picky());
+    assert_eq!(relocated(&mut world), ["owned"]);
+}
+
+#[tokio::test]
+async fn a_worker_takes_no_more_threads_than_it_may_but_ticks() {
+    let mut world = World::new();
+    world.it.config.capacity.threads_max = Some(2);
+    let now = BootInstant::now();
+    own_many(&mut world, 1);
+    assert!(world.it.can_claim(now));
+    world.own(&name("another"));
+    assert!(!world.it.can_claim(now) && world.it.takes(now));
+}
+
+#[tokio::test]
+async fn who_is_full_makes_room_for_what_only_it_can_run() {
+    let mut world = World::new();
+    world.it.config.capacity =
+        crate::config::Capacity { threads_max: Some(3), labels: "gpu".parse().unwrap(), weight: 1.0 };
+    own_many(&mut world, 3);
+    seen(&mut world, &[("peer", true, 3)]);
+    let picky = name("picky");
+    let definition = Definition { requires: "gpu".parse().unwrap(), ..definition("1") };
+    world.it.claim_seen(&picky, was_claimed());
+    world.it.definition_read(&picky, Ok(Some(DefinitionRead { definition: Ok(definition), ..read("1") })));
+    let now = BootInstant::now();
+    world.it.balance(now);
+    assert!(relocated(&mut world).is_empty(), "somebody else may be about to take it");
+    world.it.table.get_mut(&picky).unwrap().free_since = Some(BootInstant::default());
+    world.it.balance(now + Duration::from_secs(1));
+    assert_eq!(relocated(&mut world).len(), 1);
+    world.it.balance(now + Duration::from_secs(2));
+    assert!(relocated(&mut world).is_empty(), "one for each that waits");
 }

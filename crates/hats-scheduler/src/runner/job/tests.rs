@@ -68,6 +68,7 @@ impl World {
             http: None,
             redis: None,
             sql: None,
+            warm_bytes: LanesConfig::WARM_BYTES,
             on_turn: Arc::new(|_| {}),
         })
         .unwrap();

@@ -37,7 +37,7 @@ fn make<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<Object<'js>> {
     define(&native, "fetch.location", host, location)?;
     define(&native, "fetch.send", host, send)?;
     define(&native, "fetch.abort", host, abort)?;
-    if host.control.kind() == Kind::Endpoint {
+    if host.control().kind() == Kind::Endpoint {
         define(&native, "fetch.incoming", host, incoming)?;
         define(&native, "fetch.incomingHeaders", host, incoming_headers)?;
         define(&native, "fetch.incomingBody", host, incoming_body)?;
@@ -67,7 +67,7 @@ fn url<'js>(_: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> 
 fn location<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
     let text = call.string(0)?;
     let is_path = text.starts_with('/') && !text.starts_with("//") && !text.starts_with("/\\");
-    if is_path && host.control.kind() == Kind::Endpoint {
+    if is_path && host.control().kind() == Kind::Endpoint {
         let url = url::Url::parse("http://host").and_then(|base| base.join(&text));
         if let Ok(url) = url {
             return url[Position::BeforePath..].into_js(call.ctx);
@@ -132,7 +132,7 @@ fn send<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'j
         _ => Redirect::Follow,
     };
     let timeout = call.argument(5).as_number().and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok());
-    let mut held = host.bodies.hold();
+    let mut held = host.bodies.borrow().hold();
     held.grow(body.as_ref().map_or(0, Vec::len)).map_err(|error| refuse(&error))?;
     let request = Request {
         method,
@@ -142,8 +142,8 @@ fn send<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'j
         redirect,
         timeout: timeout.unwrap_or(TIMEOUT),
         body_limit: host.limits.http_body,
-        budget: host.bodies.clone(),
-        control: host.control.clone(),
+        budget: host.bodies.borrow().clone(),
+        control: host.control(),
     };
     host.gate(call.ctx)?;
     let sent = async move {

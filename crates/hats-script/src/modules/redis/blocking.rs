@@ -121,7 +121,7 @@ fn one_slice(
     let (stop, mut stopped) = oneshot::channel::<()>();
     let (answer, mut answered) = oneshot::channel();
     let (name, arguments, connections) = (name.to_owned(), arguments.to_vec(), connections.clone());
-    let (begun, control) = (Instant::now(), host.control.clone());
+    let (begun, control) = (Instant::now(), host.control());
     host.lane.io.spawn(async move {
         let ready = async {
             let connection = connections.blocking(turn).await?;

@@ -48,6 +48,17 @@ struct Shared {
     permits: Arc<Semaphore>,
     waiting: AtomicUsize,
     idle: Mutex<Vec<Driven>>,
+    /// Those of the lanes, to see how they are; each lane drives its own.
+    lanes: Mutex<Vec<Client>>,
+}
+
+/// How the connections of scripts are, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Every lane has its connection for plain commands.
+    pub commands: bool,
+    /// Those for blocking commands that exist stand, and so does the one that unblocks them.
+    pub blocking: bool,
 }
 
 /// A client with the tokio task that drives its connection. A client that is merely dropped would be kept, and
@@ -68,6 +79,8 @@ struct LaneShared {
     driven: RefCell<Driven>,
     /// What leaves with the next round, which is under way if there is any.
     asked: RefCell<Vec<Asked>>,
+    /// Knows this one too.
+    all: Arc<Shared>,
 }
 
 /// A connection failed, not the command: the server has said nothing.
@@ -115,14 +128,19 @@ impl Connections {
                 permits: Arc::new(Semaphore::new(blocking.get())),
                 waiting: AtomicUsize::new(0),
                 idle: Mutex::default(),
+                lanes: Mutex::default(),
             }),
         })
     }
 
-    /// True if the connection stands, as far as is known.
+    /// How they are, as far as is known: nothing is sent.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.shared.control.client.is_connected()
+    pub fn state(&self) -> State {
+        let stands = |driven: &Driven| driven.client.is_connected();
+        State {
+            commands: self.shared.lanes().iter().all(Client::is_connected),
+            blocking: stands(&self.shared.control) && self.shared.idle().iter().all(stands),
+        }
     }
 
     /// Closes every connection but those of the lanes, which end with their lanes.
@@ -145,8 +163,10 @@ impl Connections {
         builder.with_config(|config| config.fail_fast = false);
         // Each command and each round has a time of its own; here it would be a timer for each command of a round.
         builder.with_performance_config(|performance| performance.default_command_timeout = Duration::ZERO);
-        let driven = RefCell::new(Driven::start(&builder)?);
-        let shared = LaneShared { builder, driven, asked: RefCell::default() };
+        let driven = Driven::start(&builder)?;
+        self.shared.lanes().push(driven.client.clone());
+        let (driven, all) = (RefCell::new(driven), self.shared.clone());
+        let shared = LaneShared { builder, driven, asked: RefCell::default(), all };
         Ok(LaneConnection { shared: Rc::new(shared), connections: self.clone() })
     }
 
@@ -248,9 +268,18 @@ impl LaneShared {
         }
         driven.driver.abort();
         match Driven::start(&self.builder) {
-            Ok(new) => *driven = new,
+            Ok(new) => {
+                self.all.lane_has(client, Some(new.client.clone()));
+                *driven = new;
+            }
             Err(error) => tracing::error!(%error, "the connection of a lane cannot be made again"),
         }
+    }
+}
+
+impl Drop for LaneShared {
+    fn drop(&mut self) {
+        self.all.lane_has(&self.driven.borrow().client, None);
     }
 }
 
@@ -320,6 +349,17 @@ impl Drop for BlockingConnection {
 impl Shared {
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Driven>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lanes(&self) -> std::sync::MutexGuard<'_, Vec<Client>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lane has another connection now, or none any more.
+    fn lane_has(&self, old: &Client, new: Option<Client>) {
+        let mut lanes = self.lanes();
+        lanes.retain(|client| client.id() != old.id());
+        lanes.extend(new);
     }
 }
 

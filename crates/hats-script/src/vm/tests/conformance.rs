@@ -72,6 +72,7 @@ impl World {
             http: Some(super::http::client(Egress::default())),
             redis: Some(super::redis::connections(redis_url, 2).await),
             sql: Some(Databases::new(crate::sql::Config::default()).unwrap()),
+            warm_bytes: LanesConfig::WARM_BYTES,
             on_turn: Arc::new(|_| {}),
         })
         .unwrap();
@@ -187,6 +188,7 @@ async fn live_properties_are_asked_at_each_use() {
                 http: None,
                 redis: None,
                 sql: None,
+                warm_bytes: LanesConfig::WARM_BYTES,
                 on_turn: Arc::new(|_| {}),
             })
             .unwrap();

@@ -307,6 +307,7 @@ fn lane_with(libraries: &[(&str, &str)]) -> Lanes {
         redis: None,
         #[cfg(feature = "sql")]
         sql: None,
+        warm_bytes: LanesConfig::WARM_BYTES,
         on_turn: std::sync::Arc::new(|_| {}),
     })
     .unwrap()

@@ -30,6 +30,7 @@ fn lanes_of(databases: Databases) -> Lanes {
         redis: None,
         preload: [].into(),
         sql: Some(databases),
+        warm_bytes: LanesConfig::WARM_BYTES,
         on_turn: Arc::new(|_| {}),
     })
     .unwrap()

@@ -289,7 +289,7 @@ async fn a_name_of_the_web_costs_only_those_who_use_it() {
         let lanes = one_lane();
         let run = spawn(&lanes, &Fake::new(), Limits::default(), move |vm| {
             vm.load(source, "test.js")?;
-            vm.runtime.run_gc();
+            vm.interpreter.with(|ctx| ctx.run_gc());
             Ok::<_, ScriptError>(vm.memory_used())
         });
         run.1.await.unwrap()

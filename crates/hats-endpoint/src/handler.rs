@@ -1,0 +1,340 @@
+//! One request, from its head to its answer.
+//!
+//! ```text
+//!  draining? 503 ─ malformed? 400 ─ unhealthy? 503 ─ no such path, disabled? 404 ─ a file? 200, 304, 405
+//!    └─ a page: body (408, 413) ─ a place (503) ─ script ─► its answer · thrown 500 · too long 504 · stopped 503
+//! ```
+//!
+//! What must hold:
+//! - Nothing is done for a request that has not been read whole.
+//! - A script ends when nobody waits for its answer any more.
+//! - The client is told the status, and the log and the definition's `Error` the reason.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, header, request};
+use axum::response::Response;
+use hats_cluster::Handle;
+use hats_cluster::keys::Keys;
+use hats_cluster::name::EndpointPath;
+use hats_script::{
+    BoxFuture, Error, Kind, Lanes, Page, PageRequest, PageResponse, ScriptError, ScriptHandle, TaskControl,
+};
+use hyper::body::Body as _;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::{Admission, Bodies};
+use crate::config::Config;
+use crate::connection::{self, Busy};
+use crate::content::{Content, File, Served};
+use crate::message::{self, BadBody, FILE_METHODS, PAGE_METHODS, Target, closing, plain, plain_text};
+use crate::routes::{Lookup, Routes};
+use crate::running::{Run, Running};
+
+/// A script that has not ended so long after its limit is stuck in native code. Its client waits no longer.
+const OVERDUE: Duration = Duration::from_secs(5);
+
+/// Everything that an answer is made with.
+pub(crate) struct Site {
+    pub(crate) config: Config,
+    pub(crate) cluster: Handle,
+    pub(crate) keys: Keys,
+    pub(crate) lanes: Lanes,
+    pub(crate) routes: Routes,
+    pub(crate) admission: Admission,
+    pub(crate) bodies: Bodies,
+    pub(crate) is_healthy: Arc<dyn Fn() -> bool + Send + Sync>,
+    pub(crate) running: Running,
+    /// No new requests.
+    pub(crate) draining: CancellationToken,
+    /// Requests have had their time: scripts are interrupted.
+    pub(crate) hurry: CancellationToken,
+}
+
+/// The connection that a request came on.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    pub(crate) own: SocketAddr,
+    pub(crate) stream: Arc<TcpStream>,
+    /// Held until there is an answer.
+    pub(crate) _busy: Arc<Busy>,
+}
+
+/// Answers a request, and notes it in the access log.
+pub(crate) async fn serve(
+    State(site): State<Arc<Site>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Response {
+    if !tracing::enabled!(target: "hats_access", tracing::Level::DEBUG) {
+        return answer(&site, &peer, request).await;
+    }
+    let begun = Instant::now();
+    let method = request.method().clone();
+    // Without the query, in which people put what is secret.
+    let path = request.uri().path().to_owned();
+    let response = answer(&site, &peer, request).await;
+    tracing::debug!(
+        target: "hats_access",
+        %method,
+        path,
+        status = response.status().as_u16(),
+        bytes = response.body().size_hint().exact(),
+        elapsed = ?begun.elapsed(),
+        remote = %peer.address,
+        "answered"
+    );
+    response
+}
+
+async fn answer(site: &Arc<Site>, peer: &Peer, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let method = head.method.clone();
+    if site.draining.is_cancelled() {
+        return closing(plain(StatusCode::SERVICE_UNAVAILABLE, &method));
+    }
+    let malformed =
+        |text: &str| closing(plain_text(StatusCode::BAD_REQUEST, format!("Bad Request: {text}\n"), &method));
+    let host = match message::host(&head, peer.own) {
+        Ok(host) => host,
+        Err(text) => return malformed(text),
+    };
+    if head.method == Method::OPTIONS && head.uri.path() == "*" {
+        return message::options(PAGE_METHODS);
+    }
+    if head.method == Method::CONNECT || head.method == Method::TRACE {
+        return closing(message::not_allowed(PAGE_METHODS, &method));
+    }
+    let Ok(target) = Target::parse(head.uri.path()) else {
+        return malformed("the path is no percent-encoded UTF-8");
+    };
+    if !(site.is_healthy)() {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, &method);
+    }
+    let (served, params) = match site.routes.find(&target).await {
+        Lookup::Found(served, params) => (served, params),
+        Lookup::Missing => return plain(StatusCode::NOT_FOUND, &method),
+        Lookup::Unknown => return plain(StatusCode::SERVICE_UNAVAILABLE, &method),
+    };
+    let page = match &served.content {
+        Content::Disabled => return plain(StatusCode::NOT_FOUND, &method),
+        Content::Broken(reason) => {
+            failed(site, &served, reason.clone());
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, &method);
+        }
+        Content::File(file) => return send_file(file, &head),
+        Content::Page(page) => page,
+    };
+    let Config { body_limit, body_timeout, .. } = site.config;
+    let (body, _share) = match message::read_body(body, body_limit, body_timeout, &site.bodies).await {
+        Ok(read) => read,
+        Err(error) => {
+            let status = match error {
+                BadBody::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+                BadBody::TooSlow => StatusCode::REQUEST_TIMEOUT,
+                BadBody::TooMuch => StatusCode::SERVICE_UNAVAILABLE,
+                BadBody::Broken => StatusCode::BAD_REQUEST,
+            };
+            return closing(plain(status, &method));
+        }
+    };
+    let Some(_place) = site.admission.enter(&served.running).await else {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, &method);
+    };
+    let request = message::page_request(head, &target, &host, params, body);
+    tokio::select! {
+        biased;
+        response = run(site, &served, page, request, &method) => response,
+        // Nobody reads this, or nobody will for long.
+        () = connection::gone(&peer.stream, site.config.gone_timeout) => {
+            closing(plain(StatusCode::SERVICE_UNAVAILABLE, &method))
+        }
+    }
+}
+
+fn send_file(file: &File, head: &request::Parts) -> Response {
+    let method = &head.method;
+    if *method == Method::OPTIONS {
+        return message::options(FILE_METHODS);
+    }
+    if *method != Method::GET && *method != Method::HEAD {
+        return message::not_allowed(FILE_METHODS, method);
+    }
+    let mut response = Response::default();
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, file.etag.clone());
+    if message::has_tag(&head.headers, &file.etag) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return response;
+    }
+    headers.insert(header::CONTENT_TYPE, file.content_type.clone());
+    message::with_body(response, file.bytes.clone(), method)
+}
+
+/// Runs a page for a request that has its place.
+///
+/// # Cancel safety
+/// Dropped, the script is killed.
+async fn run(
+    site: &Arc<Site>,
+    served: &Arc<Served>,
+    page: &Arc<Page>,
+    request: PageRequest,
+    method: &Method,
+) -> Response {
+    let control = Arc::new(Control {
+        name: served.path.clone(),
+        key: site.keys.endpoint(&served.path),
+        site: site.clone(),
+        is_gone: AtomicBool::new(false),
+        _run: site.running.enter(page.file().clone()),
+    });
+    let deadline = Instant::now() + page.limits().call_timeout.unwrap_or(Config::PAGE_TIMEOUT) + OVERDUE;
+    let (script, ended) = site.lanes.answer(page, control.clone(), request);
+    let script = KilledWhenDropped { script, control: Some(control) };
+    let mut ended = std::pin::pin!(ended);
+    let mut is_hurried = false;
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = &mut ended => break Some(ended),
+            () = site.hurry.cancelled(), if !is_hurried => {
+                is_hurried = true;
+                script.script.interrupt();
+            }
+            () = tokio::time::sleep_until(deadline) => break None,
+        }
+    };
+    match ended {
+        Some(ended) => {
+            script.ended();
+            finished(site, served, ended, method)
+        }
+        None => {
+            failed(site, served, "it has not ended at its time limit: it is stuck in native code".to_owned());
+            closing(plain(StatusCode::GATEWAY_TIMEOUT, method))
+        }
+    }
+}
+
+/// The answer of a script that has ended.
+fn finished(
+    site: &Site,
+    served: &Served,
+    ended: Result<Result<PageResponse, ScriptError>, Error>,
+    method: &Method,
+) -> Response {
+    let (status, reason) = match ended {
+        Ok(Ok(answer)) => match message::page_response(answer, method) {
+            Some(response) => {
+                site.cluster.endpoint_ok(&served.path);
+                return response;
+            }
+            None => (StatusCode::INTERNAL_SERVER_ERROR, Some("its answer is none".to_owned())),
+        },
+        Ok(Err(ScriptError::Interrupted | ScriptError::Lost)) | Err(Error::Closed) => {
+            return closing(plain(StatusCode::SERVICE_UNAVAILABLE, method));
+        }
+        Ok(Err(error)) => {
+            let is_late = matches!(error, ScriptError::Timeout(_) | ScriptError::RunTimeout(_));
+            let status =
+                if is_late { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::INTERNAL_SERVER_ERROR };
+            (status, Some(error.to_string()))
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, Some(error.to_string())),
+    };
+    if let Some(reason) = reason {
+        failed(site, served, reason);
+    }
+    plain(status, method)
+}
+
+/// Tells people why a request failed.
+fn failed(site: &Site, served: &Served, reason: String) {
+    if let Some(left_out) = served.may_log() {
+        tracing::warn!(task = %served.path, kind = "endpoint", left_out, error = reason, "failed at a request");
+    }
+    site.cluster.endpoint_failed(&served.path, reason);
+}
+
+struct KilledWhenDropped {
+    script: ScriptHandle,
+    /// None: it has ended.
+    control: Option<Arc<Control>>,
+}
+
+impl KilledWhenDropped {
+    fn ended(mut self) {
+        self.control = None;
+    }
+}
+
+impl Drop for KilledWhenDropped {
+    fn drop(&mut self) {
+        if let Some(control) = &self.control {
+            control.is_gone.store(true, Ordering::Release);
+            self.script.kill();
+        }
+    }
+}
+
+/// What the script of one request is told about itself. An endpoint has no owner, so that its effects need no lease: they
+/// end when nobody waits for its answer.
+struct Control {
+    name: EndpointPath,
+    key: String,
+    site: Arc<Site>,
+    is_gone: AtomicBool,
+    _run: Run,
+}
+
+impl TaskControl for Control {
+    fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Endpoint
+    }
+
+    fn key(&self) -> &str {
+        &self.key
+    }
+
+    fn epoch(&self) -> u64 {
+        0
+    }
+
+    fn trusted_for(&self) -> Duration {
+        if self.is_gone.load(Ordering::Acquire) { Duration::ZERO } else { Duration::MAX }
+    }
+
+    fn stopped(&self) -> bool {
+        self.site.hurry.is_cancelled()
+    }
+
+    fn disable(&self) -> BoxFuture<Result<(), String>> {
+        no_task()
+    }
+
+    fn state(&self) -> BoxFuture<Result<String, String>> {
+        no_task()
+    }
+
+    fn status(&self) -> BoxFuture<Result<String, String>> {
+        no_task()
+    }
+}
+
+/// Endpoints have no such calls.
+fn no_task<T>() -> BoxFuture<Result<T, String>> {
+    Box::pin(async { Err("an endpoint is no task of its own".to_owned()) })
+}
