@@ -30,7 +30,7 @@ pub(super) fn install<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<
 }
 
 /// Something of the request in hand, if there is one.
-fn of<T>(host: &Host, get: impl FnOnce(&PageRequest) -> T) -> Option<T> {
+pub(super) fn of<T>(host: &Host, get: impl FnOnce(&PageRequest) -> T) -> Option<T> {
     host.exchange.borrow().as_ref().map(|exchange| get(&exchange.request))
 }
 
