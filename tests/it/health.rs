@@ -1,6 +1,7 @@
 //! What the health port says of a worker, and what follows when it is unhealthy.
 
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -379,6 +380,142 @@ fn a_critical_worker_takes_no_ticks() -> Result<()> {
             Ok(ran()?.iter().any(|name| name == "w0").then_some(()))
         })?;
         cluster.finish()?;
+        Ok(())
+    })
+}
+
+/// A cgroup with a limit, where the system lets us have one.
+struct Cgroup {
+    folder: PathBuf,
+}
+
+impl Cgroup {
+    /// One with these limits of `controller`: the files of version 1, or that of version 2, with what stands in them.
+    /// None of version 1 is one that just counts.
+    fn new(name: &str, controller: &str, v1: &[(&str, &str)], v2: (&str, &str)) -> Option<Self> {
+        let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        // "<number>:<controllers>:<path>": version 1 names the controller, version 2 nothing.
+        let path_of = |controller: &str| {
+            own.lines().find_map(|line| {
+                let (controllers, path) = line.split_once(':')?.1.split_once(":/")?;
+                controllers.split(',').any(|name| name == controller).then_some(path)
+            })
+        };
+        let (folder, limits) = match (path_of(controller), path_of("")) {
+            (Some(path), _) => (Path::new("/sys/fs/cgroup").join(controller).join(path), v1),
+            (None, Some(path)) => (Path::new("/sys/fs/cgroup").join(path), &[v2][..]),
+            (None, None) => return None,
+        };
+        // One name in all of them, as container runtimes do it.
+        let folder = folder.join(format!("{name}-{}", std::process::id()));
+        std::fs::create_dir(&folder).ok()?;
+        let cgroup = Self { folder };
+        for (file, limit) in limits {
+            std::fs::write(cgroup.folder.join(file), limit).ok()?;
+        }
+        Some(cgroup)
+    }
+
+    fn take(&self, pid: u32) -> Result<()> {
+        Ok(std::fs::write(self.folder.join("cgroup.procs"), pid.to_string())?)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // It goes once the last process has left it.
+        for _ in 0..100 {
+            if std::fs::remove_dir(&self.folder).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+#[test]
+fn a_worker_under_a_real_limit_of_memory_turns_critical_and_recovers() -> Result<()> {
+    Lab::run("memory limit", |lab| {
+        let limit = (400 << 20).to_string();
+        let (v1, v2) = ([("memory.limit_in_bytes", &*limit)], ("memory.max", &*limit));
+        let Some(cgroup) = Cgroup::new("hats-limit", "memory", &v1, v2) else {
+            eprintln!("skipped: this system lets us make no cgroup with a limit");
+            return Ok(());
+        };
+        let redis = persistent(lab)?;
+        let options = options("w0", &redis).argument("--health-interval", "200ms");
+        let worker = Worker::start(lab, options.argument("--mem-threshold", "40"))?;
+        cgroup.take(worker.pid())?;
+        let port = HealthPort::of(&worker)?;
+        port.wait_for(200)?;
+        let source = r#"
+            let held = null;
+            function main() {
+              if (redis.Do("GET", "hold") == "on") held ??= "x".repeat(50 << 20); else held = null;
+              sleep(20);
+            }"#;
+        redis.ask(&["SET", "hold", "on"])?;
+        for number in 0..5 {
+            define(&redis, &format!("hold{number}"), source)?;
+        }
+        let answer = port.wait_for(503)?;
+        ensure!(answer["checks"]["health"]["problem"].to_string().contains("memory in use"), "{answer}");
+        wait_for_state(&redis, "w0", "critical")?;
+        redis.ask(&["SET", "hold", "off"])?;
+        let answer = port.wait_for(200)?;
+        wait_for_state(&redis, "w0", "online")?;
+        eprintln!("recovered at {}", answer["readings"]);
+        worker.drain(PATIENCE)?;
+        Ok(())
+    })
+}
+
+/// Computes without end until it is dropped.
+struct Stress(std::process::Child);
+
+impl Stress {
+    fn new() -> Result<Self> {
+        Ok(Self(std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn()?))
+    }
+}
+
+impl Drop for Stress {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_worker_under_real_load_turns_critical_and_recovers() -> Result<()> {
+    Lab::run("load", |lab| {
+        // A third of a core for the two of them, so that the load is theirs and no other test's.
+        let v1 = [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "33000")];
+        let Some(cgroup) = Cgroup::new("hats-load", "cpu", &v1, ("cpu.max", "33000 100000")) else {
+            eprintln!("skipped: this system lets us make no cgroup with a quota");
+            return Ok(());
+        };
+        let redis = persistent(lab)?;
+        let options = options("w0", &redis).argument("--health-interval", "500ms");
+        let worker = Worker::start(lab, options.argument("--cpu-threshold", "80%"))?;
+        let port = HealthPort::of(&worker)?;
+        // Where time is counted apart from quotas, it has to be counted for the two of them as well.
+        let counted = Cgroup::new("hats-load", "cpuacct", &[], ("cgroup.freeze", "0"));
+        let take =
+            |pid| cgroup.take(pid).and_then(|()| counted.as_ref().map_or(Ok(()), |group| group.take(pid)));
+        take(worker.pid())?;
+        port.wait_for(200)?;
+        let stress = Stress::new()?;
+        take(stress.0.id())?;
+        let answer = port.wait_for(503)?;
+        ensure!(answer["checks"]["health"]["problem"].to_string().contains("CPU use"), "{answer}");
+        wait_for_state(&redis, "w0", "critical")?;
+        drop(stress);
+        let answer = port.wait_for(200)?;
+        wait_for_state(&redis, "w0", "online")?;
+        eprintln!("recovered at {}", answer["readings"]);
+        worker.drain(PATIENCE)?;
         Ok(())
     })
 }
