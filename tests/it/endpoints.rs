@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use hats_tests::cluster::NAME;
 use hats_tests::redis::{self, RedisServer};
-use hats_tests::worker::{Options, Worker, run};
+use hats_tests::worker::{Options, Worker, run, workspace};
 use hats_tests::{Lab, clock};
 
 use crate::is_soak;
@@ -85,12 +85,22 @@ fn define(redis: &RedisServer, path: &str, fields: &[&str]) -> Result<()> {
 
 /// Starts a worker that serves endpoints, and finds where.
 fn serving(lab: &Lab, redis: &RedisServer, name: &str) -> Result<(Worker, SocketAddr)> {
+    serving_with(lab, redis, name, |options| options)
+}
+
+/// As [`serving`], with more options.
+fn serving_with(
+    lab: &Lab,
+    redis: &RedisServer,
+    name: &str,
+    more: impl FnOnce(Options) -> Options,
+) -> Result<(Worker, SocketAddr)> {
     let options = Options::new(name, NAME, &redis.address().to_string())
         .flag("--host")
         .argument("--host-port", "0")
         .argument("--drain-timeout", "20s")
         .without_call_log();
-    let worker = Worker::start(lab, options)?;
+    let worker = Worker::start(lab, more(options))?;
     let line = lab.wait_for_line(worker.log(), "endpoints are served", PATIENCE)?;
     let address = line.split("address=").nth(1).context("no address")?;
     let address = address.split_whitespace().next().context("no address")?.parse()?;
@@ -157,6 +167,36 @@ fn pages_are_served_by_every_worker_as_they_are_written() -> Result<()> {
             worker.drain(PATIENCE)?;
         }
         Ok(())
+    })
+}
+
+#[test]
+fn the_examples_are_served() -> Result<()> {
+    Lab::run("endpoints examples", |lab| {
+        let redis = RedisServer::start(lab)?;
+        let folder = workspace().join("examples/endpoints");
+        let (worker, address) = serving_with(lab, &redis, "one", |options| {
+            options.argument("--endpoints", &folder.to_string_lossy())
+        })?;
+        clock::wait_for("the guest book", PATIENCE, || {
+            Ok((get(address, "/guests")?.status == 200).then_some(()))
+        })?;
+        ensure!(get(address, "/guests")?.body.contains("<p>Nobody was here.</p>\n"));
+        let sign = |name: &str| -> Result<Answer> {
+            let mut client = Client::connect(address)?;
+            let length = name.len();
+            let head = format!("POST /guests HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{name}");
+            client.stream.write_all(head.as_bytes())?;
+            client.answer()
+        };
+        let signed = sign("name=Ada+%3Cada%40example.com%3E")?;
+        ensure!(signed.status == 303 && signed.head.contains("location: /guests"), "{signed:?}");
+        let refused = sign("")?;
+        ensure!(refused.status == 400 && refused.body == "whom shall I write down?\n", "{refused:?}");
+        let book = get(address, "/guests")?.body;
+        ensure!(book.contains("<ol>\n\n  <li>Ada &lt;ada@example.com&gt;</li>\n\n</ol>\n"), "{book}");
+        until(address, "/visits/start", 200, r#"{"page":"start","visits":0}"#)?;
+        worker.drain(PATIENCE).map(drop)
     })
 }
 

@@ -15,9 +15,11 @@ use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The examples that a test of this module or `real_input` runs.
-pub(crate) const COVERED: [&str; 19] = [
+/// The examples that a test of this module, `endpoints` or `real_input` runs.
+pub(crate) const COVERED: [&str; 21] = [
     "embed.rs",
+    "endpoints/guests.html",
+    "endpoints/visits/[page].js",
     "env.js",
     "hello.js",
     "http.js",
