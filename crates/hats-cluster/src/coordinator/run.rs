@@ -403,6 +403,7 @@ impl Coordinator {
             Some(Command::Look(names)) => names.into_iter().for_each(|name| self.changed(Key::Thread(name))),
             Some(Command::FeedJobs(tell)) => self.feed_jobs(tell),
             Some(Command::FeedEndpoints(tell)) => self.feed_endpoints(tell),
+            Some(Command::LookEndpoint(path)) => self.endpoint_changed(path),
             Some(Command::NameSessions(sessions)) => self.name_sessions(sessions),
             Some(Command::Drain) => self.drain(),
             Some(Command::Close(closed)) => {
