@@ -1,8 +1,7 @@
 //! What clients get over real connections, well-formed or not: a real server, real interpreters, an embedded Redis.
 
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
-
-use std::net::SocketAddr;
+#![expect(clippy::expect_used, reason = "a test ends at the first surprise")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails of it")]
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
