@@ -1,7 +1,8 @@
 //! What clients get over real connections, well-formed or not: a real server, real interpreters, an embedded Redis.
 
 #![expect(clippy::expect_used, reason = "a test ends at the first surprise")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails of it")]
+
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
