@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use hats_tests::clock::percentile;
 use hats_tests::cluster::{Cluster, NAME, Shape};
+use hats_tests::process::Process;
 use hats_tests::redis::RedisServer;
 use hats_tests::ticks::{self, Books, COUNTED};
-use hats_tests::worker::{Options, Worker};
+use hats_tests::worker::{self, Options, Worker};
 use hats_tests::{Lab, clock, takeover};
 
 /// How often each figure is taken.
@@ -25,7 +26,7 @@ const WINDOW: Duration = Duration::from_secs(4);
 
 type Figure = (&'static str, fn(&Lab) -> Result<()>);
 
-const FIGURES: [Figure; 8] = [
+const FIGURES: [Figure; 9] = [
     ("start", start),
     ("ticks", ticks),
     ("incr", incr),
@@ -33,6 +34,7 @@ const FIGURES: [Figure; 8] = [
     ("web", web),
     ("traffic", traffic),
     ("jobs", jobs),
+    ("pages", pages),
     ("takeover", takeovers),
 ];
 
@@ -360,6 +362,93 @@ fn jobs(lab: &Lab) -> Result<()> {
             .collect::<Result<_>>()?;
         let late = ticks::check(&books)?.late;
         quantiles(&format!("jobs: {count} due each {step} s, lateness"), &late);
+    }
+    Ok(())
+}
+
+/// Pages, each request in a fresh scope, beside servers that only say hello. Driven by wrk with 32 connections.
+fn pages(lab: &Lab) -> Result<()> {
+    let redis = RedisServer::start(lab)?;
+    redis.ask(&["SET", "value", "v"])?;
+    let rows = "<table><? for (let i = 0; i < 100; i++) { ?><tr><td><?= i ?></td></tr><? } ?></table>";
+    let handler = "export default { fetch() { return new Response('hello'); } }";
+    let sources = [
+        ("/hello", "a hello page", "hello"),
+        ("/handler", "a hello handler", handler),
+        ("/rows", "a page of 100 rows", rows),
+        ("/redis", "a page with one redis.Do", "<?= redis.Do('GET', 'value') ?>"),
+    ];
+    for (path, _, source) in sources {
+        redis.ask(&["HSET", &format!("{NAME}:Endpoints:{path}"), "Source", source])?;
+    }
+    let options = Options::new("pages", NAME, &redis.address().to_string())
+        .flag("--host")
+        .argument("--host-port", "0")
+        .without_call_log();
+    let worker = Worker::start(lab, options)?;
+    let line = worker.wait_for_line("endpoints are served", Duration::from_secs(30))?;
+    let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let address = address.context("no address")?;
+    for (path, what, _) in sources {
+        drive(what, worker.process(), &format!("http://{address}{path}"))?;
+    }
+    drop(worker);
+
+    let plain = worker::build("hats-endpoint", &["--example", "plain"])?;
+    other(lab, "axum saying hello", &mut Command::new(plain))?;
+    let script = "require('node:http').createServer((_, answer) => { \
+                  answer.setHeader('Content-Type', 'text/html; charset=utf-8'); answer.end('hello'); }) \
+                  .listen(0, '127.0.0.1', function () { console.log('127.0.0.1:' + this.address().port); });";
+    let mut node = Command::new("node");
+    if Command::new("node").arg("--version").output().is_ok() {
+        other(lab, "node:http saying hello", node.args(["-e", script]))?;
+    } else {
+        println!("{:<64} not installed", "node:http saying hello");
+    }
+    Ok(())
+}
+
+/// The same load on another server, whose first line says where it listens.
+fn other(lab: &Lab, what: &str, command: &mut Command) -> Result<()> {
+    let log = lab.log(&format!("{what}.log"));
+    let process = Process::start(command, &log)?;
+    let address = lab.wait_for_line(&log, "127.0.0.1:", Duration::from_secs(30))?;
+    drive(what, &process, &format!("http://{}/", address.trim()))?;
+    process.kill().map(drop)
+}
+
+/// Lets wrk ask for what it is worth.
+fn drive(what: &str, server: &Process, url: &str) -> Result<()> {
+    let wrk = |seconds: &str| -> Result<String> {
+        let output = Command::new("wrk")
+            .args(["-t", "1", "-c", "32", "-d", seconds, "--latency", url])
+            .output()
+            .context("wrk cannot be run (Debian: apt-get install wrk)")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        anyhow::ensure!(output.status.success() && !text.contains("Non-2xx"), "{what}: {text}");
+        Ok(text)
+    };
+    wrk("2s")?;
+    let (mut rates, mut costs, mut latencies) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        let before = server.cpu()?;
+        let text = wrk("4s")?;
+        let cpu = (server.cpu()? - before).as_secs_f64();
+        let after = |mark: &str| text.lines().find_map(|line| line.trim().strip_prefix(mark)).map(str::trim);
+        rates.push(after("Requests/sec:").context("wrk says no rate")?.parse()?);
+        let requests: f64 = text
+            .lines()
+            .find_map(|line| line.trim().split_once(" requests in "))
+            .context("wrk says no count")?
+            .0
+            .parse()?;
+        costs.push(cpu * 1e6 / requests);
+        latencies.push([after("50%"), after("99%")].map(|text| text.unwrap_or("?").to_owned()));
+    }
+    tell(&format!("pages: {what}"), "requests/s", rates);
+    tell("       CPU of the server", "us/request", costs);
+    for [p50, p99] in latencies {
+        println!("       p50 {p50}, p99 {p99}");
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod balance;
 mod blpop;
 mod embedded;
 mod endpoint_files;
+mod endpoints;
 mod examples;
 mod health;
 mod http;

@@ -10,7 +10,9 @@
 //! - A script ends when nobody waits for its answer any more.
 //! - The client is told the status, and the log and the definition's `Error` the reason.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -193,31 +195,27 @@ async fn run(
     let control = Arc::new(Control {
         name: served.path.clone(),
         key: site.keys.endpoint(&served.path),
-        site: site.clone(),
+        hurry: site.hurry.clone(),
         is_gone: AtomicBool::new(false),
-        _run: site.running.enter(page.file().clone()),
     });
+    let run = site.running.enter(page.file().clone());
     let deadline = Instant::now() + page.limits().call_timeout.unwrap_or(Config::PAGE_TIMEOUT) + OVERDUE;
     let (script, ended) = site.lanes.answer(page, control.clone(), request);
-    let script = KilledWhenDropped { script, control: Some(control) };
-    let mut ended = std::pin::pin!(ended);
+    let mut script = Script { handle: script, control, under_way: Some((Box::pin(ended), run)) };
     let mut is_hurried = false;
     let ended = loop {
         tokio::select! {
             biased;
-            ended = &mut ended => break Some(ended),
+            ended = script.ended() => break Some(ended),
             () = site.hurry.cancelled(), if !is_hurried => {
                 is_hurried = true;
-                script.script.interrupt();
+                script.handle.interrupt();
             }
             () = tokio::time::sleep_until(deadline) => break None,
         }
     };
     match ended {
-        Some(ended) => {
-            script.ended();
-            finished(site, served, ended, method)
-        }
+        Some(ended) => finished(site, served, ended, method),
         None => {
             failed(site, served, "it has not ended at its time limit: it is stuck in native code".to_owned());
             closing(plain(StatusCode::GATEWAY_TIMEOUT, method))
@@ -226,12 +224,7 @@ async fn run(
 }
 
 /// The answer of a script that has ended.
-fn finished(
-    site: &Site,
-    served: &Served,
-    ended: Result<Result<PageResponse, ScriptError>, Error>,
-    method: &Method,
-) -> Response {
+fn finished(site: &Site, served: &Served, ended: Ended, method: &Method) -> Response {
     let (status, reason) = match ended {
         Ok(Ok(answer)) => match message::page_response(answer, method) {
             Some(response) => {
@@ -265,23 +258,41 @@ fn failed(site: &Site, served: &Served, reason: String) {
     site.cluster.endpoint_failed(&served.path, reason);
 }
 
-struct KilledWhenDropped {
-    script: ScriptHandle,
+type Ended = Result<Result<PageResponse, ScriptError>, Error>;
+
+/// A script while somebody waits for its answer. Dropped before it has ended, it is killed, and counts as running until it
+/// is out.
+struct Script {
+    handle: ScriptHandle,
+    control: Arc<Control>,
     /// None: it has ended.
-    control: Option<Arc<Control>>,
+    under_way: Option<(Pin<Box<dyn Future<Output = Ended> + Send>>, Run)>,
 }
 
-impl KilledWhenDropped {
-    fn ended(mut self) {
-        self.control = None;
+impl Script {
+    /// Waits for its end, once.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    async fn ended(&mut self) -> Ended {
+        let Some((ended, _)) = &mut self.under_way else { return Err(Error::Closed) };
+        let ended = ended.await;
+        self.under_way = None;
+        ended
     }
 }
 
-impl Drop for KilledWhenDropped {
+impl Drop for Script {
     fn drop(&mut self) {
-        if let Some(control) = &self.control {
-            control.is_gone.store(true, Ordering::Release);
-            self.script.kill();
+        let Some((ended, run)) = self.under_way.take() else { return };
+        self.control.is_gone.store(true, Ordering::Release);
+        self.handle.kill();
+        // Ends with the script. Without a runtime nobody counts any more.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = ended.await;
+                drop(run);
+            });
         }
     }
 }
@@ -291,9 +302,8 @@ impl Drop for KilledWhenDropped {
 struct Control {
     name: EndpointPath,
     key: String,
-    site: Arc<Site>,
+    hurry: CancellationToken,
     is_gone: AtomicBool,
-    _run: Run,
 }
 
 impl TaskControl for Control {
@@ -318,7 +328,7 @@ impl TaskControl for Control {
     }
 
     fn stopped(&self) -> bool {
-        self.site.hurry.is_cancelled()
+        self.hurry.is_cancelled()
     }
 
     fn disable(&self) -> BoxFuture<Result<(), String>> {

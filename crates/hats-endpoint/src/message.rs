@@ -291,7 +291,7 @@ fn tags(list: &str) -> impl Iterator<Item = &str> {
         };
         let (tag, left) = rest.split_at(end);
         rest = left;
-        Some(tag.trim_end())
+        Some(tag.trim_end_matches([' ', '\t']))
     })
 }
 

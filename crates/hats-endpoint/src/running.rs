@@ -22,7 +22,7 @@ struct Table {
     names: HashMap<u64, Arc<str>>,
 }
 
-/// One script, until it is dropped. Lives as long as the script is on its fiber, whoever waits for it.
+/// One script, until it is dropped: when the script is out of its fiber, whoever waits for it.
 #[derive(Debug)]
 pub(crate) struct Run {
     running: Running,

@@ -290,10 +290,13 @@ impl Port {
         });
         let connection = self.http.serve_connection(TokioIo::new(socket), service);
         let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => return Ok(ended?),
-            () = self.site.draining.cancelled() => connection.as_mut().graceful_shutdown(),
+        if !self.site.draining.is_cancelled() {
+            tokio::select! {
+                ended = connection.as_mut() => return Ok(ended?),
+                () = self.site.draining.cancelled() => connection.as_mut().graceful_shutdown(),
+            }
         }
+        // One that comes during a drain is told so, and its answer ends it.
         Ok(connection.await?)
     }
 }

@@ -62,6 +62,9 @@ const POLL_FEW: usize = 500;
 /// The pause before a sweep is at least so many times as long as the last sweep: a shared Redis may hold many keys of
 /// others, and a sweep passes them all.
 const SWEEP_PAUSE: u32 = 10;
+/// With so many questions under way a worker leaves ticks for so much longer to those who come first for them.
+const BUSY: usize = 16;
+const LEAVE_MAX_MS: i64 = 300;
 /// Our own runs are looked at this often.
 const WATCH_RUNS_EVERY: Duration = Duration::from_secs(1);
 /// A look takes no longer than this.
@@ -311,6 +314,7 @@ pub(crate) fn start(cluster: Handle, lanes: Lanes, config: Config) -> JobsHandle
         dirty: HashMap::new(),
         flush_at: None,
         looking: false,
+        asking: 0,
         sweeping: false,
         sweep_at: now,
         sweep_began: now,
@@ -332,6 +336,8 @@ struct Jobs {
     dirty: HashMap<TaskName, bool>,
     flush_at: Option<Instant>,
     looking: bool,
+    /// Questions that are under way.
+    asking: usize,
     sweeping: bool,
     // What comes round does not go by a clock that can be set.
     sweep_at: Instant,
@@ -550,6 +556,7 @@ impl Jobs {
                 }
                 let job = self.table.entry(&name);
                 job.asking = false;
+                self.asking = self.asking.saturating_sub(1);
                 if let Some(ticks) = ticks {
                     job.ticks = Some(ticks);
                 }
@@ -673,6 +680,11 @@ impl Jobs {
         match job.step(name, &self.place, now_ms) {
             Step::Wait(at) => self.table.schedule(name, at),
             Step::Look => self.look(name, false),
+            // Whoever comes first for it is as busy as we are: to look now would only keep Redis from answering.
+            Step::LookInTurn { late_ms } if self.asking >= BUSY && late_ms < LEAVE_MAX_MS => {
+                self.table.schedule(name, Some(now_ms + table::RANK_DELAY_MS));
+            }
+            Step::LookInTurn { .. } => self.look(name, false),
             step => {
                 let lease = self.place.lease.clone().filter(|_| !self.shared.drain.is_cancelled());
                 let Some(lease) = lease else { return self.table.schedule(name, None) };
@@ -686,6 +698,7 @@ impl Jobs {
         let job = self.table.entry(name);
         let Some(ticks) = job.ticks.clone() else { return };
         job.asking = true;
+        self.asking += 1;
         let known = job.known.clone();
         let dead = ticks.runs.iter().map(|run| run.session.clone());
         let dead = dead.filter(|session| self.place.dead.contains(session)).collect();

@@ -6,6 +6,8 @@
 mod console;
 pub(crate) mod env;
 #[cfg(feature = "http")]
+pub(crate) mod handler;
+#[cfg(feature = "http")]
 pub mod http;
 mod inspect;
 mod job;
@@ -189,10 +191,18 @@ pub(crate) fn lazy_group(
     make: impl for<'js> Fn(&Ctx<'js>, &Rc<Host>) -> rquickjs::Result<Object<'js>> + Copy + 'static,
 ) -> rquickjs::Result<()> {
     names.iter().try_for_each(|name| {
-        lazy_with(ctx, host, name, move |host, ctx| {
-            host.made(ctx, names[0], |ctx| make(ctx, host))?.get(*name)
-        })
+        lazy_with(ctx, host, name, move |host, ctx| made_group(ctx, host, names, make)?.get(*name))
     })
+}
+
+/// The object that has all of a group's names.
+pub(crate) fn made_group<'js>(
+    ctx: &Ctx<'js>,
+    host: &Rc<Host>,
+    names: &'static [&'static str],
+    make: impl Fn(&Ctx<'js>, &Rc<Host>) -> rquickjs::Result<Object<'js>>,
+) -> rquickjs::Result<Object<'js>> {
+    host.made(ctx, names[0], |ctx| make(ctx, host))
 }
 
 /// Adds a global that `make` makes at its first use.

@@ -72,7 +72,6 @@ fn try_render(source: &str) -> Result<String, ScriptError> {
                 redis: None,
                 sql: None,
                 preload: Arc::default(),
-                warm_bytes: hats_script::LanesConfig::WARM_BYTES,
                 on_turn: Arc::new(|_| {}),
             })
             .unwrap()

@@ -124,7 +124,7 @@ pub(super) enum After {
 async fn ask(shared: &Arc<Shared>, question: &Question, step: Step) -> Told {
     let not_answered = (None, None, After::Rest(REST_MS));
     match step {
-        Step::Wait(_) | Step::Look => (None, None, After::Consider),
+        Step::Wait(_) | Step::Look | Step::LookInTurn { .. } => (None, None, After::Consider),
         Step::Adopt => adopt(shared, question).await.unwrap_or(not_answered),
         Step::Settle => settle(shared, question).await.unwrap_or(not_answered),
         Step::Ask(next) => tick(shared, question, next).await.unwrap_or(not_answered),

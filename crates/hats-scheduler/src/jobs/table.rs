@@ -19,7 +19,7 @@ use super::plan::{self, Next, Policy};
 use crate::cron::{Schedule, UnixSeconds};
 
 /// The second and third in rank ask so much later, each.
-const RANK_DELAY_MS: i64 = 20;
+pub(super) const RANK_DELAY_MS: i64 = 20;
 /// Whoever is further back looks after this.
 const LAST_DELAY_MS: i64 = 5000;
 /// No run that failed is due again later than this.
@@ -80,6 +80,8 @@ pub(super) enum Step {
     Wait(Option<i64>),
     /// Definition or ticks have to be read first.
     Look,
+    /// Somebody else comes first for a tick that has been due for so long: whether it has been taken is read first.
+    LookInTurn { late_ms: i64 },
     /// Redis counts by another definition: tell it this one.
     Adopt,
     /// Something that the dead have left, or a run that is due again, or one that waits.
@@ -247,7 +249,11 @@ impl Job {
             return Step::Wait(earlier(wake, at));
         }
         // Who comes first asks; the others look first whether somebody has it.
-        if delay > 0 && self.seen_ms < next.due_ms { Step::Look } else { Step::Ask(next) }
+        if delay > 0 && self.seen_ms < next.due_ms {
+            Step::LookInTurn { late_ms: now_ms - next.due_ms }
+        } else {
+            Step::Ask(next)
+        }
     }
 }
 
@@ -408,7 +414,8 @@ mod tests {
             assert_eq!(job.step(&name(), &place, due - 1), Step::Wait(Some(due)));
             if rank > 0 {
                 later += 1;
-                assert_eq!(job.step(&name(), &place, due), Step::Look);
+                let late_ms = RANK_DELAY_MS * rank;
+                assert_eq!(job.step(&name(), &place, due), Step::LookInTurn { late_ms });
                 // The look has shown that nobody has it.
                 job.seen_ms = due;
             }

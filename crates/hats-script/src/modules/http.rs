@@ -5,7 +5,7 @@
 //! waiting, because the call in hand is interrupted or the lease is lost, thereby aborts it.
 
 mod client;
-mod fetch;
+pub(crate) mod fetch;
 mod headers;
 
 use std::rc::Rc;
@@ -211,7 +211,11 @@ fn read_body(host: &Host, call: &Call<'_, '_>, n: usize) -> rquickjs::Result<Vec
 }
 
 /// A string or a `Uint8Array` as bytes; None for anything else.
-fn body_of<'js>(host: &Host, ctx: &Ctx<'js>, value: &Value<'js>) -> rquickjs::Result<Option<Vec<u8>>> {
+pub(crate) fn body_of<'js>(
+    host: &Host,
+    ctx: &Ctx<'js>,
+    value: &Value<'js>,
+) -> rquickjs::Result<Option<Vec<u8>>> {
     if let Some(text) = value.as_string() {
         return string_of(ctx, text.clone()).map(|text| Some(text.into_bytes()));
     }

@@ -75,6 +75,13 @@ fn blpop<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'
 }
 
 fn hset_fenced<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    if host.control().kind() == crate::host::Kind::Endpoint {
+        let message = format!(
+            "{}: an endpoint has no epoch, which only threads and jobs have: use redis.Do('HSET', …)",
+            call.name
+        );
+        return Err(Exception::throw_type(call.ctx, &message));
+    }
     let mut arguments = Arguments::new(host);
     arguments.push(HSET_FENCED);
     arguments.push(1_i64);

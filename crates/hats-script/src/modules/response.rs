@@ -6,7 +6,7 @@
 //! What must hold: what has been kept of an answer is bounded, since it is no part of the script's heap; and whatever
 //! [`Exchange::finish`] says can be sent as it is: no header of it ends early or is two.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -40,6 +40,8 @@ pub(crate) struct Exchange {
     body: Vec<u8>,
     /// `response.Error` has fixed the answer.
     is_fixed: bool,
+    /// The headers say the type, if it has one.
+    is_typed: bool,
 }
 
 impl Exchange {
@@ -54,6 +56,7 @@ impl Exchange {
             headers_bytes: 0,
             body: Vec::new(),
             is_fixed: false,
+            is_typed: false,
         }
     }
 
@@ -61,8 +64,10 @@ impl Exchange {
     pub(crate) fn finish(self) -> PageResponse {
         let status = self.status.unwrap_or(200);
         let (mut headers, mut body) = (self.headers, self.body);
-        let content_type = if has_no_body(status) {
+        if has_no_body(status) {
             body.clear();
+        }
+        let content_type = if has_no_body(status) || self.is_typed {
             self.content_type
         } else {
             let default = || self.default_type.as_deref().unwrap_or(DEFAULT_TYPE).to_owned();
@@ -74,21 +79,156 @@ impl Exchange {
         PageResponse { status, headers, body }
     }
 
-    /// Adds to the body. What is written after the answer is fixed is dropped.
+    #[cfg(feature = "http")]
+    /// True if a script has said anything of the answer.
+    pub(crate) fn is_begun(&self) -> bool {
+        let is_silent = self.body.is_empty() && self.headers.is_empty();
+        !is_silent || self.status.is_some() || self.content_type.is_some()
+    }
+
+    #[cfg(feature = "http")]
+    /// True once nothing can change the answer any more.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.is_fixed
+    }
+
+    /// Adds to the body.
     fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
         if self.is_fixed {
             return Ok(());
         }
-        let limit = self.body_limit;
-        if bytes.len() > limit - self.body.len() {
-            return Err(format!(
-                "the answer is longer than its limit of {limit} bytes (HttpBodyLimit of the endpoint, --http-body-limit of \
-                 the worker)"
-            ));
+        if bytes.len() > self.body_limit - self.body.len() {
+            return Err(self.too_long());
         }
         self.body.extend_from_slice(bytes);
         Ok(())
     }
+
+    fn too_long(&self) -> String {
+        format!(
+            "the answer is longer than its limit of {} bytes (HttpBodyLimit of the endpoint, --http-body-limit of the worker)",
+            self.body_limit
+        )
+    }
+
+    /// Gives a header another value; of `Set-Cookie` there may be many.
+    fn set_header(&mut self, name: &str, value: String) -> Result<(), String> {
+        if self.is_fixed {
+            return Ok(());
+        }
+        if name.eq_ignore_ascii_case("content-type") {
+            self.content_type = Some(value);
+            return Ok(());
+        }
+        if !name.eq_ignore_ascii_case("set-cookie") {
+            self.headers.retain(|(known, value)| {
+                let is_other = !known.eq_ignore_ascii_case(name);
+                if !is_other {
+                    self.headers_bytes -= cost(known, value);
+                }
+                is_other
+            });
+        }
+        self.add_header(name, value.into_bytes())
+    }
+
+    fn add_header(&mut self, name: &str, value: Vec<u8>) -> Result<(), String> {
+        let bytes = self.headers_bytes + cost(name, &value);
+        if bytes > HEADERS_BYTES_MAX {
+            return Err(format!("the headers of the answer are longer than {HEADERS_BYTES_MAX} bytes"));
+        }
+        self.headers_bytes = bytes;
+        self.headers.push((name.to_owned(), value));
+        Ok(())
+    }
+
+    /// Fixes the answer. The headers that it has keep their values.
+    fn fail(&mut self, status: u16, text: &str) -> Result<(), String> {
+        if self.is_fixed {
+            return Ok(());
+        }
+        self.body.clear();
+        self.write(text.as_bytes())?;
+        self.status = Some(status);
+        self.content_type = Some(PLAIN_TEXT.to_owned());
+        self.is_fixed = true;
+        Ok(())
+    }
+
+    #[cfg(feature = "http")]
+    /// Answers with text or bytes that a handler has returned.
+    pub(crate) fn answer(&mut self, body: Vec<u8>, own_type: Option<&str>) -> Result<(), String> {
+        if body.len() > self.body_limit {
+            return Err(self.too_long());
+        }
+        self.body = body;
+        if self.default_type.is_none() {
+            self.content_type = own_type.map(str::to_owned);
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "http")]
+    /// Answers with a `Response`, whose headers are names and values in turn. Those that belong to the
+    /// worker are left out: it may be the answer of another server.
+    pub(crate) fn answer_with(
+        &mut self,
+        status: u16,
+        headers: &[String],
+        body: Vec<u8>,
+    ) -> Result<(), String> {
+        if body.len() > self.body_limit {
+            return Err(self.too_long());
+        }
+        (self.status, self.body, self.is_typed) = (Some(status), body, true);
+        for pair in headers.chunks_exact(2) {
+            let (name, value) = (&pair[0], &pair[1]);
+            if !belongs_to_worker(name) {
+                checked_value(name, value)?;
+                self.add_header(name, value.as_bytes().to_vec())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cost(name: &str, value: &[u8]) -> usize {
+    name.len() + value.len() + HEADER_COST
+}
+
+/// Headers that say something of the connection or of how the body is sent.
+pub(super) fn belongs_to_worker(name: &str) -> bool {
+    const OWN: [&str; 8] = [
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    OWN.iter().any(|own| name.eq_ignore_ascii_case(own))
+}
+
+fn checked_name(name: &str) -> Result<(), String> {
+    let shown: String = name.chars().take(60).collect();
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return Err(format!("{shown:?} is no name of a header"));
+    }
+    if belongs_to_worker(name) {
+        return Err(format!("header {shown:?} belongs to the worker"));
+    }
+    Ok(())
+}
+
+fn checked_value(name: &str, value: &str) -> Result<(), String> {
+    if value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
+        let shown: String = name.chars().take(60).collect();
+        return Err(format!("the value of header {shown:?} has a character that no header can have"));
+    }
+    Ok(())
 }
 
 /// Statuses that say that there is no body.
@@ -99,6 +239,10 @@ fn has_no_body(status: u16) -> bool {
 pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     let response = Object::new(ctx.clone())?;
     define(&response, "response.Write", host, write)?;
+    define(&response, "response.Error", host, error)?;
+    define(&response, "response.SetContentType", host, set_content_type)?;
+    define(&response, "response.SetHeader", host, set_header)?;
+    define(&response, "response.SetStatus", host, set_status)?;
     ctx.globals().set("response", response)
 }
 
@@ -132,15 +276,93 @@ fn piece(host: &Host, ctx: &Ctx<'_>, text: &str, from: u32, to: u32) -> rquickjs
 }
 
 fn add(host: &Host, ctx: &Ctx<'_>, name: &str, bytes: &[u8]) -> rquickjs::Result<()> {
-    let mut exchange = host.exchange.borrow_mut();
-    let Some(exchange) = exchange.as_mut() else {
-        return Err(Exception::throw_type(ctx, &format!("{name}: there is no request to answer")));
-    };
-    exchange.write(bytes).map_err(|error| Exception::throw_range(ctx, &format!("{name}: {error}")))
+    change(host, ctx, name, |exchange| exchange.write(bytes))
+}
+
+/// Does something to the answer in hand. What is wrong with it is a `RangeError`.
+pub(super) fn change(
+    host: &Host,
+    ctx: &Ctx<'_>,
+    name: &str,
+    change: impl FnOnce(&mut Exchange) -> Result<(), String>,
+) -> rquickjs::Result<()> {
+    let changed = with_exchange(host, ctx, name, change)?;
+    changed.map_err(|error| Exception::throw_range(ctx, &format!("{name}: {error}")))
+}
+
+/// Does something with the exchange in hand.
+pub(super) fn with_exchange<T>(
+    host: &Host,
+    ctx: &Ctx<'_>,
+    name: &str,
+    f: impl FnOnce(&mut Exchange) -> T,
+) -> rquickjs::Result<T> {
+    // The exception is made when nothing is borrowed any more.
+    let done = host.exchange.borrow_mut().as_mut().map(f);
+    done.ok_or_else(|| Exception::throw_type(ctx, &format!("{name}: there is no request to answer")))
 }
 
 fn write<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
     write_value(host, call.ctx, call.name, call.argument(0), false)?;
+    Ok(Value::new_undefined(call.ctx.clone()))
+}
+
+fn error<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    let text = text_of_value(host, call.ctx, call.name, call.argument(0))?.unwrap_or_default();
+    let status = match call.argument(1) {
+        status if status.is_undefined() => 500,
+        _ => status(call, 1, 400)?,
+    };
+    change(host, call.ctx, call.name, |exchange| exchange.fail(status, &text))?;
+    Ok(Value::new_undefined(call.ctx.clone()))
+}
+
+fn set_status<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    let status = status(call, 0, 200)?;
+    change(host, call.ctx, call.name, |exchange| {
+        if !exchange.is_fixed {
+            exchange.status = Some(status);
+        }
+        Ok(())
+    })?;
+    Ok(Value::new_undefined(call.ctx.clone()))
+}
+
+/// The n-th argument as a status that an answer can have, from `least` on.
+fn status(call: &Call<'_, '_>, n: usize, least: u16) -> rquickjs::Result<u16> {
+    let number = call.number(n)?;
+    let found = (least..=599).find(|status| f64::from(*status) == number);
+    found.ok_or_else(|| {
+        let message =
+            format!("{}: argument {} must be a status from {least} to 599, not {number}", call.name, n + 1);
+        Exception::throw_range(call.ctx, &message)
+    })
+}
+
+fn set_content_type<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    put_header(host, call, "Content-Type", call.string(0)?)
+}
+
+fn set_header<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    let name = call.string(0)?;
+    let value = call.argument(1);
+    if !(value.is_string() || value.is_number() || value.is_bool() || value.is_big_int()) {
+        return Err(call.wrong(1, "a string, number, bigint or boolean"));
+    }
+    let value = coerced(call.ctx, value)?;
+    put_header(host, call, &name, value)
+}
+
+fn put_header<'js>(
+    host: &Rc<Host>,
+    call: &Call<'_, 'js>,
+    name: &str,
+    value: String,
+) -> rquickjs::Result<Value<'js>> {
+    let checked = checked_name(name).and_then(|()| checked_value(name, &value));
+    checked.map_err(|error| Exception::throw_type(call.ctx, &format!("{}: {error}", call.name)))?;
+    let value = value.trim_matches([' ', '\t']).to_owned();
+    change(host, call.ctx, call.name, |exchange| exchange.set_header(name, value))?;
     Ok(Value::new_undefined(call.ctx.clone()))
 }
 
@@ -151,38 +373,58 @@ fn write_value<'js>(
     value: Value<'js>,
     is_html: bool,
 ) -> rquickjs::Result<()> {
-    let text = if let Some(text) = value.as_string() {
-        string_of(ctx, text.clone())?
-    } else if value.is_null() || value.is_undefined() {
-        return Ok(());
-    } else if let Some(int) = value.as_int() {
-        let mut text = String::new();
-        let _ = write!(text, "{int}");
-        text
-    } else if value.is_number() || value.is_bool() || value.is_big_int() {
-        coerced(ctx, value)?
-    } else if let Some(object) = value.as_object() {
-        if let Some(array) = object.as_typed_array::<u8>().filter(|_| !is_html) {
-            let bytes = bytes_of(host, ctx, array)?;
-            return add(host, ctx, name, &bytes);
-        }
-        let to_text: Function<'js> = host.made(ctx, "object to text", |ctx| ctx.eval(OBJECT_TO_TEXT))?;
-        match to_text.call::<_, Option<rquickjs::String<'js>>>((value,))? {
-            Some(text) => string_of(ctx, text)?,
-            None => return Ok(()),
-        }
-    } else {
-        return Err(Exception::throw_type(ctx, &format!("{name}: a symbol cannot be written")));
-    };
-    if is_html {
-        add(host, ctx, name, escaped(&text).as_bytes())
-    } else {
-        add(host, ctx, name, text.as_bytes())
+    if let Some(array) =
+        value.as_object().filter(|_| !is_html).and_then(|object| object.as_typed_array::<u8>())
+    {
+        let bytes = bytes_of(host, ctx, array)?;
+        return add(host, ctx, name, &bytes);
+    }
+    match text_of_value(host, ctx, name, value)? {
+        Some(text) if is_html => add(host, ctx, name, escaped(&text).as_bytes()),
+        Some(text) => add(host, ctx, name, text.as_bytes()),
+        None => Ok(()),
     }
 }
 
+/// A value as the text that is written for it; None for null and undefined.
+fn text_of_value<'js>(
+    host: &Host,
+    ctx: &Ctx<'js>,
+    name: &str,
+    value: Value<'js>,
+) -> rquickjs::Result<Option<String>> {
+    if let Some(text) = value.as_string() {
+        return string_of(ctx, text.clone()).map(Some);
+    }
+    if value.is_null() || value.is_undefined() {
+        return Ok(None);
+    }
+    if let Some(int) = value.as_int() {
+        return Ok(Some(int.to_string()));
+    }
+    if value.is_number() || value.is_bool() || value.is_big_int() {
+        return coerced(ctx, value).map(Some);
+    }
+    if value.is_symbol() || value.is_function() || value.is_promise() {
+        let what = if value.is_symbol() {
+            "a symbol"
+        } else if value.is_function() {
+            "a function"
+        } else {
+            "a promise, which has to be awaited first,"
+        };
+        return Err(Exception::throw_type(ctx, &format!("{name}: {what} cannot be written")));
+    }
+    let to_text: Function<'js> = host.made(ctx, "object to text", |ctx| ctx.eval(OBJECT_TO_TEXT))?;
+    let text: Option<rquickjs::String<'js>> = to_text.call((value,))?;
+    text.map(|text| string_of(ctx, text)).transpose()
+}
+
 /// Text as HTML that shows it, also inside an attribute.
-fn escaped(text: &str) -> String {
+fn escaped(text: &str) -> Cow<'_, str> {
+    if !text.contains(['&', '<', '>', '"', '\'']) {
+        return text.into();
+    }
     let mut html = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -194,5 +436,5 @@ fn escaped(text: &str) -> String {
             c => html.push(c),
         }
     }
-    html
+    html.into()
 }

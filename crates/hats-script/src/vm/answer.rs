@@ -1,14 +1,16 @@
 //! A page and its requests: what is made once for each interpreter, and what is done for each request.
 //!
 //! What must hold: nothing that a request makes in the interpreter owns memory of Rust's. The host functions of a page are
-//! made once, with its scope, and look at the request in hand in the [`Host`].
+//! made once, with its scope, and look at the request in hand in the [`super::Host`].
 
 use hats_arena::Kept;
-use rquickjs::{Ctx, Exception, FromJs, Function, Module, Object, Promise, Value};
+use rquickjs::{Ctx, Exception, Function, Module, Value};
 
 use super::failure::Failure;
-use super::{Host, Vm, source};
+use super::{Vm, source};
 use crate::error::ScriptError;
+#[cfg(feature = "http")]
+use crate::modules::handler;
 use crate::modules::response::{self, Exchange};
 use crate::page::{Code, Page, PageRequest, PageResponse};
 
@@ -63,6 +65,8 @@ impl Vm {
                 }
                 Code::Handler => {
                     Module::declare(ctx.clone(), file, source)?;
+                    #[cfg(feature = "http")]
+                    handler::prepare(ctx, &host)?;
                     let name = path.rsplit('/').next().unwrap_or_default();
                     Ok(Opened::Handler { specifier: format!("./{name}") })
                 }
@@ -100,21 +104,32 @@ impl Vm {
                 let value: Value<'_> = page.get(ctx)?.call(())?;
                 self.host.settle(ctx, value.into_promise())
             }
-            Some(Ok(Opened::Handler { specifier })) => {
-                let module: Object<'_> = self.awaited(ctx, Module::import(ctx, specifier.as_str())?)?;
-                handle(&self.host, ctx, &module)
-            }
+            Some(Ok(Opened::Handler { specifier })) => self.run_handler(ctx, specifier),
         }
     }
 
-    /// What a promise comes to.
-    fn awaited<'js, T: FromJs<'js>>(&self, ctx: &Ctx<'js>, promise: Promise<'js>) -> Result<T, Failure> {
-        self.host.settle(ctx, Some(promise.clone()))?;
-        let result = promise.result::<T>();
-        Ok(result.unwrap_or_else(|| Err(Exception::throw_internal(ctx, "the promise is pending")))?)
+    #[cfg(feature = "http")]
+    fn run_handler(&self, ctx: &Ctx<'_>, specifier: &str) -> Result<(), Failure> {
+        let module = self.awaited(ctx, Module::import(ctx, specifier)?.into_value())?;
+        let called = handler::call(ctx, &self.host, &module)?;
+        let returned = self.awaited(ctx, called)?;
+        Ok(handler::answer(ctx, &self.host, &returned)?)
     }
-}
 
-fn handle<'js>(_host: &Host, ctx: &Ctx<'js>, _module: &Object<'js>) -> Result<(), Failure> {
-    Err(Exception::throw_internal(ctx, "handlers are not there yet").into())
+    #[cfg(not(feature = "http"))]
+    fn run_handler(&self, ctx: &Ctx<'_>, _: &str) -> Result<(), Failure> {
+        let message = "this worker was built without HTTP for scripts, which handlers need: write a template";
+        Err(Exception::throw_message(ctx, message).into())
+    }
+
+    /// What a value comes to, if it is a promise, when everything that follows at once has been done.
+    #[cfg(feature = "http")]
+    fn awaited<'js>(&self, ctx: &Ctx<'js>, value: Value<'js>) -> Result<Value<'js>, Failure> {
+        let promise = value.as_promise().cloned();
+        self.host.settle(ctx, promise.clone())?;
+        match promise.and_then(|promise| promise.result()) {
+            Some(result) => Ok(result?),
+            None => Ok(value),
+        }
+    }
 }

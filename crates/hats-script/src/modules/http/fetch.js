@@ -192,6 +192,7 @@
         timeoutMs: this[inner].timeoutMs,
       });
       copy[inner].body = body;
+      if (this[inner] instanceof Incoming) Object.assign(copy, { params: this.params, Params: this.Params });
       return copy;
     }
     get [Symbol.toStringTag]() {
@@ -235,7 +236,7 @@
       if (![301, 302, 303, 307, 308].includes(status)) {
         throw new RangeError(`Response.redirect: status must be that of a redirect, not ${String(status)}`);
       }
-      return new Response(null, { status, headers: { location: native.url(String(url)) } });
+      return new Response(null, { status, headers: { location: native.location(String(url)) } });
     }
     get ok() { return this.status >= 200 && this.status <= 299; }
     get status() { return this[inner].status; }
@@ -253,6 +254,54 @@
     get [Symbol.toStringTag]() {
       return "Response";
     }
+  }
+
+  // What is behind a request to an endpoint. Headers and body are asked for at their first use.
+  class Incoming {
+    constructor(method, url) {
+      Object.assign(this, { method, url, redirect: "follow", signal: null, timeoutMs: undefined, used: false });
+    }
+    get headers() {
+      const headers = new Headers();
+      const flat = native.incomingHeaders();
+      for (let n = 0; n < flat.length; n += 2) {
+        const values = headers[inner].get(flat[n]);
+        if (values) values.push(flat[n + 1]);
+        else headers[inner].set(flat[n], [flat[n + 1]]);
+      }
+      hidden(this, "headers", headers);
+      return headers;
+    }
+    get body() {
+      const body = native.incomingBody();
+      this.body = body;
+      return body;
+    }
+    set body(value) {
+      Object.defineProperty(this, "body", { value, writable: true });
+    }
+  }
+
+  // What a handler is given.
+  function incoming() {
+    const [method, url, params] = native.incoming();
+    const request = Object.create(Request.prototype);
+    hidden(request, inner, new Incoming(method, url));
+    request.params = request.Params = params;
+    return request;
+  }
+
+  // The parts of what a handler has returned; nothing if that is no Response.
+  function outgoing(response) {
+    if (!(response instanceof Response) || !response[inner]) return undefined;
+    const { status, headers, body, used, type } = response[inner];
+    if (type === "error") throw new TypeError("the handler returned Response.error(), which is no answer");
+    if (used) throw new TypeError("the handler returned a Response whose body has been used already");
+    const flat = [];
+    for (const [name, values] of headers[inner]) {
+      for (const value of values) flat.push(name, value);
+    }
+    return [status, flat, body];
   }
 
   function fetch(input, init) {
@@ -296,5 +345,5 @@
     });
   }
 
-  return { fetch, Headers, Request, Response };
+  return { fetch, Headers, Request, Response, incoming, outgoing };
 }

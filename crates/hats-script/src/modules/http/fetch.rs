@@ -13,22 +13,37 @@ use url::Position;
 
 use super::client::{Answer, Body, Redirect, Request};
 use super::{NO_HTTP, TIMEOUT, body_of, headers, read_url, utf8_function};
-use crate::modules::{Call, bytes_of, define, lazy_group};
+use crate::host::Kind;
+use crate::modules::response::belongs_to_worker;
+use crate::modules::{Call, bytes_of, define, lazy_group, made_group, request};
 use crate::vm::{Finish, Host};
 
 const NAMES: &[&str] = &["fetch", "Headers", "Request", "Response"];
 
 pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
-    lazy_group(ctx, host, NAMES, |ctx, host| {
-        let native = Object::new(ctx.clone())?;
-        native.set("utf8", utf8_function(ctx, host)?)?;
-        define(&native, "fetch.text", host, text)?;
-        define(&native, "fetch.url", host, url)?;
-        define(&native, "fetch.send", host, send)?;
-        define(&native, "fetch.abort", host, abort)?;
-        let make: Function<'_> = ctx.eval(include_str!("fetch.js"))?;
-        make.call((native,))
-    })
+    lazy_group(ctx, host, NAMES, make)
+}
+
+/// The names of this module, and with them what handlers of endpoints need: `incoming` and `outgoing`.
+pub(crate) fn group<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<Object<'js>> {
+    made_group(ctx, host, NAMES, make)
+}
+
+fn make<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<Object<'js>> {
+    let native = Object::new(ctx.clone())?;
+    native.set("utf8", utf8_function(ctx, host)?)?;
+    define(&native, "fetch.text", host, text)?;
+    define(&native, "fetch.url", host, url)?;
+    define(&native, "fetch.location", host, location)?;
+    define(&native, "fetch.send", host, send)?;
+    define(&native, "fetch.abort", host, abort)?;
+    if host.control().kind() == Kind::Endpoint {
+        define(&native, "fetch.incoming", host, incoming)?;
+        define(&native, "fetch.incomingHeaders", host, incoming_headers)?;
+        define(&native, "fetch.incomingBody", host, incoming_body)?;
+    }
+    let make: Function<'_> = ctx.eval(include_str!("fetch.js"))?;
+    make.call((native,))
 }
 
 /// Bytes as text.
@@ -45,6 +60,59 @@ fn url<'js>(_: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> 
     match read_url(&call.string(0)?) {
         Ok(url) => url.as_str().into_js(call.ctx),
         Err(error) => Err(Exception::throw_type(call.ctx, &format!("fetch: {error}"))),
+    }
+}
+
+/// Where a redirect leads to. An endpoint may name a path, below whatever host it was asked on.
+fn location<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    let text = call.string(0)?;
+    let is_path = text.starts_with('/') && !text.starts_with("//") && !text.starts_with("/\\");
+    if is_path && host.control().kind() == Kind::Endpoint {
+        let url = url::Url::parse("http://host").and_then(|base| base.join(&text));
+        if let Ok(url) = url {
+            return url[Position::BeforePath..].into_js(call.ctx);
+        }
+    }
+    self::url(host, call)
+}
+
+/// Method, URL and parameters of the request in hand.
+fn incoming<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    let ctx = call.ctx;
+    let parts = request::of(host, |request| {
+        List((request.method.as_str(), request.url.as_str(), request::params(ctx, request)?)).into_js(ctx)
+    });
+    parts.unwrap_or_else(|| Ok(Value::new_undefined(ctx.clone())))
+}
+
+/// Its headers as a flat array, without those of the connection.
+fn incoming_headers<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    let flat = Array::new(call.ctx.clone())?;
+    request::of(host, |request| {
+        let of_request = |(name, _): &&(String, Vec<u8>)| {
+            let is_length = name.eq_ignore_ascii_case("content-length");
+            is_length || !(belongs_to_worker(name) || name.eq_ignore_ascii_case("expect"))
+        };
+        for (n, (name, value)) in request.headers.iter().filter(of_request).enumerate() {
+            flat.set(2 * n, name.to_ascii_lowercase())?;
+            flat.set(2 * n + 1, String::from_utf8_lossy(value).as_ref())?;
+        }
+        Ok(())
+    })
+    .unwrap_or(Ok(()))
+    .map(|()| flat.into_value())
+}
+
+/// Its body: null, a string if it is text, or a `Uint8Array`.
+fn incoming_body<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    let ctx = call.ctx;
+    let body = request::of(host, |request| request.body.clone()).unwrap_or_default();
+    if body.is_empty() {
+        return Ok(Value::new_null(ctx.clone()));
+    }
+    match std::str::from_utf8(&body) {
+        Ok(text) => text.into_js(ctx),
+        Err(_) => TypedArray::<u8>::new_copy(ctx.clone(), &body).map(TypedArray::into_value),
     }
 }
 
