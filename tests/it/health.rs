@@ -327,7 +327,7 @@ fn with_nobody_healthy_nothing_is_shed_and_what_was_shed_comes_back() -> Result<
             wait_for_state(&cluster.redis, worker, "critical")?;
         }
         for number in 0..3 {
-            let line = "there is no healthy one: it keeps what it has";
+            let line = "there is no healthy one: it keeps what it has and goes on";
             cluster.seat(number)?.worker.wait_for_line(line, PATIENCE)?;
         }
         wait_for_owners(&cluster, "every thread to be owned", |_| true)?;
@@ -347,7 +347,10 @@ fn a_critical_worker_that_is_alone_goes_on_claiming_and_says_so() -> Result<()> 
         systems[0].load(9.0)?;
         wait_for_state(&cluster.redis, "w0", "critical")?;
         define_many(&mut cluster, 0..10)?;
-        cluster.seat(0)?.worker.wait_for_line("there is no healthy one: it keeps what it has", PATIENCE)?;
+        cluster
+            .seat(0)?
+            .worker
+            .wait_for_line("there is no healthy one: it keeps what it has and goes on", PATIENCE)?;
         cluster.finish()?;
         Ok(())
     })

@@ -43,7 +43,7 @@ impl Coordinator {
             Some(why) if self.has_ready_peer(now) => self.shed(now, &own, &why),
             Some(why) if now >= self.alone_said_until => {
                 self.alone_said_until = now + ALONE_SAID_EVERY;
-                warn!(%why, "this worker is critical, and there is no healthy one: it keeps what it has, and takes new threads only if it is alone");
+                warn!(%why, "this worker is critical, and there is no healthy one: it keeps what it has and goes on");
             }
             Some(_) => {}
             None if self.admission == Admission::Open => {

@@ -44,7 +44,7 @@ impl Coordinator {
         !self.draining
             && self.admission == Admission::Open
             // Critical and alone: better here than nowhere.
-            && (self.condition.critical.is_none() || self.is_alone(now))
+            && (self.condition.critical.is_none() || !self.has_ready_peer(now))
             && now >= self.blocked_until
             && self.unsettled.is_empty()
             && self.lease.as_ref().is_some_and(Lease::is_trusted)

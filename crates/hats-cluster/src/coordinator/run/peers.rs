@@ -166,11 +166,6 @@ impl Coordinator {
         self.observer.alive(now).any(|(id, record)| record.ready && !self.is_own(id))
     }
 
-    /// Whether there is nobody else at all, well or not.
-    pub(super) fn is_alone(&self, now: BootInstant) -> bool {
-        !self.observer.alive(now).any(|(id, _)| !self.is_own(id))
-    }
-
     pub(super) fn members(&mut self, now: BootInstant) -> Members {
         // Counting all threads at every look would cost more than a count that is a moment old. But where new ones are
         // heard of the shares grow with each.
