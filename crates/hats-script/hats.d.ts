@@ -39,7 +39,7 @@ declare const http: Hats.Http;
 /** Databases: MySQL and MariaDB, PostgreSQL, SQLite. */
 declare const sql: Hats.Sql;
 
-/** The request that this script answers. In endpoints only. */
+/** The request that this script answers. In endpoints only, where there is neither {@link thread} nor {@link job}. */
 declare const request: Hats.EndpointRequest;
 
 /** The answer to it. In endpoints only. */
@@ -153,7 +153,7 @@ declare namespace Hats {
      */
     Blpop(seconds: number, key: string): string | Uint8Array;
     /**
-     * Sets fields of a hash, unless a newer owner of this task has written it.
+     * Sets fields of a hash, unless a newer owner of this task has written it. Endpoints have no owner: a TypeError there.
      *
      * @returns `[how many fields are new]`, or `[null, "STALE …"]`.
      */
@@ -260,28 +260,63 @@ declare namespace Hats {
     readonly Method: string;
     /** The path, decoded. */
     readonly Path: string;
-    /** The body as text. */
+    /** The body as text; invalid UTF-8 becomes U+FFFD. */
     readonly Body: string;
-    /** What follows the `?`, as it was sent. */
-    readonly Query: string;
-    /** The parameters of the query and of a form in the body. */
-    readonly Params: { [name: string]: string[] };
-    /** The value of a header, or undefined. Upper and lower case do not matter. */
+    /** The parameters of the query, decoded, each with its values in order. */
+    readonly Query: { [name: string]: string[] };
+    /** The parameters of the path: of the endpoint `/users/:id` it has `id`. */
+    readonly Params: { [name: string]: string };
+    /**
+     * The value of a header, or undefined. Upper and lower case do not matter; several values are joined by `, `, those of
+     * `Cookie` by `; `.
+     */
     GetHeader(name: string): string | undefined;
     /** The body as it came. */
     Bytes(): Uint8Array;
   }
 
   interface EndpointResponse {
-    /** Writes a piece of the body. */
+    /**
+     * Writes a piece of the body: a Uint8Array as it is, everything else as text. null and undefined are no text, plain objects
+     * and arrays are JSON.
+     *
+     * @throws RangeError if the answer becomes longer than its limit.
+     */
     Write(value: any): void;
-    /** Fixes the answer: this text as `text/plain`, this status. The script runs on; later writes are dropped. */
-    Error(text: string, status: number): void;
-    /** Default `text/html; charset=utf-8`. */
+    /**
+     * Fixes the answer: this text as `text/plain`, this status (400 to 599, default 500), the headers so far. The script runs on;
+     * what it says of the answer from then on is dropped.
+     */
+    Error(text: any, status?: number): void;
+    /** Default `text/html; charset=utf-8`, or the `ContentType` of the endpoint. */
     SetContentType(type: string): void;
-    SetHeader(name: string, value: string): void;
-    /** Default 200. */
+    /**
+     * Sets a header in place of the value that it has; `Set-Cookie` is added each time.
+     *
+     * @throws TypeError for what no header can have, and for headers that belong to the worker, such as `Content-Length`.
+     */
+    SetHeader(name: string, value: string | number | bigint | boolean): void;
+    /** From 200 to 599, default 200. */
     SetStatus(status: number): void;
+  }
+
+  /** What a handler is given. */
+  interface HandlerRequest extends Request {
+    /** The parameters of the path: of the endpoint `/users/:id` it has `id`. */
+    readonly params: { [name: string]: string };
+    /** The same as {@link params}. */
+    readonly Params: { [name: string]: string };
+  }
+
+  /** What a handler returns: text is HTML unless the endpoint has a `ContentType`. Nothing, if it has used {@link response}. */
+  type HandlerAnswer = Response | string | Uint8Array | void;
+
+  /** The default export of an endpoint that is a module, if it is a function. */
+  type Handler = (request: HandlerRequest) => HandlerAnswer | Promise<HandlerAnswer>;
+
+  /** The default export of an endpoint that is a module, if it is an object. */
+  interface HandlerObject {
+    fetch: Handler;
   }
 
   interface Console {

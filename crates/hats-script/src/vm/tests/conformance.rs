@@ -1,5 +1,5 @@
-//! What scripts can call, line by line: each call with what it returns and with its errors, in a thread and in a job's run,
-//! with real servers behind it.
+//! What scripts can call, line by line: each call with what it returns and with its errors, in a thread, in a job's run and
+//! in an endpoint, with real servers behind it.
 //!
 //! Whoever adds a name adds a line: [`every_name_has_a_line`] says which is missing.
 
@@ -23,6 +23,7 @@ use self::server::RedisServer;
 use super::http::server::Server;
 use super::*;
 use crate::egress::Egress;
+use crate::modules::response::Exchange;
 use crate::sql::Databases;
 
 /// One or more names that belong together, and cases of them in the order in which they run.
@@ -39,6 +40,9 @@ struct Line {
 enum Within {
     Threads,
     Jobs,
+    /// Threads and jobs.
+    Tasks,
+    Endpoints,
     All,
 }
 
@@ -51,7 +55,9 @@ impl Line {
         match self.within {
             Within::All => true,
             Within::Threads => kind == Kind::Thread,
-            Within::Jobs => kind != Kind::Thread,
+            Within::Jobs => matches!(kind, Kind::Job(_)),
+            Within::Tasks => kind != Kind::Endpoint,
+            Within::Endpoints => kind == Kind::Endpoint,
         }
     }
 }
@@ -101,6 +107,10 @@ impl World {
         ));
         let run = spawn(&self.lanes, &Fake::of(kind), Limits::default(), move |vm| match kind {
             Kind::Thread | Kind::Endpoint => {
+                if kind == Kind::Endpoint {
+                    let exchange = Exchange::new(super::page::request(), None, 1000);
+                    *vm.host.exchange.borrow_mut() = Some(exchange);
+                }
                 vm.load_bundle(&source, "test.js")?;
                 vm.call("main")?;
                 vm.eval("result")
@@ -117,7 +127,12 @@ impl World {
     }
 }
 
-fn kinds() -> [Kind; 2] {
+fn kinds() -> [Kind; 3] {
+    [Fake::new().kind, Fake::job().kind, Kind::Endpoint]
+}
+
+/// Those that have an owner.
+fn tasks() -> [Kind; 2] {
     [Fake::new().kind, Fake::job().kind]
 }
 
@@ -172,7 +187,7 @@ async fn every_name_has_a_line() {
 async fn live_properties_are_asked_at_each_use() {
     type Turn = fn(&Fake, &Fake);
     let turn_task: Turn = |task, _| task.stopped.store(true, Ordering::Relaxed);
-    for kind in kinds() {
+    for kind in tasks() {
         for (condition, turn) in [
             ("!thread.Stopped", turn_task),
             ("!thread.Stopped && sleep(1e6)", turn_task),
@@ -210,7 +225,7 @@ async fn live_properties_are_asked_at_each_use() {
 #[tokio::test]
 async fn what_cannot_be_asked_of_redis_is_thrown() {
     let lanes = one_lane();
-    for (kind, name) in kinds().into_iter().zip(["thread", "job"]) {
+    for (kind, name) in tasks().into_iter().zip(["thread", "job"]) {
         let fake = Fake::of(kind);
         fake.unreachable.store(true, Ordering::Relaxed);
         let run = spawn(&lanes, &fake, Limits::default(), |vm| {

@@ -1,4 +1,4 @@
-//! What `hats.d.ts` declares for jobs is what a job's scope has. (What it declares for threads is compared with a whole worker's
+//! What `hats.d.ts` declares for jobs and endpoints is what their scopes have. (What it declares for threads is compared with a whole worker's
 //! thread, by the TypeScript compiler.)
 
 use std::collections::BTreeSet;
@@ -51,4 +51,20 @@ async fn a_job_has_every_name_that_threads_have_and_job_itself() {
     let mut of_threads = words(&Fake::new(), names).await;
     assert!(of_threads.insert("job".to_owned()));
     assert_eq!(words(&Fake::job(), names).await, of_threads);
+}
+
+#[tokio::test]
+async fn an_endpoint_has_what_is_declared_for_endpoints() {
+    let fake = Fake::of(Kind::Endpoint);
+    assert_eq!(words(&fake, "Object.getOwnPropertyNames(request)").await, declared("EndpointRequest"));
+    assert_eq!(words(&fake, "Object.getOwnPropertyNames(response)").await, declared("EndpointResponse"));
+}
+
+#[tokio::test]
+async fn an_endpoint_has_request_and_response_instead_of_thread_and_job() {
+    let names = "Object.getOwnPropertyNames(globalThis)";
+    let mut of_threads = words(&Fake::new(), names).await;
+    assert!(of_threads.remove("thread"));
+    of_threads.extend(["request", "response"].map(str::to_owned));
+    assert_eq!(words(&Fake::of(Kind::Endpoint), names).await, of_threads);
 }

@@ -10,7 +10,7 @@ fn script(code: &str) -> Page {
     Page::script("/test", format!("($=>async()=>{{{code}\n}})").into(), Limits::default())
 }
 
-fn request() -> PageRequest {
+pub(super) fn request() -> PageRequest {
     let header = |name: &str, value: &[u8]| (name.to_owned(), value.to_vec());
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     PageRequest {

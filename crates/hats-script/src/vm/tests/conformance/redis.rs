@@ -130,7 +130,7 @@ pub(super) const LINES: &[Line] = &[
     },
     Line {
         names: &["redis.HsetFenced"],
-        within: Within::All,
+        within: Within::Tasks,
         source: "",
         cases: &[
             ("redis.HsetFenced('fenced', {a: 1, b: 'two'})", "[2]"),
@@ -157,5 +157,14 @@ pub(super) const LINES: &[Line] = &[
                 "TypeError: redis.HsetFenced: argument 1 must be a string, number, bigint, boolean or Uint8Array, not undefined",
             ),
         ],
+    },
+    Line {
+        names: &["redis.HsetFenced"],
+        within: Within::Endpoints,
+        source: "",
+        cases: &[(
+            "redis.HsetFenced('fenced', {a: 1})",
+            "TypeError: redis.HsetFenced: an endpoint has no epoch, which only threads and jobs have: use redis.Do('HSET', …)",
+        )],
     },
 ];

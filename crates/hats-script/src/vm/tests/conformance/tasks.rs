@@ -146,6 +146,83 @@ pub(super) const LINES: &[Line] = &[
         cases: &[("thread === job", "true")],
     },
     Line {
+        names: &["request.Method", "request.Path", "request.Body", "request.Query", "request.Params"],
+        within: Within::Endpoints,
+        source: "",
+        cases: &[
+            ("[request.Method, request.Path, request.Body]", "[\"POST\", \"/a b/7\", \"bödy\"]"),
+            ("request.Query", "{ x: [\"1\", \"2\"], y: [\"ü\"], __proto__: [\"p\"] }"),
+            ("[request.Query.x[1], request.Query.none]", "[\"2\", undefined]"),
+            ("request.Params", "{ id: \"7\" }"),
+            ("[typeof thread, typeof job]", "[\"undefined\", \"undefined\"]"),
+        ],
+    },
+    Line {
+        names: &["request.GetHeader", "request.Bytes"],
+        within: Within::Endpoints,
+        source: "",
+        cases: &[
+            ("request.GetHeader('HOST')", "host"),
+            ("request.GetHeader('cookie')", "a=1; b=2"),
+            ("request.GetHeader('X-Many')", "one, two"),
+            ("request.GetHeader('none')", "undefined"),
+            ("request.GetHeader(1)", "TypeError: request.GetHeader: argument 1 must be a string, not 1"),
+            ("request.Bytes()", "Uint8Array(5) [98, 195, 182, 100, 121]"),
+        ],
+    },
+    Line {
+        names: &[
+            "response.Write",
+            "response.Error",
+            "response.SetContentType",
+            "response.SetHeader",
+            "response.SetStatus",
+        ],
+        within: Within::Endpoints,
+        source: "",
+        cases: &[
+            (
+                "[response.Write('x'), response.SetStatus(201), response.SetHeader('a', 'b'), \
+                 response.SetContentType('a/b'), response.Error('x', 404)].join('')",
+                "",
+            ),
+            (
+                "response.Write('x'.repeat(1001))",
+                "RangeError: response.Write: the answer is longer than its limit of 1000 bytes \
+                 (HttpBodyLimit of the endpoint, --http-body-limit of the worker)",
+            ),
+            ("response.Write(Symbol())", "TypeError: response.Write: a symbol cannot be written"),
+            (
+                "response.SetStatus(100)",
+                "RangeError: response.SetStatus: argument 1 must be a status from 200 to 599, not 100",
+            ),
+            (
+                "response.SetStatus('x')",
+                "TypeError: response.SetStatus: argument 1 must be a number, not \"x\"",
+            ),
+            (
+                "response.Error('x', 399)",
+                "RangeError: response.Error: argument 2 must be a status from 400 to 599, not 399",
+            ),
+            (
+                "response.SetHeader('a', 'b\\nc')",
+                "TypeError: response.SetHeader: the value of header \"a\" has a character that no header can have",
+            ),
+            (
+                "response.SetHeader('a', null)",
+                "TypeError: response.SetHeader: argument 2 must be a string, number, bigint or boolean, not null",
+            ),
+            (
+                "response.SetHeader('Content-Length', 1)",
+                "TypeError: response.SetHeader: header \"Content-Length\" belongs to the worker",
+            ),
+            (
+                "response.SetContentType()",
+                "TypeError: response.SetContentType: argument 1 must be a string, not undefined",
+            ),
+        ],
+    },
+    Line {
         names: &["console.log", "console.info", "console.debug", "console.warn", "console.error"],
         within: Within::All,
         source: "class Point { constructor() { this.x = 1 } } const loop = {}; loop.me = loop;",
