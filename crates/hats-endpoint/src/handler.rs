@@ -10,9 +10,7 @@
 //! - A script ends when nobody waits for its answer any more.
 //! - The client is told the status, and the log and the definition's `Error` the reason.
 
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -266,7 +264,7 @@ struct Script {
     handle: ScriptHandle,
     control: Arc<Control>,
     /// None: it has ended.
-    under_way: Option<(Pin<Box<dyn Future<Output = Ended> + Send>>, Run)>,
+    under_way: Option<(BoxFuture<Ended>, Run)>,
 }
 
 impl Script {
