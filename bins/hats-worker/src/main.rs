@@ -44,7 +44,7 @@ fn run(settings: &Settings) -> Result<(), Error> {
     let config = settings.worker()?;
 
     let runtime = runtime()?;
-    let worker = Worker::builder().config(config).build()?;
+    let worker = Worker::builder().config(config).metrics(hats_core::metrics::install()?).build()?;
     let stopped = runtime.block_on(worker.run(drain));
     // Whatever is still busy must not keep the process.
     runtime.shutdown_background();

@@ -30,12 +30,13 @@ pub(crate) struct Snapshot {
 }
 
 impl Arena {
-    /// An arena with room for a heap of `limit` bytes, but without that limit.
-    pub(crate) fn new(limit: usize) -> io::Result<Self> {
+    /// An arena with room for a heap of `limit` bytes, but without that limit. Once `is_leaving`, nothing is freed any more.
+    pub(crate) fn new(limit: usize, is_leaving: Rc<Cell<bool>>) -> io::Result<Self> {
         let space = limit.saturating_mul(SPACE_PER_BYTE).clamp(SPACE_MIN, REGION_MAX);
         let region = Rc::new(Region::reserve(space)?);
         let refused = Rc::new(Cell::new(false));
-        let heap = Heap::new(region.clone(), refused.clone()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let heap =
+            Heap::new(region.clone(), refused.clone(), is_leaving).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { region, heap: Rc::new(heap), refused })
     }
 

@@ -75,6 +75,8 @@ pub(crate) struct Heap {
     limit: Cell<u32>,
     /// Memory was asked for and not given.
     refused: Rc<Cell<bool>>,
+    /// Nothing is freed any more: all goes with the region.
+    is_leaving: Rc<Cell<bool>>,
 }
 
 /// Where the first block begins, in units: its payload is the first multiple of [`UNIT`] beyond the control part that leaves
@@ -85,8 +87,12 @@ const fn first_block() -> u32 {
 
 impl Heap {
     /// Makes a heap without a limit in a region that nobody uses. None if there is no memory for its own needs.
-    pub(crate) fn new(region: Rc<Region>, refused: Rc<Cell<bool>>) -> Option<Self> {
-        let heap = Self { region, limit: Cell::new(u32::MAX), refused };
+    pub(crate) fn new(
+        region: Rc<Region>,
+        refused: Rc<Cell<bool>>,
+        is_leaving: Rc<Cell<bool>>,
+    ) -> Option<Self> {
+        let heap = Self { region, limit: Cell::new(u32::MAX), refused, is_leaving };
         if heap.region.length() > REGION_MAX || !heap.region.touch(first_block() as usize * UNIT) {
             return None;
         }
@@ -150,6 +156,9 @@ impl Heap {
     /// # Safety
     /// `payload` was handed out by this heap and not taken back.
     pub(crate) unsafe fn free(&self, payload: *mut u8) {
+        if self.is_leaving.get() {
+            return;
+        }
         // SAFETY: by the caller's word there is a block in use there.
         unsafe { self.give_back(self.place(payload)) };
     }

@@ -12,6 +12,7 @@ use rquickjs::{Context, Ctx, Runtime, qjs};
 
 use crate::arena::{Arena, Snapshot};
 use crate::native::Switchboard;
+use crate::plain::PlainAllocator;
 
 /// What an interpreter may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +85,14 @@ pub(crate) struct Engine {
     runtime: Runtime,
     switchboard: Rc<Switchboard>,
     arena: Option<Arena>,
+    /// Tells the allocator that the engine is being dropped.
+    is_leaving: Rc<Cell<bool>>,
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.is_leaving.set(true);
+    }
 }
 
 /// What decides whether a reset may happen.
@@ -120,7 +129,9 @@ impl Interpreter {
     /// # Errors
     /// When there is no memory for it.
     pub fn plain(limits: Limits) -> Result<Self, Error> {
-        Self::new(Runtime::new()?, None, limits)
+        let is_leaving = Rc::new(Cell::new(false));
+        let runtime = Runtime::new_with_alloc(PlainAllocator::new(is_leaving.clone()))?;
+        Self::new(runtime, None, is_leaving, limits)
     }
 
     /// An interpreter whose memory is a region of its own. Of the heap, a little goes to gaps between what is in use.
@@ -128,14 +139,20 @@ impl Interpreter {
     /// # Errors
     /// When there is no memory for it, or no addresses.
     pub fn in_arena(limits: Limits) -> Result<Self, Error> {
-        let arena = Arena::new(limits.memory)?;
+        let is_leaving = Rc::new(Cell::new(false));
+        let arena = Arena::new(limits.memory, is_leaving.clone())?;
         // Without a limit yet: that there is no room for the bare runtime is what the engine's own bindings overlook.
         let runtime = Runtime::new_with_alloc(arena.allocator())?;
         arena.set_limit(limits.memory);
-        Self::new(runtime, Some(arena), limits)
+        Self::new(runtime, Some(arena), is_leaving, limits)
     }
 
-    fn new(runtime: Runtime, arena: Option<Arena>, limits: Limits) -> Result<Self, Error> {
+    fn new(
+        runtime: Runtime,
+        arena: Option<Arena>,
+        is_leaving: Rc<Cell<bool>>,
+        limits: Limits,
+    ) -> Result<Self, Error> {
         if arena.is_none() {
             // An arena has its own, so that it is known there when it was reached.
             runtime.set_memory_limit(limits.memory);
@@ -149,7 +166,7 @@ impl Interpreter {
         let switchboard = switchboard.ok_or(rquickjs::Error::Allocation)?;
         // SAFETY: the context is alive, and is dropped before the switchboard is.
         unsafe { switchboard.attach(context.as_raw()) };
-        let engine = Rc::new(Engine { context, runtime, switchboard, arena });
+        let engine = Rc::new(Engine { context, runtime, switchboard, arena, is_leaving });
         // It was empty, since it is new.
         let _ = state.engine.set(Rc::downgrade(&engine));
         Ok(Self { engine, snapshot: OnceCell::new(), state })

@@ -24,6 +24,8 @@
 //! - Hooks and the loader of modules are set before the seal: the engine has pointers to them. One that is set later
 //!   [condemns](Interpreter::condemn) the interpreter.
 //! - Whoever was interrupted, was refused memory or panicked is thrown away and never reset. Each of these is seen here.
+//! - While an interpreter is being dropped, nothing that the engine frees is given to anybody else: it frees its modules
+//!   while promises of their evaluation may still lead to them.
 //! - An interpreter may be entered from any stack: each entry tells the engine where that one is.
 //!
 //! What a reset does not bring back, since it is no part of the engine: whatever host functions have done outside of it. And
@@ -38,6 +40,7 @@ mod heap;
 mod interpreter;
 mod kept;
 mod native;
+mod plain;
 mod region;
 
 pub use crate::compiled::{Compiled, compile};

@@ -13,6 +13,7 @@ mod error;
 mod health;
 pub mod jobs;
 mod memory;
+pub mod metrics;
 mod registration;
 mod shutdown;
 mod typescript;

@@ -10,7 +10,9 @@
 //! - A script ends when nobody waits for its answer any more.
 //! - The client is told the status, and the log and the definition's `Error` the reason.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -258,13 +260,16 @@ fn failed(site: &Site, served: &Served, reason: String) {
 
 type Ended = Result<Result<PageResponse, ScriptError>, Error>;
 
+/// What a run of a page ends in.
+type Ending = Pin<Box<dyn Future<Output = Ended> + Send>>;
+
 /// A script while somebody waits for its answer. Dropped before it has ended, it is killed, and counts as running until it
 /// is out.
 struct Script {
     handle: ScriptHandle,
     control: Arc<Control>,
     /// None: it has ended.
-    under_way: Option<(BoxFuture<Ended>, Run)>,
+    under_way: Option<(Ending, Run)>,
 }
 
 impl Script {

@@ -12,9 +12,10 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use rquickjs::context::EvalOptions;
 use rquickjs::loader::{ImportAttributes, Loader, Resolver};
 use rquickjs::module::Declared;
-use rquickjs::{CatchResultExt, CaughtError, Context, Ctx, Exception, Module, Runtime};
+use rquickjs::{CatchResultExt, CaughtError, Context, Ctx, Exception, Module, Runtime, Value};
 
 use crate::error::{ScriptError, Thrown};
 
@@ -182,8 +183,38 @@ fn dynamic_imports(source: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
+/// What is wrong with a script, as a parser sees it; none: it is JavaScript. It must be one expression, such as a function,
+/// and nothing of it is run.
+#[must_use]
+pub fn syntax_error(expression: &str, file: &str) -> Option<ScriptError> {
+    let parsed = || -> Result<Option<ScriptError>, rquickjs::Error> {
+        let runtime = Runtime::new()?;
+        runtime.set_memory_limit(PARSER_MEMORY_BYTES);
+        runtime.set_max_stack_size(PARSER_STACK_BYTES);
+        // A text that is more than an expression may run; it can reach nothing, and it does not run long.
+        let mut turns = PARSER_TURNS;
+        runtime.set_interrupt_handler(Some(Box::new(move || {
+            turns = turns.saturating_sub(1);
+            turns == 0
+        })));
+        let context = Context::full(&runtime)?;
+        let mut options = EvalOptions::default();
+        options.strict = false;
+        options.filename = Some(file.to_owned());
+        Ok(context.with(|ctx| {
+            let parsed = ctx.eval_with_options::<Value<'_>, _>(format!("0&&({expression}\n)"), options);
+            parsed.catch(&ctx).err().map(thrown)
+        }))
+    };
+    let error = parsed().unwrap_or_else(|error| Some(other_error(&error)))?;
+    let is_syntax = matches!(&error, ScriptError::Thrown(thrown) if thrown.name == "SyntaxError");
+    is_syntax.then_some(error)
+}
+
 /// Memory for looking at one source. Far more than any source within its limit needs.
 const PARSER_MEMORY_BYTES: usize = 256 << 20;
+/// How often the interpreter may ask whether to go on, which it does while it runs something.
+const PARSER_TURNS: u32 = 100;
 /// Stack for it; every OS thread has more.
 const PARSER_STACK_BYTES: usize = 256 << 10;
 
@@ -195,14 +226,14 @@ fn static_imports(source: &str, file: &str) -> (Vec<String>, Option<ScriptError>
         runtime.set_max_stack_size(PARSER_STACK_BYTES);
         runtime.set_loader(seen.clone(), seen.clone());
         let context = Context::full(&runtime)?;
-        Ok(context.with(|ctx| Module::declare(ctx.clone(), file, source).catch(&ctx).err().map(no_module)))
+        Ok(context.with(|ctx| Module::declare(ctx.clone(), file, source).catch(&ctx).err().map(thrown)))
     };
     let no_module = declared().unwrap_or_else(|error| Some(other_error(&error)));
     let specifiers = seen.specifiers.take();
     (specifiers, no_module)
 }
 
-fn no_module(error: CaughtError<'_>) -> ScriptError {
+fn thrown(error: CaughtError<'_>) -> ScriptError {
     match error {
         CaughtError::Exception(exception) => ScriptError::Thrown(Thrown {
             name: exception.as_object().get("name").unwrap_or_default(),

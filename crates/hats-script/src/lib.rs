@@ -23,7 +23,7 @@ mod modules;
 mod page;
 mod vm;
 
-pub use crate::bundle::{Bundle, Import, Imports, Library, Unresolvable, imports, resolve};
+pub use crate::bundle::{Bundle, Import, Imports, Library, Unresolvable, imports, resolve, syntax_error};
 pub use crate::error::{Error, ScriptError, Thrown};
 pub use crate::host::{BoxFuture, JobInfo, Kind, TaskControl, WorkerInfo};
 pub use crate::lane::{LaneStatus, Lanes, LanesConfig, ScriptHandle, ScriptTask};

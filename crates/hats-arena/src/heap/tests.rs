@@ -10,7 +10,7 @@ use super::*;
 const REGION: usize = 4 << 20;
 
 fn heap(limit: usize) -> Heap {
-    let heap = Heap::new(Rc::new(Region::reserve(REGION).unwrap()), Rc::default()).unwrap();
+    let heap = Heap::new(Rc::new(Region::reserve(REGION).unwrap()), Rc::default(), Rc::default()).unwrap();
     heap.set_limit(limit);
     heap
 }

@@ -13,7 +13,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 use hats_cluster::records::{EndpointKind, SourceDigest};
-use hats_script::imports;
+use hats_endpoint::template;
+use hats_script::{imports, is_handler, syntax_error};
 
 use crate::Error;
 use crate::bundle::{Bundle, EXTENSIONS, SOURCE_LIMIT, Source, one_line};
@@ -196,8 +197,12 @@ pub(super) fn read(path: &Path, kind: Option<EndpointKind>, bytes_max: usize) ->
     }
 }
 
-fn check_page(_text: &str, _shown: &str) -> Result<(), String> {
-    Ok(())
+fn check_page(text: &str, shown: &str) -> Result<(), String> {
+    let script = template::compile(text).map_err(|error| format!("{shown}: {error}"))?;
+    match syntax_error(&script, shown) {
+        Some(error) => Err(format!("{shown} is no page: {}", one_line(&error.to_string()))),
+        None => Ok(()),
+    }
 }
 
 fn check_handler(text: &str, shown: &str) -> Result<(), String> {
@@ -208,15 +213,6 @@ fn check_handler(text: &str, shown: &str) -> Result<(), String> {
         true => Ok(()),
         false => Err(format!("{shown} has no default export, which would answer requests")),
     }
-}
-
-/// Whether a source is a module with a default export: no module can have two.
-fn is_handler(source: &str) -> bool {
-    let parses = |source: &str| imports(source, "handler").no_module.is_none();
-    source.contains("export")
-        && source.contains("default")
-        && parses(source)
-        && !parses(&format!("{source}\n;export default 0;"))
 }
 
 /// What a browser is told that a file is.
@@ -277,6 +273,20 @@ mod tests {
         assert!(error.contains("- is no module"), "{error}");
         let error = refusal(b"export const a = 1", EndpointKind::Handler);
         assert!(error.contains("no default export"), "{error}");
+        for (page, parts) in [
+            ("a\n<? let b = ; ?>", ["- is no page: SyntaxError", "-:2"]),
+            ("a\n\n<? for (;;) {", ["-: line 3", "not closed"]),
+            ("<? if (true) { ?>a", ["- is no page: SyntaxError", "-:1"]),
+        ] {
+            let error = refusal(page.as_bytes(), EndpointKind::Template);
+            assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        }
+        // Said by the parser, and not by running it.
+        for page in ["<? throw 1; ?>", "<? for (;;); ?>", "<? with ({}) { await 0 } ?>", "<? return; ?>", "}"]
+        {
+            let page = Bytes::from_static(page.as_bytes());
+            EndpointFile::from_bytes(page, Some(EndpointKind::Template), "-").unwrap();
+        }
         let error = refusal(b"import './a.js'; export default 1", EndpointKind::Handler);
         assert!(error.contains("./a.js"), "{error}");
         for kind in [EndpointKind::Handler, EndpointKind::Template] {

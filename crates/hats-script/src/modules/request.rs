@@ -34,23 +34,28 @@ pub(super) fn of<T>(host: &Host, get: impl FnOnce(&PageRequest) -> T) -> Option<
     host.exchange.borrow().as_ref().map(|exchange| get(&exchange.request))
 }
 
-/// Adds a property that is made at its first use.
+/// Adds a property that is made at its first use, unless the script has set it.
 fn once(
     object: &Object<'_>,
     name: &'static str,
     host: &Rc<Host>,
     make: for<'js> fn(&Ctx<'js>, &PageRequest) -> rquickjs::Result<Value<'js>>,
 ) -> rquickjs::Result<()> {
-    let get = function(object.ctx(), name, host, move |host, call| {
-        let Some(value) = of(host, |request| make(call.ctx, request)).transpose()? else {
-            return Ok(Value::new_undefined(call.ctx.clone()));
+    // One function both gets and sets: only who sets calls it with an argument.
+    let access = function(object.ctx(), name, host, move |host, call| {
+        let value = match call.arguments.first() {
+            Some(value) => value.clone(),
+            None => match of(host, |request| make(call.ctx, request)).transpose()? {
+                Some(value) => value,
+                None => return Ok(Value::new_undefined(call.ctx.clone())),
+            },
         };
         if let Some(this) = call.this.as_object() {
             this.prop(name, Property::from(value.clone()).writable().configurable().enumerable())?;
         }
         Ok(value)
     })?;
-    define_accessor(object, name, Some(get), None, true, true)
+    define_accessor(object, name, Some(access.clone()), Some(access), true, true)
 }
 
 /// `{name: [values]}`.

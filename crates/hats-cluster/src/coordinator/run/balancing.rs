@@ -43,7 +43,7 @@ impl Coordinator {
             Some(why) if self.has_ready_peer(now) => self.shed(now, &own, &why),
             Some(why) if now >= self.alone_said_until => {
                 self.alone_said_until = now + ALONE_SAID_EVERY;
-                warn!(%why, "this worker is critical, and there is no healthy one: it keeps what it has and goes on");
+                warn!(%why, "this worker is critical, and there is no healthy one: it keeps what it has, and takes new threads only if it is alone");
             }
             Some(_) => {}
             None if self.admission == Admission::Open => {
@@ -151,6 +151,7 @@ impl Coordinator {
     }
 
     fn hand_over(&mut self, moves: Vec<(TaskName, SessionId)>) {
+        crate::metrics::MOVES.increment(moves.len() as u64);
         for (name, to) in moves {
             self.ask_to_stop(&name, StopReason::Relocated);
             self.moves.insert(name, to);

@@ -143,6 +143,7 @@ impl Coordinator {
         let now = BootInstant::now();
         match burial {
             Ok(Burial::Buried(dead)) => {
+                crate::metrics::SESSIONS_BURIED.increment(1);
                 warn!(%session, "a session has stopped beating and is declared dead");
                 self.died(dead);
             }
@@ -163,6 +164,11 @@ impl Coordinator {
     /// Whether somebody else takes new threads.
     pub(super) fn has_ready_peer(&self, now: BootInstant) -> bool {
         self.observer.alive(now).any(|(id, record)| record.ready && !self.is_own(id))
+    }
+
+    /// Whether there is nobody else at all, well or not.
+    pub(super) fn is_alone(&self, now: BootInstant) -> bool {
+        !self.observer.alive(now).any(|(id, _)| !self.is_own(id))
     }
 
     pub(super) fn members(&mut self, now: BootInstant) -> Members {

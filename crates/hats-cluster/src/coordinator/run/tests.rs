@@ -372,6 +372,34 @@ async fn whoever_runs_jobs_is_told_what_changes() {
     assert_eq!(news.try_recv(), Ok(JobNews::Gap));
 }
 
+/// The SCAN may have passed where it was written.
+#[tokio::test]
+async fn an_endpoint_that_changes_during_a_sweep_is_among_what_that_has_found() {
+    let mut world = World::new();
+    let (tell, mut news) = mpsc::unbounded_channel();
+    world.it.feed_endpoints(tell);
+    let path = |path: &str| EndpointPath::new(path).unwrap();
+    let changed = |world: &mut World, at: &str| {
+        let key = world.it.store.keys().endpoint(&path(at));
+        world.it.watch_notice(watch::Notice::Changed(vec![key]));
+    };
+    changed(&mut world, "/before");
+    assert_eq!(news.try_recv(), Ok(EndpointNews::Changed(path("/before"))));
+    world.it.sweep(BootInstant::now());
+    changed(&mut world, "/during");
+    assert_eq!(news.try_recv(), Ok(EndpointNews::Changed(path("/during"))));
+    let found =
+        |paths: &[&str]| Found { endpoints: paths.iter().copied().map(path).collect(), ..Found::default() };
+    world.it.swept(Ok(found(&["/a"])));
+    assert_eq!(news.try_recv(), Ok(EndpointNews::Found(vec![path("/a"), path("/during")])));
+    assert_eq!(news.try_recv(), Ok(EndpointNews::Changed(path("/during"))));
+    world.it.sweep(BootInstant::now());
+    world.it.swept(Ok(found(&["/a"])));
+    assert_eq!(news.try_recv(), Ok(EndpointNews::Found(vec![path("/a")])));
+    world.it.watch_notice(watch::Notice::Established);
+    assert_eq!(news.try_recv(), Ok(EndpointNews::Gap));
+}
+
 #[tokio::test]
 async fn no_tick_is_taken_by_who_may_not_claim() {
     let mut world = World::new();
@@ -490,15 +518,17 @@ async fn a_critical_worker_sheds_the_heaviest_first_and_a_few_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_critical_worker_without_a_healthy_peer_keeps_what_it_has_and_goes_on() {
+async fn a_critical_worker_without_a_healthy_peer_keeps_what_it_has_and_one_alone_goes_on() {
     let mut world = World::new();
     own_many(&mut world, 10);
+    world.it.condition_is(critical(Some("load")));
+    assert!(world.it.takes(BootInstant::now()), "better here than nowhere");
     seen(&mut world, &[("critical as well", false, 0)]);
     world.it.condition_is(critical(Some("load")));
     let now = BootInstant::now();
     world.it.balance(now);
     assert!(relocated(&mut world).is_empty());
-    assert!(world.it.takes(now));
+    assert!(!world.it.takes(now));
     assert!(world.it.vitals.closed.load(Ordering::Acquire), "peers give it nothing");
 }
 

@@ -173,7 +173,7 @@ async fn operators_see_and_steer_endpoints(bench: Bench) {
         source: None,
         modules: Default::default(),
     };
-    assert_eq!(admin::list_endpoints(store).await.unwrap(), [row.clone()]);
+    assert_eq!(admin::list_endpoints(store).await.unwrap(), std::slice::from_ref(&row));
     let shown = EndpointRow { source: Some("b".to_owned()), ..row };
     assert_eq!(admin::show_endpoint(store, &at).await.unwrap(), Some(shown));
     assert!(admin::set_endpoint_enabled(store, &at, true).await.unwrap());

@@ -183,6 +183,9 @@ fn a_folder_that_cannot_be_served_as_a_whole_is_refused_by_the_file() {
         (vec![("u/[...all].html", "x")], vec!["[...all]", "no parameter"]),
         (vec![("a.ts", "const a: number = 1;")], vec!["a.ts", "no default export"]),
         (vec![("a.js", "import './none.js'; export default 1")], vec!["a.js:1", "none.js"]),
+        (vec![("a.js", "export default (;")], vec!["a.js is no module", "a.js:1"]),
+        (vec![("a.html", "<p>\n<? if (true) { ?>x")], vec!["a.html is no page", "a.html:2"]),
+        (vec![("a.html", "<p>\n<? x ")], vec!["a.html: line 2", "not closed"]),
         (vec![("a\n.html", "x")], vec!["a\\n.html", "must not contain"]),
     ] {
         let error = refusal(&files);

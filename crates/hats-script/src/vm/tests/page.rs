@@ -525,7 +525,7 @@ mod handlers {
                 "export default () => 'x'.repeat(11 << 20)",
                 "RangeError: the handler: the answer is longer than its limit of 10485760 bytes (HttpBodyLimit of the endpoint, --http-body-limit of the worker)",
             ),
-            ("export default {", "SyntaxError: expecting property name"),
+            ("export default {", "SyntaxError: invalid property name"),
         ] {
             check(module, expected).await;
         }

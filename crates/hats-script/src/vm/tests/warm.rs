@@ -396,3 +396,57 @@ async fn lanes_close_whatever_their_interpreters_do() {
         assert!(matches!(ended.await, Ok(Err(ScriptError::Lost) | Ok(_)) | Err(Error::Closed)), "{code}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handlers_and_what_they_import_are_evaluated_anew_for_each_request() {
+    let world = World::new().await;
+    let (warm, fresh) = (world.lanes(LanesConfig::WARM_BYTES), world.lanes(0));
+    let module = Bundle {
+        file: Some("pages/count.js".into()),
+        modules: Arc::new(
+            [
+                (
+                    "pages/n.js".to_owned(),
+                    "export let n = 0; export const next = () => ++n; export const seen = []".into(),
+                ),
+                (
+                    "pages/later.js".to_owned(),
+                    "globalThis.later = (globalThis.later ?? 0) + 1; export default later".into(),
+                ),
+                ("pages/broken.js".to_owned(), "export default nothing.at.all".into()),
+            ]
+            .into(),
+        ),
+        ..Bundle::from(
+            "import { next, seen } from './n.js'; let own = 0; \
+             export default async (request) => { \
+                 seen.push(request.url); own++; Array.prototype.mine = own; \
+                 const code = await request.text(); \
+                 const value = code ? await (0, eval)(code) : ''; \
+                 const broken = await import('./broken.js').catch(e => e.name); \
+                 const { default: later } = await import('./later.js'); \
+                 return new Response([next(), seen.length, own, [].mine, later, broken, value].join(), { headers: { a: 'b' } }); }",
+        )
+    };
+    let page = Arc::new(Page::handler("/count", module, Limits::default()));
+    for code in [
+        "",
+        "1",
+        "import('./n.js').then(m => m.next())",
+        "import('./none.js').catch(e => e.message)",
+        "Response = Request = fetch = null; 2",
+        "Promise.prototype.then = null; 3",
+        "throw new Error('thrown')",
+        "Headers.prototype.append = null; Object.freeze(Response.prototype); 4",
+        "new Promise(() => setTimeout(() => { throw 5 }, 1))",
+        "",
+    ] {
+        for _ in 0..2 {
+            let reset = world.ask(&warm, &page, code).await;
+            assert_eq!(reset, world.ask(&fresh, &page, code).await, "{code}");
+        }
+    }
+    let answer = world.ask(&warm, &page, "").await.unwrap();
+    assert_eq!(String::from_utf8(answer.body).unwrap(), "1,1,1,1,1,ReferenceError,");
+    assert_eq!(warm.idle().await.0, 1);
+}
