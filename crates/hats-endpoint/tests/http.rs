@@ -1,6 +1,6 @@
 //! What clients get over real connections, well-formed or not: a real server, real interpreters, an embedded Redis.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends at the first surprise")]
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
