@@ -11,14 +11,16 @@
 
 mod exposition;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hats_cluster::{Condition, Handle, Links};
-use hats_health::monitor;
+pub use hats_health::probe::Question;
 use hats_health::readings::Reading;
 use hats_health::server::{self, Listener, Port, Views};
 use hats_health::{Check, CpuThreshold, Health, Monitor, Readiness, Readings, Thresholds};
+use hats_health::{monitor, probe};
 use hats_script::redis;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -29,9 +31,20 @@ use crate::config::{self, Config};
 use crate::metrics::Metrics;
 
 /// Where the port is unless it is given.
-const PORT: u16 = 8787;
+pub(crate) const PORT: u16 = 8787;
 /// What was measured meanwhile is kept one by one.
 const UPKEEP_EVERY: Duration = Duration::from_secs(2);
+
+/// A supervisor that asks has little patience itself.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
+
+/// Asks a worker how it is, at its health port, and gives what it says in one line.
+///
+/// # Errors
+/// [`Error::Failed`] when the answer is no, or when there is none within two seconds; it says why in one line.
+pub async fn ask(address: SocketAddr, question: Question) -> Result<String, Error> {
+    probe::ask(address, question, ANSWER_TIME).await.map_err(Error::Failed)
+}
 
 /// What answers for the worker's health, from its start to its end.
 pub(crate) struct Vigil {

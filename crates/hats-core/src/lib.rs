@@ -10,7 +10,7 @@ pub mod config;
 mod embedded_redis;
 pub mod endpoints;
 mod error;
-mod health;
+pub mod health;
 pub mod jobs;
 mod memory;
 pub mod metrics;
