@@ -44,3 +44,11 @@ fuzz *args:
 # The tests of interpreters that are reset, under AddressSanitizer
 sanitize:
     tests/sanitize.sh
+
+# The image, built for real and run against a real Redis (root on Debian; installs buildah, debootstrap, redis-server)
+image-test *args:
+    docker/tests/image.sh {{args}}
+
+# The manifests against the schemas of Kubernetes, Compose, Helm and Prometheus (fetches packages of Python)
+manifests:
+    docker/tests/manifests.sh

@@ -519,3 +519,62 @@ fn a_worker_under_real_load_turns_critical_and_recovers() -> Result<()> {
         Ok(())
     })
 }
+
+/// Writes to promtool what a worker says, where it is installed (Debian: prometheus), and gives what it has to say.
+fn promtool(text: &str) -> Result<Option<String>> {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+    let mut command = Command::new("promtool");
+    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    child.stdin.take().map(|mut input| input.write_all(text.as_bytes())).transpose()?;
+    let output = child.wait_with_output()?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((!output.status.success()).then(|| String::from_utf8_lossy(&said).into_owned()))
+}
+
+#[test]
+fn metrics_tell_what_has_happened() -> Result<()> {
+    Lab::run("metrics", |lab| {
+        let redis = persistent(lab)?;
+        let worker = Worker::start(lab, options("w0", &redis).argument("--health-interval", "200ms"))?;
+        let port = HealthPort::of(&worker)?;
+        port.wait_for(200)?;
+        // What has not happened is there as well, as 0.
+        assert_eq!(port.metric("hats_takeovers_total")? as u64, 0);
+        define(&redis, "fine", POLITE)?;
+        define(&redis, "broken", "function main() { throw new Error('on purpose') }")?;
+        let source = "redis.Do('RPUSH', 'ran', 'x')";
+        redis.ask(&["HSET", &format!("{NAME}:Jobs:j"), "Source", source, "Cron", "* * * * * *"])?;
+        for (series, least) in [
+            ("hats_claims_total{outcome=\"granted\"}", 2.0),
+            ("hats_threads{state=\"owned\"}", 1.0),
+            ("hats_script_errors_total{kind=\"thread\"}", 1.0),
+            ("hats_ticks_total{outcome=\"ran\"}", 2.0),
+            ("hats_tick_lateness_seconds_count", 2.0),
+            ("hats_session_renew_seconds_count", 2.0),
+            ("hats_session_age_seconds", 1.0),
+            ("hats_memory_resident_bytes", 1e6),
+            ("hats_redis_up{connection=\"watch\"}", 1.0),
+            ("hats_ready", 1.0),
+        ] {
+            clock::wait_for(series, PATIENCE, || {
+                Ok(port.metric(series).is_ok_and(|value| value >= least).then_some(()))
+            })?;
+        }
+        let text = port.get("/metrics")?.body;
+        let series = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count();
+        eprintln!("{series} series");
+        ensure!(series < 2000, "{series} series");
+        ensure!(!text.contains("fine") && !text.contains("broken"), "a task's name is in it:\n{text}");
+        if let Some(said) = promtool(&text)? {
+            anyhow::bail!("promtool: {said}\n{text}");
+        }
+        worker.drain(PATIENCE)?;
+        Ok(())
+    })
+}

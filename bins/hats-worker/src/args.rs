@@ -4,8 +4,9 @@
 use std::ffi::OsString;
 
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use hats_core::config::Settings;
+use hats_core::health::Question;
 
 use crate::command::Command;
 use crate::exit::EXIT_CODES;
@@ -16,6 +17,24 @@ pub(crate) struct Asked {
     flags: Vec<(String, String)>,
     /// None: run a worker.
     pub(crate) command: Option<Command>,
+    /// Some: only ask a running worker how it is.
+    pub(crate) check: Option<Check>,
+}
+
+/// What `--health-check` asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Check {
+    Livez,
+    Readyz,
+}
+
+impl From<Check> for Question {
+    fn from(check: Check) -> Self {
+        match check {
+            Check::Livez => Self::Live,
+            Check::Readyz => Self::Ready,
+        }
+    }
 }
 
 impl Asked {
@@ -34,7 +53,8 @@ impl Asked {
     fn from(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut cli = taking_negative_numbers(Cli::command());
         let matches = cli.try_get_matches_from_mut(arguments)?;
-        let command = Cli::from_arg_matches(&matches)?.command;
+        let Cli { command, health, .. } = Cli::from_arg_matches(&matches)?;
+        let check = health.health_check;
         let flags = given(&matches)?;
         if command.is_some()
             && let Some((name, _)) = flags.iter().find(|(name, _)| !is_shared(name))
@@ -42,7 +62,11 @@ impl Asked {
             let message = format!("--{name} is for running a worker; it means nothing to this sub-command\n");
             return Err(cli.error(clap::error::ErrorKind::ArgumentConflict, message));
         }
-        Ok(Self { flags, command })
+        if command.is_some() && check.is_some() {
+            let message = "--health-check is a command of its own; it means nothing to a sub-command\n";
+            return Err(cli.error(clap::error::ErrorKind::ArgumentConflict, message));
+        }
+        Ok(Self { flags, command, check })
     }
 }
 
@@ -263,6 +287,11 @@ struct HealthFlags {
     #[arg(long, value_name = "P")]
     health_port: Option<String>,
 
+    /// Run no worker, but ask the one that has these settings how it is, and exit with 0 or 1 within 2 s: livez is whether
+    /// its process answers, readyz whether work may be sent to it
+    #[arg(long, value_name = "PROBE", num_args = 0..=1, require_equals = true, default_missing_value = "livez")]
+    health_check: Option<Check>,
+
     /// Address for this port and for that of endpoints [default: 0.0.0.0]
     #[arg(long, value_name = "ADDR")]
     bind: Option<String>,
@@ -348,7 +377,7 @@ mod tests {
         let cli = Cli::command();
         for argument in cli.get_arguments() {
             let Some(name) = argument.get_long() else { continue };
-            if ["help", "version", "config"].contains(&name) {
+            if ["help", "version", "config", "health-check"].contains(&name) {
                 continue;
             }
             let settings = Settings::read([(name, "1".to_owned())], []);
@@ -373,6 +402,18 @@ mod tests {
     fn a_worker_flag_means_nothing_to_a_sub_command() {
         let error = asked("hats-worker --run-now thread list").err().unwrap();
         assert!(error.to_string().contains("--run-now"), "{error}");
+    }
+
+    #[test]
+    fn a_health_check_is_for_liveness_unless_it_says_otherwise() {
+        let check = |line| asked(line).map(|asked| asked.check);
+        assert_eq!(check("hats-worker").unwrap(), None);
+        assert_eq!(check("hats-worker --health-check").unwrap(), Some(Check::Livez));
+        assert_eq!(check("hats-worker --health-check=readyz --health-port 1").unwrap(), Some(Check::Readyz));
+        for line in ["hats-worker --health-check=metrics", "hats-worker --health-check thread list"] {
+            let error = check(line).unwrap_err();
+            assert!(error.to_string().contains("--health-check"), "{error}");
+        }
     }
 
     #[test]

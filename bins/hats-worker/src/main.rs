@@ -6,6 +6,7 @@ mod exit;
 mod signal;
 mod telemetry;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use hats_core::config::Settings;
@@ -24,10 +25,11 @@ const IO_STACK_BYTES: usize = 16 << 20;
 
 fn main() -> ExitCode {
     let asked = Asked::read();
-    let outcome = asked.settings().and_then(|settings| match &asked.command {
-        None => run(&settings),
-        Some(command) => command.run(&settings),
-    });
+    let outcome = match (asked.check, &asked.command) {
+        (Some(check), _) => health_check(&asked, check),
+        (None, Some(command)) => asked.settings().and_then(|settings| command.run(&settings)),
+        (None, None) => asked.settings().and_then(|settings| run(&settings)),
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::failed(&error),
@@ -44,11 +46,27 @@ fn run(settings: &Settings) -> Result<(), Error> {
     let config = settings.worker()?;
 
     let runtime = runtime()?;
-    let worker = Worker::builder().config(config).build()?;
+    let worker = Worker::builder().config(config).metrics(hats_core::metrics::install()?).build()?;
     let stopped = runtime.block_on(worker.run(drain));
     // Whatever is still busy must not keep the process.
     runtime.shutdown_background();
     info!(why = ?stopped?, "stopped");
+    Ok(())
+}
+
+/// Asks the worker that has these settings how it is. Whatever is wrong, the code is 1: container engines know no other.
+fn health_check(asked: &Asked, check: args::Check) -> Result<(), Error> {
+    let answer = || {
+        let address = asked.settings()?.health_address()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Error::System(format!("cannot start the runtime: {error}")))?;
+        runtime.block_on(hats_core::health::ask(address, check.into()))
+    };
+    let answer = answer().map_err(|error| Error::Failed(error.to_string()))?;
+    // Where nobody reads standard output the exit code has to do.
+    let _ = writeln!(std::io::stdout().lock(), "{answer}");
     Ok(())
 }
 

@@ -454,3 +454,20 @@ fn a_schedule_is_shown_without_redis() {
     }
     run(hats(&["job", "next", "* * * * *", "--from", "soon"])).expect(2, "from: expected a time such as");
 }
+
+#[test]
+fn a_health_check_is_answered_by_its_exit_code_and_one_line() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let check = |probe: &str, port: &str| {
+        let mut command = hats(&[probe, "--bind", "127.0.0.1"]);
+        command.env("HATS_HEALTH_PORT", port);
+        let answer = run(command);
+        assert_eq!(answer.stdout.lines().count() + answer.stderr.lines().count(), 1, "{}", answer.stderr);
+        answer
+    };
+    check("--health-check", &free).expect(1, "/livez cannot be asked: Connection refused");
+    check("--health-check=readyz", "0").expect(1, "health-port is 0");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    check("--health-check", &port).expect(1, "/livez has not answered within 2000 ms");
+}

@@ -39,7 +39,7 @@ use crate::config::{Config, StuckNamer};
 use crate::error::Error;
 use crate::id::{Nonce, SessionId};
 use crate::lease::Lease;
-use crate::name::{TaskKind, TaskName, WorkerName};
+use crate::name::{EndpointPath, TaskKind, TaskName, WorkerName};
 use crate::records::{Definition, SourceDigest};
 use crate::session::{self, SessionThread, Vitals};
 use crate::store::Store;
@@ -197,6 +197,7 @@ enum Command {
     Look(Vec<TaskName>),
     FeedJobs(mpsc::UnboundedSender<JobNews>),
     FeedEndpoints(mpsc::UnboundedSender<EndpointNews>),
+    LookEndpoint(EndpointPath),
     NameSessions(Vec<SessionId>),
     Drain,
     Close(oneshot::Sender<()>),

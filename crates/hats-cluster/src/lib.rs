@@ -26,6 +26,7 @@ pub mod keys;
 pub mod labels;
 pub mod store;
 
+pub mod metrics;
 mod observe;
 mod session;
 pub mod watchdog;

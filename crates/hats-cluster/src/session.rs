@@ -370,7 +370,14 @@ impl Keeper {
             ready: !self.vitals.closed.load(Ordering::Relaxed),
         };
         let t0 = BootInstant::now();
-        let renewal = self.answer(store.renew(lease.session(), load)).await?;
+        let answer = self.answer(store.renew(lease.session(), load)).await;
+        match &answer {
+            Ok(_) => {
+                crate::metrics::RENEW.record(BootInstant::now().saturating_duration_since(t0).as_secs_f64())
+            }
+            Err(_) => crate::metrics::RENEW_FAILED.increment(1),
+        }
+        let renewal = answer?;
         if matches!(renewal, Renewal::Renewed { .. }) && !lease.renewed(t0) {
             // It was answered after the soft stop: nothing un-stops.
             return Ok(Renewal::Lost);

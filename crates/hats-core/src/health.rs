@@ -9,13 +9,18 @@
 //! What must hold: the port answers before anything else of the worker is there and until everything else is gone. What
 //! it says is what the parts know already; nobody is asked, Redis least of all. Every kind of connection to Redis is in it.
 
+mod exposition;
+
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use hats_cluster::{Condition, Handle, Links};
-use hats_health::monitor;
+pub use hats_health::probe::Question;
 use hats_health::readings::Reading;
 use hats_health::server::{self, Listener, Port, Views};
 use hats_health::{Check, CpuThreshold, Health, Monitor, Readiness, Readings, Thresholds};
+use hats_health::{monitor, probe};
 use hats_script::redis;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -23,9 +28,23 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::Error;
 use crate::config::{self, Config};
+use crate::metrics::Metrics;
 
 /// Where the port is unless it is given.
-const PORT: u16 = 8787;
+pub(crate) const PORT: u16 = 8787;
+/// What was measured meanwhile is kept one by one.
+const UPKEEP_EVERY: Duration = Duration::from_secs(2);
+
+/// A supervisor that asks has little patience itself.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
+
+/// Asks a worker how it is, at its health port, and gives what it says in one line.
+///
+/// # Errors
+/// [`Error::Failed`] when the answer is no, or when there is none within two seconds; it says why in one line.
+pub async fn ask(address: SocketAddr, question: Question) -> Result<String, Error> {
+    probe::ask(address, question, ANSWER_TIME).await.map_err(Error::Failed)
+}
 
 /// What answers for the worker's health, from its start to its end.
 pub(crate) struct Vigil {
@@ -54,7 +73,11 @@ impl Vigil {
     ///
     /// # Errors
     /// [`Error::Config`] when the port that was asked for cannot be had, [`Error::System`] when none can.
-    pub(crate) async fn begin(config: &Config, shutdown: &CancellationToken) -> Result<Self, Error> {
+    pub(crate) async fn begin(
+        config: &Config,
+        metrics: Option<Metrics>,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, Error> {
         let port = config.health_port.map_or(Port::Preferred(PORT), Port::Given);
         let listener = Listener::bind(config.bind, port).await.map_err(|error| match port {
             Port::Given(_) => Error::Config(format!("health-port: {error}; 0 is any free one")),
@@ -68,12 +91,18 @@ impl Vigil {
         let health = monitor.health();
         let status =
             Arc::new(Status { health: health.clone(), shutdown: shutdown.clone(), parts: OnceLock::new() });
-        let view = status.clone();
-        let views = Views { readiness: Arc::new(move || view.readiness()), metrics: Arc::new(String::new) };
+        let (view, counted) = (status.clone(), status.clone());
+        let render = metrics.clone();
+        let metrics_of = move || {
+            let mut text = exposition::of(&counted.readiness());
+            text.extend(render.as_ref().map(Metrics::render));
+            text
+        };
+        let views = Views { readiness: Arc::new(move || view.readiness()), metrics: Arc::new(metrics_of) };
         let server = listener.serve(views);
         let (publish, condition) = watch::channel(condition_of(&health.borrow()));
         let monitoring = tokio::spawn(async move { match monitor.run().await {} });
-        let telling = tokio::spawn(tell(health, publish));
+        let telling = tokio::spawn(tell(health, metrics, publish));
         let tasks = [monitoring, telling].map(AbortOnDropHandle::new);
         Ok(Self { status, server, tasks, condition })
     }
@@ -123,14 +152,32 @@ impl Status {
     }
 }
 
-async fn tell(mut health: watch::Receiver<Health>, publish: watch::Sender<Condition>) {
-    while health.changed().await.is_ok() {
-        let condition = condition_of(&health.borrow_and_update());
-        publish.send_if_modified(|told| {
-            let is_new = *told != condition;
-            *told = condition;
-            is_new
-        });
+/// Passes on what is read, and has what was measured sorted into its buckets.
+async fn tell(
+    mut health: watch::Receiver<Health>,
+    metrics: Option<Metrics>,
+    publish: watch::Sender<Condition>,
+) {
+    let mut upkeep = tokio::time::interval(UPKEEP_EVERY);
+    loop {
+        tokio::select! {
+            changed = health.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let condition = condition_of(&health.borrow_and_update());
+                publish.send_if_modified(|told| {
+                    let is_new = *told != condition;
+                    *told = condition;
+                    is_new
+                });
+            }
+            _ = upkeep.tick() => {
+                if let Some(metrics) = &metrics {
+                    metrics.upkeep();
+                }
+            }
+        }
     }
 }
 
@@ -179,7 +226,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_ready_before_redis_is_reached() {
         let shutdown = CancellationToken::new();
-        let vigil = Vigil::begin(&config(), &shutdown).await.unwrap();
+        let vigil = Vigil::begin(&config(), None, &shutdown).await.unwrap();
         let problems = |vigil: &Vigil| -> Vec<_> {
             let checks = vigil.status.readiness().checks;
             checks.iter().filter(|check| check.problem.is_some()).map(|check| check.name).collect()
@@ -195,9 +242,9 @@ mod tests {
     #[tokio::test]
     async fn a_given_port_that_is_taken_is_an_unusable_configuration() {
         let shutdown = CancellationToken::new();
-        let vigil = Vigil::begin(&config(), &shutdown).await.unwrap();
+        let vigil = Vigil::begin(&config(), None, &shutdown).await.unwrap();
         let port = vigil.server.address().port();
-        let second = Vigil::begin(&Config { health_port: Some(port), ..config() }, &shutdown).await;
+        let second = Vigil::begin(&Config { health_port: Some(port), ..config() }, None, &shutdown).await;
         let error = second.err().unwrap();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().starts_with(&format!("health-port: 127.0.0.1:{port} ")), "{error}");

@@ -115,6 +115,9 @@ impl Registrar {
     async fn register_endpoint(&self, endpoint: &Endpoint) -> Result<Put, hats_cluster::Error> {
         let Endpoint { path, file } = endpoint;
         let outcome = endpoints::put(&self.store, path, file, Vec::new()).await?;
+        if outcome.put != Put::Unchanged {
+            self.cluster.look_at_endpoint(path.clone());
+        }
         let what = match outcome.put {
             Put::Created => "registered",
             Put::Updated => "registered with what is new about it",

@@ -28,6 +28,7 @@ use crate::Error;
 use crate::config::Config;
 use crate::health::Vigil;
 use crate::memory::MemoryGate;
+use crate::metrics::Metrics;
 use crate::registration::Registrar;
 use crate::shutdown::{self, Parts};
 
@@ -39,6 +40,7 @@ const SCRIPT_COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Worker {
     config: Config,
     on_hard_stop: Option<HardStopHook>,
+    metrics: Option<Metrics>,
 }
 
 /// What a worker is made with.
@@ -46,6 +48,7 @@ pub struct Worker {
 pub struct Builder {
     config: Option<Config>,
     on_hard_stop: Option<HardStopHook>,
+    metrics: Option<Metrics>,
 }
 
 /// Why a worker stopped in good order.
@@ -92,7 +95,7 @@ impl Worker {
         // A child: the end of this worker is nobody else's.
         let shutdown = shutdown.child_token();
         // Answers before Redis is reached, and as long as anything else is there.
-        let vigil = Vigil::begin(&self.config, &shutdown).await?;
+        let vigil = Vigil::begin(&self.config, self.metrics.clone(), &shutdown).await?;
         let stopped = self.work(&vigil, shutdown).await;
         vigil.end().await;
         stopped
@@ -136,6 +139,13 @@ impl Builder {
         self
     }
 
+    /// What `/metrics` of the health port says beside the worker's health. Default nothing.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
     /// Checks the settings.
     ///
     /// # Errors
@@ -143,7 +153,7 @@ impl Builder {
     pub fn build(self) -> Result<Worker, Error> {
         let config = self.config.unwrap_or_default();
         config.check()?;
-        Ok(Worker { config, on_hard_stop: self.on_hard_stop })
+        Ok(Worker { config, on_hard_stop: self.on_hard_stop, metrics: self.metrics })
     }
 }
 
@@ -163,7 +173,7 @@ async fn start(
     memory: &MemoryGate,
     shutdown: &CancellationToken,
 ) -> Result<Option<(Parts, Scheduler)>, Error> {
-    let Worker { config, on_hard_stop } = worker;
+    let Worker { config, on_hard_stop, .. } = worker;
     let call_log = config.call_log.as_deref().map(CallLog::open).transpose()?.map(Arc::new);
 
     // A port that is taken is found out before anything else is begun.

@@ -260,13 +260,16 @@ fn failed(site: &Site, served: &Served, reason: String) {
 
 type Ended = Result<Result<PageResponse, ScriptError>, Error>;
 
+/// What a run of a page ends in.
+type Ending = Pin<Box<dyn Future<Output = Ended> + Send>>;
+
 /// A script while somebody waits for its answer. Dropped before it has ended, it is killed, and counts as running until it
 /// is out.
 struct Script {
     handle: ScriptHandle,
     control: Arc<Control>,
     /// None: it has ended.
-    under_way: Option<(Pin<Box<dyn Future<Output = Ended> + Send>>, Run)>,
+    under_way: Option<(Ending, Run)>,
 }
 
 impl Script {

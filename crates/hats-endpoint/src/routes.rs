@@ -374,3 +374,6 @@ impl Known {
         self.endpoint.as_ref().map_or(0, |endpoint| 2 * endpoint.source_bytes()) + ENTRY_BYTES
     }
 }
+
+#[cfg(test)]
+mod tests;

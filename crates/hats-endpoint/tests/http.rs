@@ -195,7 +195,7 @@ impl Client {
                 }
             }
             let mut scratch = [0; 4096];
-            let read = timeout(PATIENCE, self.stream.read(&mut scratch)).await.expect("an answer in time");
+            let read = timeout(PATIENCE, self.stream.read(&mut scratch)).await.unwrap();
             match read {
                 Ok(count) if count > 0 => self.read.extend_from_slice(&scratch[..count]),
                 _ => return None,

@@ -13,6 +13,7 @@ pub mod readings;
 pub mod threshold;
 
 pub mod monitor;
+pub mod probe;
 pub mod server;
 
 pub use crate::monitor::{Health, Monitor};

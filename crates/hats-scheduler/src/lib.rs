@@ -13,6 +13,7 @@ mod control;
 pub mod cron;
 mod error;
 mod jobs;
+pub mod metrics;
 pub mod restart;
 mod runner;
 mod scheduler;

@@ -131,7 +131,10 @@ async fn supervise(
         }
     };
     match &release {
-        Release::Crashed { error, back_off, .. } => tracing::warn!(error, ?back_off, "crashed"),
+        Release::Crashed { error, back_off, .. } => {
+            crate::metrics::THREAD_ERRORS.increment(1);
+            tracing::warn!(error, ?back_off, "crashed");
+        }
         _ => tracing::debug!(?release, "ended"),
     }
     shared.cluster.release(&grant.name, &grant.claim, release);

@@ -43,6 +43,12 @@ impl Handle {
         EndpointFeed { news, pushed: self.shared.pushed.clone() }
     }
 
+    /// This endpoint was written just now: whoever answers requests here is told so, without waiting for the watch or for the
+    /// next sweep where nothing is pushed.
+    pub fn look_at_endpoint(&self, path: EndpointPath) {
+        self.send(Command::LookEndpoint(path));
+    }
+
     /// Reads an endpoint: one request to Redis. None: there is none. What is in it may be disabled, and a malformed field
     /// is in the hash's `Error` after this.
     ///

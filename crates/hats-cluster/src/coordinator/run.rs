@@ -154,6 +154,7 @@ pub(super) struct Coordinator {
     host: String,
     /// The session that claims are made under.
     lease: Option<Lease>,
+    opened_at: Option<BootInstant>,
     /// Sessions of ours that are not known to be dead.
     own: HashSet<SessionId>,
     table: Table,
@@ -255,6 +256,7 @@ impl Coordinator {
             incarnation: Nonce::random(),
             host: host_name(),
             lease: None,
+            opened_at: None,
             own: parts.tried,
             table: Table::default(),
             peers: parts.peers,
@@ -403,6 +405,7 @@ impl Coordinator {
             Some(Command::Look(names)) => names.into_iter().for_each(|name| self.changed(Key::Thread(name))),
             Some(Command::FeedJobs(tell)) => self.feed_jobs(tell),
             Some(Command::FeedEndpoints(tell)) => self.feed_endpoints(tell),
+            Some(Command::LookEndpoint(path)) => self.endpoint_changed(path),
             Some(Command::NameSessions(sessions)) => self.name_sessions(sessions),
             Some(Command::Drain) => self.drain(),
             Some(Command::Close(closed)) => {
@@ -566,6 +569,7 @@ impl Coordinator {
         self.own.insert(lease.session().clone());
         self.index.insert(lease.session().clone());
         self.lease = Some(lease);
+        self.opened_at = Some(now);
         self.look_at_everything();
         self.sample_at = now;
         self.row_at = now;
@@ -612,7 +616,9 @@ impl Coordinator {
             return;
         }
         warn!(session = %lease.session(), "the session is lost: everything under it ends");
+        crate::metrics::SESSIONS_LOST.increment(1);
         self.lease = None;
+        self.opened_at = None;
         self.unsettled.insert(lease.session().clone());
         let under_it: Vec<_> = self.table.mine().cloned().collect();
         for name in under_it {

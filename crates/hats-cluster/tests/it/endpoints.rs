@@ -89,6 +89,9 @@ async fn where_nothing_is_pushed_a_sweep_finds_what_is_new_and_what_is_gone() {
     assert!(!*feed.pushed.borrow());
     put(&store, "/a", "1").await;
     until_found(&mut feed, &["/a"]).await;
+    // What this worker has written itself needs no sweep.
+    a.handle.look_at_endpoint(path("/own"));
+    until_changed(&mut feed, "/own").await;
     admin::remove_endpoint(&store, &path("/a")).await.unwrap();
     until_found(&mut feed, &[]).await;
     a.drain().await;

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -264,6 +265,27 @@ impl Settings {
             ));
         };
         Ok(AdminConfig { cluster_name, redis })
+    }
+
+    /// Reads where this worker's health port is asked from the same machine, by the settings that the worker was given.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for a setting that cannot be used; also for port 0, since only the worker's log knows which one
+    /// it then took.
+    pub fn health_address(&self) -> Result<SocketAddr, Error> {
+        let ip = match self.read_as("bind", address)?.unwrap_or(Config::default().bind) {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        match self.read_as("health-port", port)?.unwrap_or(crate::health::PORT) {
+            0 => Err(Error::Config(
+                "health-port is 0, which is any free one: it cannot be known from here, so give the worker a port"
+                    .to_owned(),
+            )),
+            port => Ok(SocketAddr::new(ip, port)),
+        }
     }
 
     /// Reads how to write logs.

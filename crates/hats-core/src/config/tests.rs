@@ -521,3 +521,24 @@ fn the_defaults_can_be_used() {
     assert_eq!(config.redis_blocking_connections.get(), 64);
     assert_eq!(config.sql_connections.get(), 16);
 }
+
+#[test]
+fn the_health_port_is_asked_where_the_worker_has_it() {
+    let at = |flags: &[(&'static str, &str)], variables: &[(&str, &str)]| {
+        settings(flags, variables).unwrap().health_address().map(|address| address.to_string())
+    };
+    assert_eq!(at(&[], &[]).unwrap(), "127.0.0.1:8787");
+    assert_eq!(at(&[], &[("HATS_HEALTH_PORT", "90")]).unwrap(), "127.0.0.1:90");
+    assert_eq!(at(&[("health-port", "91")], &[("HATS_HEALTH_PORT", "90")]).unwrap(), "127.0.0.1:91");
+    assert_eq!(at(&[("bind", "::")], &[]).unwrap(), "[::1]:8787");
+    assert_eq!(at(&[("bind", "127.0.0.2")], &[]).unwrap(), "127.0.0.2:8787");
+    let file = ConfigFile::new("a.toml", "health-port = 92");
+    let (name, path) = file.flag();
+    assert_eq!(at(&[(name, &path)], &[]).unwrap(), "127.0.0.1:92");
+    // Files that only a worker reads are not read for it.
+    assert_eq!(at(&[("scripts", "/nowhere.js")], &[]).unwrap(), "127.0.0.1:8787");
+    for port in ["0", "no"] {
+        let error = at(&[("health-port", port)], &[]).unwrap_err();
+        assert!(error.to_string().contains("health-port"), "{error}");
+    }
+}

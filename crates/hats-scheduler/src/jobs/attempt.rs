@@ -29,6 +29,7 @@ use super::table::{self, Known, Ready, Step};
 use super::{Answer, Done, Shared};
 use crate::call_log::Caller;
 use crate::control::Audit;
+use crate::metrics;
 use crate::restart;
 use crate::runner::bundle;
 use crate::runner::job::{self, Outcome, Record, RunReport, Wanted};
@@ -188,12 +189,14 @@ async fn tick(shared: &Arc<Shared>, question: &Question, next: Next) -> Option<T
     let (answer, record) = answered(&question.lease, "tick", tick).await?;
     let after = match answer {
         TickAnswer::Granted(run) => {
+            metrics::ticks(TickOutcome::Missed, next.missed);
             let granted = entered.granted(run, ready.def.clone(), false);
             return Some((Some(granted), Some(record), After::Consider));
         }
         TickAnswer::Early => After::Rest(EARLY_MS),
         TickAnswer::Stale => After::Read,
         TickAnswer::Skipped => {
+            metrics::ticks(TickOutcome::Skipped, 1);
             tracing::debug!(tick = %next.tick, "skipped: the run before has not ended");
             After::Consider
         }
@@ -231,8 +234,26 @@ async fn attend(shared: &Arc<Shared>, question: &Question, granted: Granted) {
     while let Some(granted) = next {
         let Some(ended) = attend_one(shared, question, &granted, &mut known).await else { return };
         let nonce = &granted.entered.by.nonce;
+        count(&granted, &ended);
         shared.runs.finishing(nonce);
         next = finish(shared, question, nonce, &ended).await;
+    }
+}
+
+/// A try that is followed by another is not the end of its tick, and a run by hand is none.
+fn count(granted: &Granted, ended: &Ended) {
+    metrics::JOB_ERRORS.increment(u64::from(ended.outcome == TickOutcome::Failed));
+    if ended.said.is_some() {
+        metrics::RUN.record(ended.took.as_secs_f64());
+    }
+    if granted.manual {
+        return;
+    }
+    if ended.said.is_some() && granted.run.attempt <= 1 {
+        metrics::LATENESS.record(ended.late.as_secs_f64());
+    }
+    if ended.again.is_none() {
+        metrics::ticks(ended.outcome, 1);
     }
 }
 

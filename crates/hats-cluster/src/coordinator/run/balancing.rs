@@ -151,6 +151,7 @@ impl Coordinator {
     }
 
     fn hand_over(&mut self, moves: Vec<(TaskName, SessionId)>) {
+        crate::metrics::MOVES.increment(moves.len() as u64);
         for (name, to) in moves {
             self.ask_to_stop(&name, StopReason::Relocated);
             self.moves.insert(name, to);

@@ -12,6 +12,7 @@ use crate::coordinator::table::{Mine, Owned, Thread};
 use crate::coordinator::{Admission, Event, Grant};
 use crate::id::Nonce;
 use crate::lease::Lease;
+use crate::metrics;
 use crate::name::TaskName;
 use crate::records::{ClaimRecord, DefinitionRead};
 use crate::store::{Answer, Granted, Handover, MirrorUpdate};
@@ -194,6 +195,16 @@ impl Coordinator {
             thread.run_now = false;
         }
         let stale_claim = std::mem::take(&mut thread.stale_claim);
+        match &claimed {
+            Claimed::Granted { .. } => {
+                metrics::CLAIMS_GRANTED.increment(1);
+                let of_dead = thread.claim.as_ref().is_some_and(|claim| claim.session.is_some());
+                metrics::TAKEOVERS.increment(u64::from(of_dead));
+            }
+            Claimed::Refused { .. } => metrics::CLAIMS_REFUSED.increment(1),
+            Claimed::Unread(_) | Claimed::Unclaimable(_) => metrics::CLAIMS_FAILED.increment(1),
+            Claimed::NothingToRun { .. } | Claimed::Of2020 { .. } | Claimed::LeaseLost => {}
+        }
         match claimed {
             Claimed::Granted { granted, read } => {
                 self.granted(name, nonce, lease, granted, read);

@@ -143,6 +143,7 @@ impl Coordinator {
         let now = BootInstant::now();
         match burial {
             Ok(Burial::Buried(dead)) => {
+                crate::metrics::SESSIONS_BURIED.increment(1);
                 warn!(%session, "a session has stopped beating and is declared dead");
                 self.died(dead);
             }

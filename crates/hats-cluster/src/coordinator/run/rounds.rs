@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{CLAIMS_MAX, COALESCE, Coordinator, POLL_OURS, ROW_EVERY, SLOW_ROUND, Watching};
 use crate::clock::BootInstant;
 use crate::coordinator::table::{Known, Mine};
+use crate::metrics;
 
 /// Each thread that we own is checked once in this.
 const CHECK_ROUND: Duration = Duration::from_secs(30);
@@ -35,6 +36,7 @@ impl Coordinator {
         }
         if now >= self.turn_at {
             self.turn_at = now + TURN_MAX;
+            self.gauge(now);
             self.check_some(now);
         }
         if now >= self.slow_at {
@@ -78,6 +80,15 @@ impl Coordinator {
         .map(|at| at.saturating_duration_since(now))
         .fold(TURN_MAX, Duration::min)
         .max(Duration::from_millis(1))
+    }
+
+    fn gauge(&mut self, now: BootInstant) {
+        let age = self.opened_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        metrics::SESSION_AGE.set(age.as_secs_f64());
+        let (owned, mine) = (self.table.owned_len(), self.table.mine_len());
+        metrics::THREADS_OWNED.set(owned as f64);
+        metrics::THREADS_CHANGING.set(mine.saturating_sub(owned) as f64);
+        metrics::THREADS_DUE.set(self.runnable.count as f64);
     }
 
     /// Still ours? Everything we own, spread over a round.

@@ -1,0 +1,54 @@
+//! Metrics in the text format of Prometheus.
+//!
+//! The crates below count where things happen; [`install`] makes the recorder that keeps the counts, for the whole
+//! process, and is for whoever owns that process. What must hold: durations are bounded in memory, so somebody has to
+//! look after them every few seconds ([`Metrics::upkeep`], which a worker does).
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::Error;
+
+/// Bounds of the buckets of all durations, in seconds.
+const SECONDS: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
+
+/// The counts of this process. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+/// Makes the recorder of this process. Before any worker is started: what has been counted already is not counted.
+///
+/// # Errors
+/// [`Error::System`] when there is one already.
+pub fn install() -> Result<Metrics, Error> {
+    let wrong = |error: String| Error::System(format!("metrics: {error}"));
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+        .map_err(|error| wrong(error.to_string()))?;
+    let recorder = builder.build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|error| wrong(error.to_string()))?;
+    hats_cluster::metrics::describe();
+    hats_scheduler::metrics::describe();
+    Ok(Metrics { handle })
+}
+
+impl Metrics {
+    /// All of it, as text.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Sorts what was measured into its buckets.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
