@@ -267,10 +267,6 @@ async fn what_goes_wrong_ends_the_request() {
         ("await Promise.reject(new Error('awaited'))", "Error: awaited"),
         ("setTimeout(() => { throw new Error('timer') }); await new Promise(() => {})", "Error: timer"),
         ("queueMicrotask(() => { throw new Error('task') })", "Error: task"),
-        (
-            "redis.HsetFenced('k', {a: 1})",
-            "TypeError: redis.HsetFenced: an endpoint has no epoch, which only threads and jobs have: use redis.Do('HSET', …)",
-        ),
     ] {
         check(code, expected).await;
     }
@@ -373,6 +369,15 @@ fn a_handler_is_a_module_with_a_default_export() {
     ] {
         assert!(!is_handler(source), "{source}");
     }
+}
+
+#[cfg(not(feature = "http"))]
+#[tokio::test]
+async fn a_handler_needs_http() {
+    let page = Page::handler("/test", "export default () => 'x'".into(), Limits::default());
+    let expected =
+        "Error: this worker was built without HTTP for scripts, which handlers need: write a template";
+    assert_eq!(shown(answer(page).await), expected);
 }
 
 #[cfg(feature = "http")]
