@@ -260,8 +260,8 @@ pub(crate) fn writer<'js>(
         }
         Ok(Value::new_undefined(call.ctx.clone()))
     })?;
-    let escape = function(ctx, "e", host, |host, call| {
-        write_value(host, call.ctx, "<?= ?>", call.argument(0), true)?;
+    let escape = function(ctx, "<?= ?>", host, |host, call| {
+        write_value(host, call.ctx, call.name, call.argument(0), true)?;
         Ok(Value::new_undefined(call.ctx.clone()))
     })?;
     define_accessor(&writer, "e", None, Some(escape), false, false)?;
