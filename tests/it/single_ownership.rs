@@ -223,6 +223,7 @@ fn calm() -> Shape {
 
 /// Every thread goes on for longer than a burial takes, each where it is.
 fn nobody_moves(cluster: &mut Cluster) -> Result<()> {
+    cluster.evens_out()?;
     let before = cluster.check()?.takeovers;
     cluster.endure(1.5);
     cluster.all_run(clock::now(), cluster.lease())?;

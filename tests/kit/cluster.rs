@@ -341,6 +341,22 @@ impl Cluster {
             .collect())
     }
 
+    /// Waits until no owner has a reason to give threads away: until then they may move by themselves.
+    ///
+    /// # Errors
+    /// When that takes longer than workers need to know each other well.
+    pub fn evens_out(&self) -> Result<()> {
+        let mut last = BTreeMap::new();
+        let even = clock::wait_for("even shares", Duration::from_secs(30), || {
+            last = self.shares()?;
+            let all: usize = last.values().sum();
+            let share = all / last.len().max(1);
+            let is_even = last.values().all(|count| (share.saturating_sub(1)..=share + 2).contains(count));
+            Ok((is_even && all >= self.threads.len()).then_some(()))
+        });
+        even.with_context(|| format!("{last:?}"))
+    }
+
     /// How many threads each live session owns, by the names of the workers, as Redis has it.
     ///
     /// # Errors

@@ -249,8 +249,8 @@ fn an_embedded_redis_can_be_joined_and_ends_with_its_worker() {
 #[test]
 fn a_worker_that_waits_for_redis_stops_when_asked() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let mut worker = Worker::start(hats(&["--redis-address", &closed, "--host"]));
-    worker.line_with("does not serve yet host");
+    let mut worker = Worker::start(hats(&["--redis-address", &closed]));
+    worker.line_with("health is served");
     worker.signal("TERM");
     worker.line_with("draining");
     let (code, log) = worker.end();

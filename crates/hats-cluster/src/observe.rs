@@ -41,6 +41,8 @@ struct Watched {
     /// Receipt of the first sample that showed this `Beat` and `Expiry`, or their absence; none = a sample has failed
     /// since, and the next one that is answered is the first.
     since: Option<BootInstant>,
+    /// When it was first seen.
+    met: BootInstant,
     /// When it was last seen to have beaten. No failure of a sample counts here: it says nothing about others.
     beat_at: BootInstant,
     /// The lease, once it was seen.
@@ -101,7 +103,8 @@ impl Observer {
     fn saw(&mut self, now: BootInstant, id: SessionId, record: Option<SessionRecord>) {
         let Some(watched) = self.watched.get_mut(&id) else {
             let lease = record.as_ref().map_or(self.timing.lease(), |record| record.lease);
-            let watched = Watched { record, since: Some(now), beat_at: now, lease, not_before: None };
+            let watched =
+                Watched { record, since: Some(now), met: now, beat_at: now, lease, not_before: None };
             self.watched.insert(id, watched);
             return;
         };
@@ -205,6 +208,11 @@ impl Observer {
             let silent = seen.saturating_duration_since(watched.beat_at);
             (silent < watched.lease / 2 + self.timing.sample_every()).then_some((id, record))
         })
+    }
+
+    /// For how long this session has been known here. No clock but our own is in it.
+    pub(crate) fn known_for(&self, id: &SessionId, now: BootInstant) -> Duration {
+        self.watched.get(id).map_or(Duration::ZERO, |watched| now.saturating_duration_since(watched.met))
     }
 
     /// The longest lease of the sessions that are watched.

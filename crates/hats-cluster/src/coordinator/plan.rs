@@ -31,7 +31,7 @@ pub(crate) struct Member {
     pub(crate) threads: usize,
     /// It takes no more than so many.
     pub(crate) threads_max: Option<usize>,
-    /// How long its session has been there.
+    /// For how long it has been known here.
     pub(crate) age: Duration,
     /// What it offers to threads that require something.
     pub(crate) labels: Labels,

@@ -173,14 +173,13 @@ impl Coordinator {
         if is_old || self.runnable.of != self.table.len() {
             self.runnable = Runnable { count: self.table.runnable(), of: self.table.len(), at: now };
         }
-        let server_ms = self.vitals.server_ms(now);
         let mut members: Vec<Member> = self
             .observer
             .alive(now)
             .filter(|(id, record)| record.ready && !self.is_own(id))
             .map(|(id, record)| {
                 let coming = self.moves.values().filter(|to| *to == id).count();
-                let age = Duration::from_millis(server_ms.saturating_sub(record.opened_ms));
+                let age = self.observer.known_for(id, now);
                 member(id, &record.capacity, self.table.load(id) + coming, age)
             })
             .collect();

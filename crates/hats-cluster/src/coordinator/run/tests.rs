@@ -474,6 +474,9 @@ async fn who_has_more_than_its_share_gives_some_away_once() {
     seen(&mut world, &[("peer", true, 0)]);
     let now = BootInstant::now();
     world.it.balance(now);
+    assert!(relocated(&mut world).is_empty(), "it has only just come");
+    let now = now + Duration::from_secs(11);
+    world.it.balance(now);
     let moved = relocated(&mut world);
     assert_eq!(moved.len(), 5);
     world.it.balance(now + Duration::from_secs(1));
