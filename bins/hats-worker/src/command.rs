@@ -16,7 +16,8 @@ use hats_core::Error;
 use hats_core::admin::{Put, PutOutcome, SOURCE_BYTES_MAX};
 use hats_core::bundle::Source;
 use hats_core::config::{Bundle, Settings};
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Value, json};
 use tracing::warn;
 
 use crate::telemetry;
@@ -105,6 +106,16 @@ impl Output {
     fn print(&self, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Result<(), Error> {
         if self.json { print(&format!("{:#}\n", json())) } else { print(&text()) }
     }
+
+    /// Says what was done to a task; `key` is what its name is called.
+    fn done(&self, key: &str, name: &str, what: &str) -> Result<(), Error> {
+        self.print(|| json!({ key: name, "outcome": what }), || format!("{}: {what}\n", plain(name, false)))
+    }
+}
+
+fn to_json(value: &impl Serialize) -> Value {
+    // Every field is text, a number, a list of such or absent, so this cannot fail.
+    serde_json::to_value(value).unwrap_or(Value::Null)
 }
 
 /// Writes an answer. A reader that has gone away, as `head` does, has seen enough.

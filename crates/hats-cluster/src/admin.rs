@@ -30,8 +30,6 @@ use crate::records::{ClaimRecord, Definition, DefinitionRead, RestartPolicy, Ses
 use crate::store::{Put, Store, wall_clock_text};
 
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
-/// A row that nobody writes any more goes after this.
-const ROW_TTL: Duration = Duration::from_secs(24 * 3600);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// Connects for a few commands, trying for so long.

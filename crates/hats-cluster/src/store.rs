@@ -32,6 +32,7 @@ pub use self::endpoints::EndpointOutline;
 use self::lua::Lua;
 pub use self::sessions::{Burial, Load, Opened, Renewal, Sample, SessionInfo};
 pub use self::ticks::{AGAIN_MAX, Asked, Ended, Jobs, Run, Said, TickAnswer, TickRequest, Waiting};
+pub(crate) use self::workers::ROW_TTL;
 use crate::error::Error;
 use crate::id::SessionId;
 use crate::keys::{Key, Keys};

@@ -19,7 +19,7 @@ pub use hats_cluster::records::SOURCE_BYTES_MAX;
 pub use hats_cluster::store::Put;
 
 /// How long a connection is tried for.
-pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 /// A field of a definition and what is written into it.
 pub(crate) type Field = (&'static str, String);
@@ -63,10 +63,7 @@ impl Threads {
     ///
     /// [`Error::Refused`] and [`Error::Config`] at once, [`Error::Unreachable`] after 10 s.
     pub async fn connect(config: &AdminConfig) -> Result<Self, Error> {
-        let store = admin::connect(&config.redis, config.cluster_name.clone(), CONNECT_WITHIN)
-            .await
-            .map_err(|error| Error::at(error, &config.redis))?;
-        Ok(Self { store })
+        Ok(Self { store: connect(config).await? })
     }
 
     /// Registers a script: replaces `Source` and its modules if they differ, sets a missing `Status` and what the options
@@ -182,6 +179,13 @@ impl PutOptions {
         let fields = all.into_iter().filter_map(|(field, value)| Some((field, value.clone()?))).collect();
         Ok((fields, definition.limits))
     }
+}
+
+/// Connects to a cluster's Redis, for a few commands.
+pub(crate) async fn connect(config: &AdminConfig) -> Result<Store, Error> {
+    admin::connect(&config.redis, config.cluster_name.clone(), CONNECT_WITHIN)
+        .await
+        .map_err(|error| Error::at(error, &config.redis))
 }
 
 /// Whether a source is as short as it has to be.

@@ -13,7 +13,7 @@ use hats_cluster::records::{Endpoint, Limits, SourceDigest};
 use hats_cluster::store::Store;
 
 use crate::Error;
-use crate::admin::{CONNECT_WITHIN, Field, check_bytes};
+use crate::admin::{Field, check_bytes, connect};
 use crate::config::AdminConfig;
 
 pub use self::file::EndpointFile;
@@ -56,10 +56,7 @@ impl Endpoints {
     ///
     /// [`Error::Refused`] and [`Error::Config`] at once, [`Error::Unreachable`] after 10 s.
     pub async fn connect(config: &AdminConfig) -> Result<Self, Error> {
-        let store = admin::connect(&config.redis, config.cluster_name.clone(), CONNECT_WITHIN)
-            .await
-            .map_err(|error| Error::at(error, &config.redis))?;
-        Ok(Self { store })
+        Ok(Self { store: connect(config).await? })
     }
 
     /// Registers a file: replaces `Source`, its modules and `Kind` if they differ, sets a missing `Status` and what the

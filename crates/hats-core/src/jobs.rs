@@ -17,7 +17,7 @@ use hats_cluster::store::Store;
 use hats_scheduler::cron::{Schedule, UnixSeconds};
 
 use crate::Error;
-use crate::admin::{CONNECT_WITHIN, check_length, checked};
+use crate::admin::{check_length, checked, connect};
 use crate::config::{AdminConfig, Bundle};
 use crate::registration::modules;
 
@@ -53,10 +53,7 @@ impl Jobs {
     ///
     /// [`Error::Refused`] and [`Error::Config`] at once, [`Error::Unreachable`] after 10 s.
     pub async fn connect(config: &AdminConfig) -> Result<Self, Error> {
-        let store = admin::connect(&config.redis, config.cluster_name.clone(), CONNECT_WITHIN)
-            .await
-            .map_err(|error| Error::at(error, &config.redis))?;
-        Ok(Self { store })
+        Ok(Self { store: connect(config).await? })
     }
 
     /// Registers a script: replaces `Source` and its modules if they differ, sets a missing `Status` and what the options

@@ -6,7 +6,7 @@ use hats_cluster::name::WorkerName;
 use hats_cluster::store::Store;
 
 use crate::Error;
-use crate::admin::CONNECT_WITHIN;
+use crate::admin::connect;
 use crate::config::AdminConfig;
 
 pub use hats_cluster::admin::WorkerStatus;
@@ -24,10 +24,7 @@ impl Workers {
     ///
     /// [`Error::Refused`] and [`Error::Config`] at once, [`Error::Unreachable`] after 10 s.
     pub async fn connect(config: &AdminConfig) -> Result<Self, Error> {
-        let store = admin::connect(&config.redis, config.cluster_name.clone(), CONNECT_WITHIN)
-            .await
-            .map_err(|error| Error::at(error, &config.redis))?;
-        Ok(Self { store })
+        Ok(Self { store: connect(config).await? })
     }
 
     /// All workers, by name; those that have stopped stay for a day.

@@ -9,7 +9,7 @@ use hats_core::config::AdminConfig;
 use hats_core::endpoints::{EndpointFile, EndpointKind, EndpointOptions, EndpointRow, Endpoints, PutOutcome};
 use serde_json::{Value, json};
 
-use super::{LimitArgs, Output, columns, plain, push_lines, put_word, read_stdin, short};
+use super::{LimitArgs, Output, columns, plain, push_lines, put_word, read_stdin, short, to_json};
 
 /// What can be done to endpoints.
 #[derive(Debug, Subcommand)]
@@ -78,11 +78,11 @@ impl Command {
             Self::Put(_) => Ok(()),
             Self::List(output) => {
                 let rows = endpoints.list().await?;
-                output.print(|| rows.iter().map(row_json).collect(), || table(&rows))
+                output.print(|| rows.iter().map(to_json).collect(), || table(&rows))
             }
             Self::Show(one) => {
                 let row = endpoints.show(&one.path).await?;
-                one.output.print(|| row_json(&row), || details(&row))
+                one.output.print(|| to_json(&row), || details(&row))
             }
             Self::Enable(one) => one.done(endpoints.enable(&one.path).await, "enabled"),
             Self::Disable(one) => one.done(endpoints.disable(&one.path).await, "disabled"),
@@ -147,16 +147,8 @@ impl From<Kind> for EndpointKind {
 impl One {
     fn done(&self, outcome: Result<(), Error>, what: &str) -> Result<(), Error> {
         outcome?;
-        self.output.print(
-            || json!({ "path": self.path, "outcome": what }),
-            || format!("{}: {what}\n", plain(&self.path, false)),
-        )
+        self.output.done("path", &self.path, what)
     }
-}
-
-fn row_json(row: &EndpointRow) -> Value {
-    // Every field is text, a number or absent, so this cannot fail.
-    serde_json::to_value(row).unwrap_or(Value::Null)
 }
 
 /// One line per endpoint.

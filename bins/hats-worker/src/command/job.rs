@@ -11,7 +11,7 @@ use hats_core::jobs::{
 };
 use serde_json::{Value, json};
 
-use super::{LimitArgs, Output, columns, plain, print, push_lines, put_word, read_source, short};
+use super::{LimitArgs, Output, columns, plain, print, push_lines, put_word, read_source, short, to_json};
 
 /// How many runs a job that was put shows in advance.
 const RUNS_SHOWN: usize = 5;
@@ -204,10 +204,7 @@ impl PutArgs {
 impl One {
     fn done(&self, outcome: Result<(), Error>, what: &str) -> Result<(), Error> {
         outcome?;
-        self.output.print(
-            || json!({ "name": self.name, "outcome": what }),
-            || format!("{}: {what}\n", plain(&self.name, false)),
-        )
+        self.output.done("name", &self.name, what)
     }
 }
 
@@ -242,11 +239,6 @@ impl NextArgs {
             print(&plain(&as_text(&preview), true))
         }
     }
-}
-
-fn to_json(value: &impl serde::Serialize) -> Value {
-    // Every field is text, a number, a list of such or absent, so this cannot fail.
-    serde_json::to_value(value).unwrap_or(Value::Null)
 }
 
 fn put_json(name: &str, outcome: PutOutcome, preview: Option<&Preview>) -> Value {

@@ -8,7 +8,7 @@ use hats_core::admin::{PutOptions, PutOutcome, ThreadRow, Threads};
 use hats_core::config::AdminConfig;
 use serde_json::{Value, json};
 
-use super::{LimitArgs, Output, columns, plain, push_lines, put_word, read_source, short};
+use super::{LimitArgs, Output, columns, plain, push_lines, put_word, read_source, short, to_json};
 
 /// What can be done to threads.
 #[derive(Debug, Subcommand)]
@@ -75,11 +75,11 @@ impl Command {
             Self::Put(_) => Ok(()),
             Self::List(output) => {
                 let rows = threads.list().await?;
-                output.print(|| rows.iter().map(row_json).collect(), || table(&rows))
+                output.print(|| rows.iter().map(to_json).collect(), || table(&rows))
             }
             Self::Show(one) => {
                 let row = threads.show(&one.name).await?;
-                one.output.print(|| row_json(&row), || details(&row))
+                one.output.print(|| to_json(&row), || details(&row))
             }
             Self::Enable(one) => one.done(threads.enable(&one.name).await, "enabled"),
             Self::Disable(one) => one.done(threads.disable(&one.name).await, "disabled"),
@@ -109,10 +109,7 @@ impl PutArgs {
 impl One {
     fn done(&self, outcome: Result<(), Error>, what: &str) -> Result<(), Error> {
         outcome?;
-        self.output.print(
-            || json!({ "name": self.name, "outcome": what }),
-            || format!("{}: {what}\n", plain(&self.name, false)),
-        )
+        self.output.done("name", &self.name, what)
     }
 }
 
@@ -123,11 +120,6 @@ fn put_json(name: &str, outcome: PutOutcome) -> Value {
 fn put_text(name: &str, outcome: PutOutcome) -> String {
     let disabled = if outcome.disabled { " (disabled: it does not run until it is enabled)" } else { "" };
     format!("{}: {}{disabled}\n", plain(name, false), put_word(outcome))
-}
-
-fn row_json(row: &ThreadRow) -> Value {
-    // Every field is text, a number or absent, so this cannot fail.
-    serde_json::to_value(row).unwrap_or(Value::Null)
 }
 
 /// One line per thread; columns as wide as what stands in them.

@@ -6,9 +6,9 @@ use clap::{Args, Subcommand};
 use hats_core::Error;
 use hats_core::config::AdminConfig;
 use hats_core::workers::{WorkerStatus, Workers};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Output, columns, plain};
+use super::{Output, columns, plain, to_json};
 
 /// What can be done to workers.
 #[derive(Debug, Subcommand)]
@@ -35,11 +35,11 @@ impl Command {
         match self {
             Self::List(output) => {
                 let rows = workers.list().await?;
-                output.print(|| rows.iter().map(row_json).collect(), || table(&rows))
+                output.print(|| rows.iter().map(to_json).collect(), || table(&rows))
             }
             Self::Show(one) => {
                 let row = workers.show(&one.name).await?;
-                one.output.print(|| row_json(&row), || details(&row))
+                one.output.print(|| to_json(&row), || details(&row))
             }
             Self::Drain(one) => {
                 workers.drain(&one.name).await?;
@@ -50,11 +50,6 @@ impl Command {
             }
         }
     }
-}
-
-fn row_json(row: &WorkerStatus) -> Value {
-    // Every field is text, a number or absent, so this cannot fail.
-    serde_json::to_value(row).unwrap_or(Value::Null)
 }
 
 fn age(row: &WorkerStatus) -> String {

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::id::SessionId;
 use crate::name::WorkerName;
 use crate::records::{SessionRecord, WorkerRow};
-use crate::store::Store;
+use crate::store::{ROW_TTL, Store};
 
 /// A worker, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -69,7 +69,7 @@ pub async fn drain_worker(store: &Store, name: &WorkerName) -> Result<bool, Erro
     if store.read_row(name).await?.is_none() {
         return Ok(false);
     }
-    store.write_row(name, &[("Status", "disabled".to_owned())], Some(super::ROW_TTL)).await?;
+    store.write_row(name, &[("Status", "disabled".to_owned())], Some(ROW_TTL)).await?;
     Ok(true)
 }
 

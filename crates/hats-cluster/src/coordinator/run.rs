@@ -33,7 +33,7 @@ use crate::name::{EndpointPath, TaskName, WorkerName};
 use crate::observe::Observer;
 use crate::records::{ClaimRecord, DeadSession, DefinitionRead, SessionEnd, WorkerRow};
 use crate::session::{self, SessionThread, Vitals};
-use crate::store::{Burial, Found, MirrorUpdate, Released, Sample, Store};
+use crate::store::{Burial, Found, MirrorUpdate, ROW_TTL, Released, Sample, Store};
 use crate::watch;
 use crate::watchdog::Stamp;
 
@@ -52,8 +52,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const POLL_OURS: Duration = Duration::from_secs(1);
 /// The worker's row is written this often.
 const ROW_EVERY: Duration = Duration::from_secs(10);
-/// A row that is not written any more goes after this.
-const ROW_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Notices that come this close together are looked into together.
 const COALESCE: Duration = Duration::from_millis(2);
 /// After a request about one thread has failed.

@@ -11,6 +11,9 @@ use crate::keys::Key;
 use crate::name::WorkerName;
 use crate::records::WorkerRow;
 
+/// The row of a worker goes when nobody has written it for so long.
+pub(crate) const ROW_TTL: Duration = Duration::from_secs(24 * 3600);
+
 impl Store {
     /// Writes fields of a row. `ttl`: for how long the row stays, none = for ever.
     ///

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use tracing::{debug, error, warn};
 
-use super::{Coordinator, Done, ROW_EVERY, ROW_TTL};
+use super::{Coordinator, Done, ROW_EVERY};
 use crate::clock::{BootInstant, unix_nanos};
 use crate::coordinator::{Admission, Event};
 use crate::error::Error;
 use crate::lease::Timing;
 use crate::name::WorkerName;
 use crate::records::WorkerRow;
+use crate::store::ROW_TTL;
 
 /// Until it was written for the first time it is tried this often.
 const ROW_RETRY: Duration = Duration::from_secs(1);
