@@ -1,7 +1,7 @@
 //! A cluster under test: one Redis, some workers, each behind a proxy of its own, and the threads they run.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -325,43 +325,11 @@ impl Cluster {
     /// # Errors
     /// When Redis refuses.
     pub fn alive(&self) -> Result<Vec<String>> {
-        let sessions = self.redis.ask(&["SMEMBERS", &format!("{NAME}:Sessions")])?.texts();
-        let commands: Vec<Vec<String>> = sessions
-            .iter()
-            .map(|id| {
-                ["HMGET", &format!("{NAME}:Sessions:{id}"), "State", "Name"].map(str::to_owned).to_vec()
-            })
-            .collect();
-        let replies = self.redis.pipeline(&commands)?;
-        Ok(replies
-            .iter()
-            .map(crate::resp::Value::texts)
-            .filter(|fields| fields.first().is_some_and(|state| state == "alive"))
-            .filter_map(|fields| fields.get(1).cloned())
-            .collect())
+        Ok(self.live_sessions()?.into_values().collect())
     }
 
-    /// Waits until no owner has a reason to give threads away: until then they may move by themselves.
-    ///
-    /// # Errors
-    /// When that takes longer than workers need to know each other well.
-    pub fn evens_out(&self) -> Result<()> {
-        let mut last = BTreeMap::new();
-        let even = clock::wait_for("even shares", Duration::from_secs(30), || {
-            last = self.shares()?;
-            let all: usize = last.values().sum();
-            let share = all / last.len().max(1);
-            let is_even = last.values().all(|count| (share.saturating_sub(1)..=share + 2).contains(count));
-            Ok((is_even && all >= self.threads.len()).then_some(()))
-        });
-        even.with_context(|| format!("{last:?}"))
-    }
-
-    /// How many threads each live session owns, by the names of the workers, as Redis has it.
-    ///
-    /// # Errors
-    /// When Redis refuses.
-    pub fn shares(&self) -> Result<BTreeMap<String, usize>> {
+    /// The live sessions, and the names of their workers.
+    fn live_sessions(&self) -> Result<BTreeMap<String, String>> {
         let ids = self.redis.ask(&["SMEMBERS", &format!("{NAME}:Sessions")])?.texts();
         let ask = |id: &String| {
             ["HMGET", &format!("{NAME}:Sessions:{id}"), "State", "Name"].map(str::to_owned).to_vec()
@@ -375,6 +343,39 @@ impl Cluster {
                 names.insert(id, name.clone());
             }
         }
+        Ok(names)
+    }
+
+    /// Waits until no owner has a reason to give threads away, and none is on its way: until then they may move by themselves.
+    ///
+    /// # Errors
+    /// When that takes longer than workers need to know each other well.
+    pub fn evens_out(&self) -> Result<()> {
+        /// Owners look twice in this, and what they have asked to stop has stopped.
+        const STILL: Duration = Duration::from_secs(1);
+        let mut last = (BTreeMap::new(), Instant::now());
+        let even = clock::wait_for("even shares", Duration::from_secs(30), || {
+            let claims = self.claims()?;
+            if claims != last.0 {
+                last = (claims, Instant::now());
+            }
+            let shares = self.shares()?;
+            let all: usize = shares.values().sum();
+            let workers = shares.len().max(1);
+            // One more or less than a whole share is nearly even, and so nothing to move.
+            let nearly = (all / workers).saturating_sub(1)..=all.div_ceil(workers) + 1;
+            let is_even = shares.values().all(|count| nearly.contains(count));
+            Ok((is_even && all >= self.threads.len() && last.1.elapsed() >= STILL).then_some(()))
+        });
+        even.with_context(|| format!("{:?}", self.shares()))
+    }
+
+    /// How many threads each live session owns, by the names of the workers, as Redis has it.
+    ///
+    /// # Errors
+    /// When Redis refuses.
+    pub fn shares(&self) -> Result<BTreeMap<String, usize>> {
+        let names = self.live_sessions()?;
         let mut shares: BTreeMap<String, usize> = names.values().map(|name| (name.clone(), 0)).collect();
         for (session, _) in self.claims()?.into_values() {
             if let Some(share) = names.get(&session).and_then(|name| shares.get_mut(name)) {
