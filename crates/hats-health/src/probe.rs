@@ -3,6 +3,7 @@
 //! What must hold: there is an answer within the time that was given, whatever listens there and however it behaves; and
 //! no more of what it sends is read than a bounded number of bytes.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -71,11 +72,11 @@ async fn answer(address: SocketAddr, question: Question) -> Result<(StatusCode, 
     let connection = async {
         // What it ends with, the exchange is told as well.
         let _ = connection.await;
-        std::future::pending::<()>().await
+        std::future::pending::<Infallible>().await
     };
     tokio::select! {
         answered = &mut exchange => answered,
-        () = connection => Err("the connection has ended".to_owned()),
+        never = connection => match never {},
     }
 }
 
@@ -88,7 +89,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
     use std::sync::Arc;
 
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -106,12 +107,14 @@ mod tests {
         Listener::bind(LOCALHOST, Port::Given(0)).await.unwrap().serve(views)
     }
 
-    /// Listens, says this to the first who comes, and keeps the connection.
+    /// Listens, says this to the first who has asked, and keeps the connection.
     async fn say(text: &'static str) -> SocketAddr {
         let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
+            // An answer before the question would be another fault.
+            let _ = stream.read(&mut [0; 4096]).await.unwrap();
             stream.write_all(text.as_bytes()).await.unwrap();
             std::future::pending::<()>().await;
         });
