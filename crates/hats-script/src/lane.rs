@@ -1,7 +1,8 @@
 //! Lanes: the OS threads that scripts run on.
 //!
 //! A lane is one OS thread with a single-threaded executor. A script is put on the lane with the fewest scripts
-//! and stays there for life. Each time a lane comes round it says so ([`LanesConfig::on_turn`]); a lane that
+//! and stays there for life. Others may have their own tasks polled between the scripts ([`Lanes::spawn_local`]): a page that
+//! such a task has answered runs on the task's own lane, and nothing is handed from one OS thread to another. Each time a lane comes round it says so ([`LanesConfig::on_turn`]); a lane that
 //! has not for long is stuck in native code, and [`LaneStatus::script`] tells in whose.
 //!
 //! On cancel and failure: dropping the last [`Lanes`] closes the lanes; scripts still on them are killed
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use hats_fiber::{Ask, Fiber, Handle, catch_panic};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, spawn_local};
 
 use crate::bundle::{self, Library};
 use crate::error::{Error, ScriptError};
@@ -47,6 +48,9 @@ const NATIVE_STACK_BYTES: usize = 512 << 10;
 const LANE_STACK_BYTES: usize = 16 << 20;
 /// A library that takes longer is taken for broken.
 const LIBRARY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A page is answered on the lane of whoever asks, unless another has so many fewer scripts: to hand it over costs more than
+/// most pages take.
+const NEARER_BY: usize = 8;
 /// How often an idle lane says that it comes round.
 const TURN_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -103,12 +107,15 @@ pub struct LaneStatus {
     /// Scripts that live on the lane, from the moment that they are put there, by a number of their own.
     scripts: Mutex<HashMap<usize, Arc<dyn TaskControl>>>,
     numbers: AtomicUsize,
+    /// Tasks of others that are polled on the lane.
+    guests: AtomicUsize,
     /// The number of the script that the lane is in the middle of; 0 for none.
     current: AtomicUsize,
 }
 
 /// What every lane hands to the scripts on it.
 pub(crate) struct LaneContext {
+    pub(crate) status: Arc<LaneStatus>,
     pub(crate) worker: Arc<dyn WorkerInfo>,
     pub(crate) env: EnvOverlay,
     #[cfg(feature = "http")]
@@ -133,7 +140,13 @@ impl LanesConfig {
     pub const WARM_BYTES: usize = 64 << 20;
 }
 
-type Job = Box<dyn FnOnce(&Rc<LaneContext>, &LocalSet) + Send>;
+thread_local! {
+    /// The lane that this OS thread is.
+    static HERE: RefCell<Option<Rc<LaneContext>>> = const { RefCell::new(None) };
+}
+
+/// Run on the lane, inside its set of tasks.
+type Job = Box<dyn FnOnce(&Rc<LaneContext>) + Send>;
 
 struct Lane {
     // None once closing has begun, so that the lane's loop ends.
@@ -165,9 +178,9 @@ impl Lanes {
         let fiber = Handle::new();
         let handle = ScriptHandle { fiber: fiber.clone() };
         let (result, ended) = oneshot::channel();
-        self.put(task.control.clone(), move |place, context, local| {
+        self.put(task.control.clone(), move |place, context| {
             let context = context.clone();
-            local.spawn_local(async move {
+            spawn_local(async move {
                 // The receiver may be gone: then nobody wants to know how the script ended.
                 let _ = result.send(run(place, context, fiber, task, f).await);
             });
@@ -193,7 +206,7 @@ impl Lanes {
         let fiber = Handle::new();
         let handle = ScriptHandle { fiber: fiber.clone() };
         let (result, ended) = oneshot::channel();
-        self.put(control.clone(), move |place, context, local| {
+        self.put(control.clone(), move |place, context| {
             let run = Box::new(move |vm: Result<&mut Vm, Error>| {
                 let ran = vm.and_then(|vm| {
                     catch_panic(|| f(vm)).map_err(|panicked| Error::Panicked(panicked.to_string()))
@@ -205,25 +218,38 @@ impl Lanes {
                 });
                 (is_fit, tell)
             });
-            Warm::serve(context, local, scope, Work { fiber, control, place, run });
+            Warm::serve(context, scope, Work { fiber, control, place, run });
         });
         (handle, async move { ended.await.unwrap_or(Err(Error::Closed)) })
     }
 
-    /// Puts something on the lane with the fewest scripts.
-    fn put(
-        &self,
-        control: Arc<dyn TaskControl>,
-        job: impl FnOnce(Place, &Rc<LaneContext>, &LocalSet) + Send + 'static,
-    ) {
-        if let Some(lane) = self.lanes.iter().min_by_key(|lane| lane.status.scripts()) {
-            let place = Place::new(lane.status.clone(), control);
-            let job: Job = Box::new(move |context, local| job(place, context, local));
-            if let Some(jobs) = &lane.jobs {
-                // A lane that is gone drops the job, and with it whatever tells of its end.
-                let _ = jobs.send(job);
-            }
+    /// Puts something on the lane with the fewest scripts, or on this one if it has hardly more.
+    fn put(&self, control: Arc<dyn TaskControl>, job: impl FnOnce(Place, &Rc<LaneContext>) + Send + 'static) {
+        let Some(lane) = self.lanes.iter().min_by_key(|lane| lane.status.scripts()) else { return };
+        let here = HERE.with_borrow(Clone::clone).filter(|here| {
+            self.lanes.iter().any(|lane| Arc::ptr_eq(&lane.status, &here.status))
+                && here.status.scripts() <= lane.status.scripts() + NEARER_BY
+        });
+        if let Some(here) = here {
+            return job(Place::new(here.status.clone(), control), &here);
         }
+        let place = Place::new(lane.status.clone(), control);
+        lane.send(Box::new(move |context| job(place, context)));
+    }
+
+    /// Has a future polled on a lane, to its end, between the scripts of that lane: the lane with the fewest such futures.
+    /// `make` is called there. When the lanes are closed it is dropped, or not even made.
+    pub fn spawn_local<F: Future<Output = ()> + 'static>(&self, make: impl FnOnce() -> F + Send + 'static) {
+        let fewest = |lane: &&Lane| lane.status.guests.load(Ordering::Relaxed);
+        let Some(lane) = self.lanes.iter().min_by_key(fewest) else { return };
+        let guest = Guest::new(lane.status.clone());
+        lane.send(Box::new(move |_| {
+            let future = make();
+            spawn_local(async move {
+                let _guest = guest;
+                future.await;
+            });
+        }));
     }
 
     /// Runs a page for one request, in a scope that no other request sees. The future resolves when the script has really
@@ -277,17 +303,14 @@ impl Lanes {
     /// lane before has begun.
     pub(crate) async fn idle(&self) -> (usize, usize) {
         let (tell, told) = oneshot::channel();
-        let job: Job = Box::new(move |context, local| {
+        self.lanes[0].send(Box::new(move |context| {
             let context = context.clone();
-            local.spawn_local(async move {
+            spawn_local(async move {
                 // Those who have just told their results are about to be reset.
                 tokio::task::yield_now().await;
                 let _ = tell.send(context.warm.idle());
             });
-        });
-        if let Some(jobs) = &self.lanes[0].jobs {
-            let _ = jobs.send(job);
-        }
+        }));
         told.await.unwrap_or_default()
     }
 }
@@ -380,9 +403,19 @@ impl Lane {
         let os_thread = thread::Builder::new()
             .name(format!("lane-{number}"))
             .stack_size(LANE_STACK_BYTES)
-            .spawn(move || lane_main(number, &executor, config, io, inbox))
+            .spawn({
+                let status = status.clone();
+                move || lane_main(number, &executor, config, status, io, inbox)
+            })
             .map_err(no_lane)?;
         Ok(Self { jobs: Some(jobs), status, os_thread: Some(os_thread) })
+    }
+
+    fn send(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            // A lane that is gone drops the job, and with it whatever tells of its end.
+            let _ = jobs.send(job);
+        }
     }
 }
 
@@ -400,6 +433,7 @@ fn lane_main(
     number: usize,
     executor: &tokio::runtime::Runtime,
     config: LanesConfig,
+    status: Arc<LaneStatus>,
     io: tokio::runtime::Handle,
     mut inbox: mpsc::UnboundedReceiver<Job>,
 ) {
@@ -407,6 +441,7 @@ fn lane_main(
     let local = LocalSet::new();
     executor.block_on(local.run_until(async {
         let context = Rc::new(LaneContext {
+            status,
             worker,
             env,
             #[cfg(feature = "http")]
@@ -425,11 +460,12 @@ fn lane_main(
             io,
             warm: Warm::new(warm_bytes),
         });
+        HERE.set(Some(context.clone()));
         let mut turns = tokio::time::interval(TURN_INTERVAL);
         loop {
             tokio::select! {
                 job = inbox.recv() => match job {
-                    Some(job) => job(&context, &local),
+                    Some(job) => job(&context),
                     None => break,
                 },
                 _ = turns.tick() => {
@@ -439,7 +475,8 @@ fn lane_main(
             }
         }
         // Those who wait for work have come to their end.
-        context.warm.clear();
+        context.warm.close();
+        HERE.set(None);
     }));
     // Dropping the set drops the fibers that are left, each of which is killed and runs to its end. Even then they may
     // ask for a timer of the executor.
@@ -464,6 +501,22 @@ impl<R: 'static> Future for OnLane<R> {
         let poll = Pin::new(&mut self.fiber).poll(context);
         self.status.current.store(0, Ordering::Relaxed);
         poll
+    }
+}
+
+/// One of those that are polled on a lane without being a script.
+struct Guest(Arc<LaneStatus>);
+
+impl Guest {
+    fn new(status: Arc<LaneStatus>) -> Self {
+        status.guests.fetch_add(1, Ordering::Relaxed);
+        Self(status)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.guests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

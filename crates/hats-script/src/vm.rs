@@ -46,7 +46,7 @@ pub(crate) use self::operations::Finish;
 pub use self::run::Run;
 
 /// How long a script may keep its lane before it goes to the back of the queue.
-const TIME_SLICE: Duration = Duration::from_millis(2);
+pub(crate) const TIME_SLICE: Duration = Duration::from_millis(2);
 /// Cycles are looked for when this much has been allocated, and then as the heap grows. QuickJS' own default
 /// of 256 KiB, stated because memory per idle script hangs on it.
 const GC_THRESHOLD_BYTES: usize = 256 << 10;

@@ -1,30 +1,38 @@
 //! Interpreters of one lane that serve one request of a page, or run of a job, after another.
 //!
 //! ```text
-//!  work ──► an idle interpreter of its scope? ── yes ──► its fiber ──► run ──► told ──► reset ──► idle
-//!                                     └── no ──► a new fiber: make, warm up, seal ──► run …     │
-//!                                                 gone: unfit for a reset, too many bytes ◄─────┘
+//!  work ──► queue of its scope ──► whose turn is it? ──► run ──► told ──► reset ──► the next of the queue, or idle
+//!                                   ▲ an idle one          │                              │
+//!                                   │ or a new fiber:      └─ has to wait: the turn goes   └─ gone: unfit for a reset,
+//!                                   │ make, warm up, seal     to another interpreter           too many bytes
 //! ```
 //!
 //! An interpreter lives on one fiber from its making to its end. Between two pieces of work it is as it was when it was sealed:
 //! with the host modules, the libraries and, for a page, the page compiled. Each piece of work has a handle and a place of
 //! its own, so nobody who asks something of one reaches the next.
 //!
+//! One interpreter of a scope at a time has the turn. Work that need not wait for anything is done by it piece after
+//! piece, while its memory is near: a reset looks at all of it, which costs several times as much where it has grown cold.
+//!
 //! What must hold:
+//! - Whoever has the turn runs, or is about to: while it waits, nothing in the queue waits with it.
 //! - What was interrupted, ran into a limit, lost its lease or panicked does not come back.
 //! - The idle interpreters of a lane take no more bytes than they may; the scope that has been used least recently gives way.
 //! - An interpreter of a page that nobody knows any more goes at the next turn of the lane.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
 use std::mem::{Discriminant, discriminant};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hats_fiber::{Fiber, Handle, adopt, trim_stack, wait};
+use hats_fiber::{Fiber, Handle, adopt, running_for, trim_stack, wait};
 use tokio::sync::oneshot;
-use tokio::task::LocalSet;
+use tokio::task::{spawn_local, yield_now};
 
 use super::{LaneContext, OnLane, Place, stack_bytes};
 use crate::error::Error;
@@ -32,7 +40,7 @@ use crate::host::{Kind, TaskControl};
 use crate::lane::ScriptTask;
 use crate::limits::Limits;
 use crate::page::Page;
-use crate::vm::Vm;
+use crate::vm::{TIME_SLICE, Vm};
 
 /// Stack that an idle interpreter keeps touched, about.
 const STACK_BYTES: usize = 32 << 10;
@@ -67,13 +75,14 @@ pub(super) struct Work {
 /// Does the work. Returns whether the interpreter may be used again as far as this goes, and what tells whoever waits.
 type Run = Box<dyn FnOnce(Result<&mut Vm, Error>) -> (bool, Box<dyn FnOnce()>)>;
 
-/// The idle interpreters of a lane.
+/// The interpreters of a lane that are used again and again, and what there is for them to do.
 pub(super) struct Warm {
     bytes_max: usize,
     bytes: Cell<usize>,
     shelves: RefCell<HashMap<Key, Shelf>>,
     /// Rises with each use.
     uses: Cell<u64>,
+    is_closed: Cell<bool>,
 }
 
 struct Shelf {
@@ -81,12 +90,28 @@ struct Shelf {
     last_use: u64,
     // The one that was used last is taken first.
     idle: Vec<Idle>,
+    queue: VecDeque<Work>,
+    /// Somebody has the turn.
+    has_turn: bool,
 }
 
 /// Dropped, it ends the interpreter.
 struct Idle {
     bytes: usize,
-    next: oneshot::Sender<Work>,
+    call: oneshot::Sender<()>,
+}
+
+/// The turn to do what is in the queue, as one interpreter has it or not.
+struct Turn {
+    lane: Rc<LaneContext>,
+    key: Key,
+    is_ours: Cell<bool>,
+}
+
+/// An interpreter's fiber. When it has to wait in the middle of its work, others go on with the queue.
+struct Serving {
+    fiber: OnLane<()>,
+    turn: Rc<Turn>,
 }
 
 impl Scope {
@@ -125,89 +150,142 @@ impl Scope {
     }
 }
 
+impl Turn {
+    /// Gives it up: whoever is next takes it, if there is anything to do.
+    fn end(&self) {
+        if self.is_ours.replace(false) {
+            self.lane.warm.end_turn(self.key);
+            Warm::give_turn(&self.lane, self.key);
+        }
+    }
+}
+
+/// Gives up the turn when it is dropped.
+struct EndTurn<'a>(&'a Turn);
+
+impl Drop for EndTurn<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+impl Future for Serving {
+    type Output = Result<(), hats_fiber::Panicked>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let poll = Pin::new(&mut self.fiber).poll(context);
+        let is_in_work = self.fiber.place.borrow().is_some();
+        if poll.is_pending() && is_in_work {
+            self.turn.end();
+        }
+        poll
+    }
+}
+
 impl Warm {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, bytes: Cell::new(0), shelves: RefCell::default(), uses: Cell::new(0) }
+        Self {
+            bytes_max,
+            bytes: Cell::new(0),
+            shelves: RefCell::default(),
+            uses: Cell::new(0),
+            is_closed: Cell::new(false),
+        }
     }
 
-    /// Hands work to an idle interpreter of its scope, or to a new one.
-    pub(super) fn serve(lane: &Rc<LaneContext>, local: &LocalSet, scope: Scope, work: Work) {
-        let mut work = work;
-        while let Some(idle) = lane.warm.take(scope.key()) {
-            match idle.next.send(work) {
-                Ok(()) => return,
-                // That one has come to its end.
-                Err(back) => work = back,
-            }
+    /// Has work done by an interpreter of its scope. Called on the lane, inside its set of tasks.
+    pub(super) fn serve(lane: &Rc<LaneContext>, scope: Scope, work: Work) {
+        let key = scope.key();
+        lane.warm.shelves.borrow_mut().entry(key).or_insert_with(|| Shelf::new(scope)).queue.push_back(work);
+        Self::give_turn(lane, key);
+    }
+
+    /// Gives the turn to an idle interpreter or to a new one, if nobody has it and there is anything to do.
+    fn give_turn(lane: &Rc<LaneContext>, key: Key) {
+        let warm = &lane.warm;
+        if warm.is_closed.get() {
+            return;
         }
-        let (status, place) = (work.place.status.clone(), Rc::new(RefCell::new(None)));
-        let stack_bytes = match stack_bytes(scope.limits()) {
-            Ok(bytes) => bytes,
-            Err(error) => return refuse(work, error),
-        };
-        let (context, shown) = (lane.clone(), place.clone());
-        // Taken out by the fiber, or by whoever finds that there is none.
-        let first = Rc::new(Cell::new(Some(work)));
-        let inner = first.clone();
-        let own = Handle::new();
-        let fiber = Fiber::new(own.clone(), stack_bytes, move || {
-            if let Some(work) = inner.take() {
-                live(&context, &scope, &own, &shown, work);
+        loop {
+            let (idle, scope) = {
+                let mut shelves = warm.shelves.borrow_mut();
+                let Some(shelf) = shelves.get_mut(&key) else { return };
+                if shelf.has_turn || shelf.queue.is_empty() {
+                    if shelf.is_empty() {
+                        shelves.remove(&key);
+                    }
+                    return;
+                }
+                shelf.has_turn = true;
+                (shelf.idle.pop(), shelf.scope.clone())
+            };
+            let Some(idle) = idle else { return Self::begin(lane, scope) };
+            warm.bytes.update(|bytes| bytes - idle.bytes);
+            if idle.call.send(()).is_ok() {
+                return;
             }
+            // That one has come to its end.
+            warm.end_turn(key);
+        }
+    }
+
+    fn end_turn(&self, key: Key) {
+        if let Some(shelf) = self.shelves.borrow_mut().get_mut(&key) {
+            shelf.has_turn = false;
+        }
+    }
+
+    /// Makes one more interpreter, which has the turn.
+    fn begin(lane: &Rc<LaneContext>, scope: Scope) {
+        let key = scope.key();
+        let own = Handle::new();
+        let place = Rc::new(RefCell::new(None));
+        let turn = Rc::new(Turn { lane: lane.clone(), key, is_ours: Cell::new(true) });
+        let fiber = stack_bytes(scope.limits()).and_then(|bytes| {
+            let (own, shown, turn) = (own.clone(), place.clone(), turn.clone());
+            Fiber::new(own.clone(), bytes, move || live(&scope, &own, &shown, &turn))
+                .map_err(|error| Error::Vm(error.to_string()))
         });
         match fiber {
             Ok(fiber) => {
-                local.spawn_local(async move {
-                    if let Err(panicked) = (OnLane { fiber, place, status }).await {
+                let fiber = OnLane { fiber, place, status: lane.status.clone() };
+                spawn_local(async move {
+                    if let Err(panicked) = (Serving { fiber, turn }).await {
                         tracing::error!(%panicked, "an interpreter has failed between two pieces of work");
                     }
                 });
             }
             Err(error) => {
-                if let Some(work) = first.take() {
-                    refuse(work, Error::Vm(error.to_string()));
+                let error = error.to_string();
+                while let Some(work) = lane.warm.next(key) {
+                    refuse(work, Error::Vm(error.clone()));
                 }
             }
         }
     }
 
-    fn take(&self, key: Key) -> Option<Idle> {
-        let mut shelves = self.shelves.borrow_mut();
-        let shelf = shelves.get_mut(&key)?;
-        let idle = shelf.idle.pop();
-        if shelf.idle.is_empty() {
-            shelves.remove(&key);
-        }
-        let idle = idle?;
-        self.bytes.update(|bytes| bytes - idle.bytes);
-        Some(idle)
+    fn next(&self, key: Key) -> Option<Work> {
+        self.shelves.borrow_mut().get_mut(&key)?.queue.pop_front()
     }
 
     fn put(&self, scope: &Scope, idle: Idle) {
-        if scope.is_dead() {
+        if scope.is_dead() || self.is_closed.get() {
             return;
         }
         let last_use = self.uses.get() + 1;
         self.uses.set(last_use);
         self.bytes.update(|bytes| bytes + idle.bytes);
         let mut shelves = self.shelves.borrow_mut();
-        let shelf = shelves.entry(scope.key()).or_insert_with(|| Shelf {
-            scope: scope.clone(),
-            last_use,
-            idle: Vec::new(),
-        });
+        let shelf = shelves.entry(scope.key()).or_insert_with(|| Shelf::new(scope.clone()));
         shelf.last_use = last_use;
         shelf.idle.push(idle);
         while self.bytes.get() > self.bytes_max {
-            let oldest = shelves.iter().min_by_key(|(_, shelf)| shelf.last_use).map(|(key, _)| *key);
-            let Some(key) = oldest else { return };
-            let Some(shelf) = shelves.get_mut(&key) else { return };
-            if !shelf.idle.is_empty() {
-                let gone = shelf.idle.remove(0);
-                self.bytes.update(|bytes| bytes - gone.bytes);
-            }
-            if shelf.idle.is_empty() {
-                shelves.remove(&key);
+            let used = shelves.iter_mut().filter(|(_, shelf)| !shelf.idle.is_empty());
+            let Some((&oldest, shelf)) = used.min_by_key(|(_, shelf)| shelf.last_use) else { return };
+            let gone = shelf.idle.remove(0);
+            self.bytes.update(|bytes| bytes - gone.bytes);
+            if shelf.is_empty() {
+                shelves.remove(&oldest);
             }
         }
     }
@@ -225,8 +303,9 @@ impl Warm {
         self.bytes.update(|before| before - bytes);
     }
 
-    /// Ends all.
-    pub(super) fn clear(&self) {
+    /// Ends all, for good.
+    pub(super) fn close(&self) {
+        self.is_closed.set(true);
         drop(self.shelves.take());
         self.bytes.set(0);
     }
@@ -238,65 +317,81 @@ impl Warm {
     }
 }
 
+impl Shelf {
+    fn new(scope: Scope) -> Self {
+        Self { scope, last_use: 0, idle: Vec::new(), queue: VecDeque::new(), has_turn: false }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.idle.is_empty() && self.queue.is_empty() && !self.has_turn
+    }
+}
+
 fn refuse(work: Work, error: Error) {
     let (_, tell) = (work.run)(Err(error));
     drop(work.place);
     tell();
 }
 
-/// The life of an interpreter, on its fiber.
-fn live(
-    lane: &Rc<LaneContext>,
-    scope: &Scope,
-    own: &Handle,
-    shown: &Rc<RefCell<Option<Place>>>,
-    first: Work,
-) {
-    let mut work = first;
-    let is_kept = lane.warm.bytes_max > 0;
+/// The life of an interpreter, on its fiber. It begins with the turn.
+fn live(scope: &Scope, own: &Handle, shown: &Rc<RefCell<Option<Place>>>, turn: &Turn) {
+    // However this ends, others go on.
+    let _end = EndTurn(turn);
+    let warm = &turn.lane.warm;
+    let is_kept = warm.bytes_max > 0;
     let mut alive: Option<(Vm, bool)> = None;
     loop {
-        let Work { fiber, control, place, run } = work;
-        adopt(fiber.clone());
-        place.show();
-        *shown.borrow_mut() = Some(place);
-        let made = match &mut alive {
-            Some((vm, _)) => {
-                vm.begin_work(control, fiber);
-                Ok(vm)
+        while turn.is_ours.get() {
+            let Some(Work { fiber, control, place, run }) = warm.next(turn.key) else { break };
+            adopt(fiber.clone());
+            place.show();
+            *shown.borrow_mut() = Some(place);
+            let made = match &mut alive {
+                Some((vm, _)) => {
+                    vm.begin_work(control, fiber);
+                    Ok(vm)
+                }
+                None => {
+                    make(&turn.lane, scope, is_kept, control, fiber).map(|made| &mut alive.insert(made).0)
+                }
+            };
+            let (is_fit, tell) = run(made);
+            if let Some(place) = shown.borrow_mut().take() {
+                place.hide();
             }
-            None => make(lane, scope, is_kept, control, fiber).map(|made| &mut alive.insert(made).0),
-        };
-        let (is_fit, tell) = run(made);
-        if let Some(place) = shown.borrow_mut().take() {
-            place.hide();
+            // From here on nobody is asked for.
+            adopt(own.clone());
+            tell();
+            let Some((vm, true)) = &mut alive else { return };
+            if !is_fit || !vm.end_work() {
+                return;
+            }
+            // The turn stays here meanwhile: this interpreter is in the middle of nothing.
+            if turn.is_ours.get() && running_for() >= TIME_SLICE && wait(yield_now()).is_err() {
+                return;
+            }
         }
-        // From here on nobody is asked for.
-        adopt(own.clone());
-        tell();
-        let Some((vm, true)) = &mut alive else { return };
-        if !is_fit || !vm.end_work() {
+        turn.end();
+        let Some((vm, true)) = &alive else { return };
+        let (call, called) = oneshot::channel();
+        warm.put(scope, Idle { bytes: vm.resident() + STACK_BYTES, call });
+        // Or else it gives way to others, or the lane is closing.
+        if !wait_for_call(called) {
             return;
         }
-        let (next, called) = oneshot::channel();
-        lane.warm.put(scope, Idle { bytes: vm.resident() + STACK_BYTES, next });
-        match wait_for_work(called) {
-            Some(next) => work = next,
-            // It gives way to others, or the lane is closing.
-            None => return,
-        }
+        turn.is_ours.set(true);
     }
 }
 
-/// The next work, if there is to be any. Who waits for long gives back the stack that work has used before.
-fn wait_for_work(mut called: oneshot::Receiver<Work>) -> Option<Work> {
+/// Whether there is more to do. Who waits for long gives back the stack that work has used before.
+fn wait_for_call(mut called: oneshot::Receiver<()>) -> bool {
     match wait(tokio::time::timeout(TRIM_AFTER, &mut called)) {
-        Ok(Ok(work)) => work.ok(),
+        Ok(Ok(call)) => call.is_ok(),
         Ok(Err(_)) => {
             trim_stack();
-            wait(called).ok()?.ok()
+            matches!(wait(called), Ok(Ok(())))
         }
-        Err(_) => None,
+        Err(_) => false,
     }
 }
 

@@ -274,6 +274,63 @@ async fn as_many_interpreters_as_requests_at_once_and_no_more_bytes_than_allowed
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_need_not_wait_is_done_by_one_interpreter_and_what_waits_holds_up_nobody() {
+    let world = World::new().await;
+    let lanes = world.lanes(LanesConfig::WARM_BYTES);
+    let page = anything(Limits::default());
+    world.ask(&lanes, &page, "1").await.unwrap();
+    let answer = |code: &str| {
+        let request = PageRequest { body: code.to_owned().into(), ..PageRequest::default() };
+        lanes.answer(&page, Fake::of(Kind::Endpoint), request)
+    };
+    let all: Vec<_> = (0..100).map(|n| answer(&format!("{n}")).1).collect();
+    for (n, ended) in all.into_iter().enumerate() {
+        assert_eq!(ended.await.unwrap().unwrap().body, format!("{n}").into_bytes());
+    }
+    assert_eq!(lanes.idle().await.0, 1);
+    // Those behind one that waits, or that never ends, are answered while it goes on.
+    let (waits, waited) = answer("sleep(100000)");
+    let (loops, looped) = answer("for (;;);");
+    for ended in (0..10).map(|n| answer(&format!("{n}")).1).collect::<Vec<_>>() {
+        ended.await.unwrap().unwrap();
+    }
+    assert_eq!(lanes.idle().await.0, 1);
+    waits.interrupt();
+    loops.interrupt();
+    assert_eq!(waited.await.unwrap(), Err(ScriptError::Interrupted));
+    assert_eq!(looped.await.unwrap(), Err(ScriptError::Interrupted));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_polled_on_a_lane_is_answered_there_unless_others_have_much_less_to_do() {
+    let world = World::new().await;
+    let lanes = Lanes::start(&LanesConfig { count: 2, ..world.config.clone() }).unwrap();
+    let page = anything(Limits::default());
+    let request = |code: &str| PageRequest { body: code.to_owned().into(), ..PageRequest::default() };
+    let scripts = |lanes: &Lanes| lanes.status().iter().map(|lane| lane.scripts()).collect::<Vec<_>>();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let (guest, asked) = (lanes.clone(), page.clone());
+    lanes.spawn_local(move || async move {
+        let mut waiting = Vec::new();
+        let mut seen = Vec::new();
+        for _ in 0..20 {
+            let answered = guest.answer(&asked, Fake::of(Kind::Endpoint), request("sleep(100000)"));
+            waiting.push(answered);
+            seen.push(scripts(&guest));
+        }
+        for (script, ended) in waiting {
+            script.interrupt();
+            assert_eq!(ended.await.unwrap(), Err(ScriptError::Interrupted));
+        }
+        let _ = tell.send(seen);
+    });
+    let seen = told.await.unwrap();
+    assert_eq!(seen[7], [8, 0], "they stay near");
+    let last = &seen[19];
+    assert!(last[0] > last[1] && last[1] > 0 && last[0] + last[1] == 20, "{last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_page_that_was_used_least_recently_gives_way() {
     let world = World::new().await;
     let lanes = world.lanes(1500 << 10);
