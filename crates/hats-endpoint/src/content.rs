@@ -20,6 +20,8 @@ const LOG_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Served {
     pub(crate) path: EndpointPath,
+    /// The Redis key of its definition.
+    pub(crate) key: String,
     pub(crate) content: Content,
     /// Its scripts that run.
     pub(crate) running: Arc<AtomicUsize>,
@@ -53,13 +55,18 @@ struct Log {
 
 impl Served {
     /// Makes what is served of a definition. May compute for long.
-    pub(crate) fn new(path: EndpointPath, read: Result<&Endpoint, &FieldError>, limits: &Limits) -> Self {
+    pub(crate) fn new(
+        path: EndpointPath,
+        key: String,
+        read: Result<&Endpoint, &FieldError>,
+        limits: &Limits,
+    ) -> Self {
         let content = match read {
             Err(error) => Content::Broken(error.to_string()),
             Ok(endpoint) if !endpoint.enabled => Content::Disabled,
             Ok(endpoint) => content(&path, endpoint, limits).unwrap_or_else(Content::Broken),
         };
-        Self { path, content, running: Arc::default(), log: Mutex::default() }
+        Self { path, key, content, running: Arc::default(), log: Mutex::default() }
     }
 
     /// How many lines about this endpoint were left out since the last one; none: this one is to be left out as well.

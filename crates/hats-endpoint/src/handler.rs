@@ -17,24 +17,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Extension;
-use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode, header, request};
+use axum::http::{Method, Request, StatusCode, header, request};
 use axum::response::Response;
 use hats_cluster::Handle;
-use hats_cluster::keys::Keys;
-use hats_cluster::name::EndpointPath;
 use hats_script::{
     BoxFuture, Error, Kind, Lanes, Page, PageRequest, PageResponse, ScriptError, ScriptHandle, TaskControl,
 };
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Incoming};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Admission, Bodies};
 use crate::config::Config;
-use crate::connection::{self, Busy};
+use crate::connection;
 use crate::content::{Content, File, Served};
 use crate::message::{self, BadBody, FILE_METHODS, PAGE_METHODS, Target, closing, plain, plain_text};
 use crate::routes::{Lookup, Routes};
@@ -42,12 +38,13 @@ use crate::running::{Run, Running};
 
 /// A script that has not ended so long after its limit is stuck in native code. Its client waits no longer.
 const OVERDUE: Duration = Duration::from_secs(5);
+/// A script that has not ended so soon is watched: whether its client is still there, and whether it has to hurry.
+const SOON: Duration = Duration::from_millis(20);
 
 /// Everything that an answer is made with.
 pub(crate) struct Site {
     pub(crate) config: Config,
     pub(crate) cluster: Handle,
-    pub(crate) keys: Keys,
     pub(crate) lanes: Lanes,
     pub(crate) routes: Routes,
     pub(crate) admission: Admission,
@@ -61,29 +58,23 @@ pub(crate) struct Site {
 }
 
 /// The connection that a request came on.
-#[derive(Clone)]
-pub(crate) struct Peer {
+#[derive(Clone, Copy)]
+pub(crate) struct Peer<'a> {
     pub(crate) address: SocketAddr,
     pub(crate) own: SocketAddr,
-    pub(crate) stream: Arc<TcpStream>,
-    /// Held until there is an answer.
-    pub(crate) _busy: Arc<Busy>,
+    pub(crate) stream: &'a TcpStream,
 }
 
 /// Answers a request, and notes it in the access log.
-pub(crate) async fn serve(
-    State(site): State<Arc<Site>>,
-    Extension(peer): Extension<Peer>,
-    request: Request,
-) -> Response {
+pub(crate) async fn serve(site: &Arc<Site>, peer: Peer<'_>, request: Request<Incoming>) -> Response {
     if !tracing::enabled!(target: "hats_access", tracing::Level::DEBUG) {
-        return answer(&site, &peer, request).await;
+        return answer(site, peer, request).await;
     }
     let begun = Instant::now();
     let method = request.method().clone();
     // Without the query, in which people put what is secret.
     let path = request.uri().path().to_owned();
-    let response = answer(&site, &peer, request).await;
+    let response = answer(site, peer, request).await;
     tracing::debug!(
         target: "hats_access",
         %method,
@@ -97,7 +88,7 @@ pub(crate) async fn serve(
     response
 }
 
-async fn answer(site: &Arc<Site>, peer: &Peer, request: Request) -> Response {
+async fn answer(site: &Arc<Site>, peer: Peer<'_>, request: Request<Incoming>) -> Response {
     let (head, body) = request.into_parts();
     let method = head.method.clone();
     if site.draining.is_cancelled() {
@@ -152,14 +143,7 @@ async fn answer(site: &Arc<Site>, peer: &Peer, request: Request) -> Response {
         return plain(StatusCode::SERVICE_UNAVAILABLE, &method);
     };
     let request = message::page_request(head, &target, &host, params, body);
-    tokio::select! {
-        biased;
-        response = run(site, &served, page, request, &method) => response,
-        // Nobody reads this, or nobody will for long.
-        () = connection::gone(&peer.stream, site.config.gone_timeout) => {
-            closing(plain(StatusCode::SERVICE_UNAVAILABLE, &method))
-        }
-    }
+    run(site, peer, &served, page, request, &method).await
 }
 
 fn send_file(file: &File, head: &request::Parts) -> Response {
@@ -187,14 +171,14 @@ fn send_file(file: &File, head: &request::Parts) -> Response {
 /// Dropped, the script is killed.
 async fn run(
     site: &Arc<Site>,
+    peer: Peer<'_>,
     served: &Arc<Served>,
     page: &Arc<Page>,
     request: PageRequest,
     method: &Method,
 ) -> Response {
     let control = Arc::new(Control {
-        name: served.path.clone(),
-        key: site.keys.endpoint(&served.path),
+        served: served.clone(),
         hurry: site.hurry.clone(),
         is_gone: AtomicBool::new(false),
     });
@@ -202,23 +186,28 @@ async fn run(
     let deadline = Instant::now() + page.limits().call_timeout.unwrap_or(Config::PAGE_TIMEOUT) + OVERDUE;
     let (script, ended) = site.lanes.answer(page, control.clone(), request);
     let mut script = Script { handle: script, control, under_way: Some((Box::pin(ended), run)) };
+    // Most are over before it is worth while to look at anything else.
+    if let Ok(ended) = tokio::time::timeout(SOON, script.ended()).await {
+        return finished(site, served, ended, method);
+    }
     let mut is_hurried = false;
-    let ended = loop {
+    let gone = connection::gone(peer.stream, site.config.gone_timeout);
+    let mut gone = std::pin::pin!(gone);
+    loop {
         tokio::select! {
             biased;
-            ended = script.ended() => break Some(ended),
+            ended = script.ended() => return finished(site, served, ended, method),
             () = site.hurry.cancelled(), if !is_hurried => {
                 is_hurried = true;
                 script.handle.interrupt();
             }
-            () = tokio::time::sleep_until(deadline) => break None,
-        }
-    };
-    match ended {
-        Some(ended) => finished(site, served, ended, method),
-        None => {
-            failed(site, served, "it has not ended at its time limit: it is stuck in native code".to_owned());
-            closing(plain(StatusCode::GATEWAY_TIMEOUT, method))
+            // Nobody reads this, or nobody will for long.
+            () = &mut gone => return closing(plain(StatusCode::SERVICE_UNAVAILABLE, method)),
+            () = tokio::time::sleep_until(deadline) => {
+                let reason = "it has not ended at its time limit: it is stuck in native code";
+                failed(site, served, reason.to_owned());
+                return closing(plain(StatusCode::GATEWAY_TIMEOUT, method));
+            }
         }
     }
 }
@@ -303,15 +292,14 @@ impl Drop for Script {
 /// What the script of one request is told about itself. An endpoint has no owner, so that its effects need no lease: they
 /// end when nobody waits for its answer.
 struct Control {
-    name: EndpointPath,
-    key: String,
+    served: Arc<Served>,
     hurry: CancellationToken,
     is_gone: AtomicBool,
 }
 
 impl TaskControl for Control {
     fn name(&self) -> &str {
-        self.name.as_str()
+        self.served.path.as_str()
     }
 
     fn kind(&self) -> Kind {
@@ -319,7 +307,7 @@ impl TaskControl for Control {
     }
 
     fn key(&self) -> &str {
-        &self.key
+        &self.served.key
     }
 
     fn epoch(&self) -> u64 {

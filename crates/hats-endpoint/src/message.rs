@@ -14,7 +14,7 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use hats_script::{PageRequest, PageResponse};
 use http_body_util::BodyExt;
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Incoming};
 use percent_encoding::percent_decode_str;
 
 use crate::admission::{Bodies, BodyShare};
@@ -99,7 +99,7 @@ pub(crate) enum BadBody {
 
 /// Reads a body whole.
 pub(crate) async fn read_body(
-    body: Body,
+    body: Incoming,
     limit: usize,
     timeout: Duration,
     bodies: &Bodies,
@@ -117,7 +117,7 @@ pub(crate) async fn read_body(
     Ok((bytes, share))
 }
 
-async fn read_within(mut body: Body, limit: usize, share: &mut BodyShare) -> Result<Bytes, BadBody> {
+async fn read_within(mut body: Incoming, limit: usize, share: &mut BodyShare) -> Result<Bytes, BadBody> {
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {

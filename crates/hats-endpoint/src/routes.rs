@@ -24,6 +24,7 @@ use hats_cluster::name::EndpointPath;
 use hats_cluster::records::Endpoint;
 use hats_cluster::{EndpointFeed, EndpointNews};
 use lru::LruCache;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -46,6 +47,8 @@ pub(crate) struct Routes(Arc<Inner>);
 
 struct Inner {
     definitions: Box<dyn Definitions>,
+    /// What readings run on. Whoever asks may run on another.
+    io: Handle,
     config: Config,
     state: Mutex<State>,
     /// Whether the table has all paths that there are.
@@ -112,9 +115,11 @@ enum Step {
 }
 
 impl Routes {
+    /// Called inside a tokio runtime, on which readings then run.
     pub(crate) fn new(definitions: impl Definitions, config: &Config) -> Self {
         Self(Arc::new(Inner {
             definitions: Box::new(definitions),
+            io: Handle::current(),
             config: config.clone(),
             state: Mutex::new(State {
                 table: Table::default(),
@@ -210,7 +215,7 @@ impl Routes {
         let (tell, landed) = watch::channel(None);
         let routes = self.clone();
         // Ends with the reading, which the store bounds in time, whoever waits for it.
-        tokio::spawn(async move {
+        self.0.io.spawn(async move {
             let read_at = Instant::now();
             let endpoint = known.as_ref().and_then(|known| known.endpoint.clone());
             let read = routes.0.definitions.read(path.clone(), endpoint).await;
@@ -226,9 +231,9 @@ impl Routes {
                         }
                         _ => {
                             let (path, read) = (path.clone(), read.clone());
-                            let limits = routes.0.config.limits;
+                            let (limits, key) = (routes.0.config.limits, routes.0.definitions.key(&path));
                             let made = tokio::task::spawn_blocking(move || {
-                                Served::new(path, read.as_ref(), &limits)
+                                Served::new(path, key, read.as_ref(), &limits)
                             });
                             made.await.ok().map(Arc::new)
                         }

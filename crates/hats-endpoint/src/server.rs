@@ -5,8 +5,11 @@
 //!                                 new requests: 503 and the connection ends; connections without one end at once
 //! ```
 //!
+//! Connections live on the lanes: what answers a request is mostly a script that has done so before it would have been handed
+//! to another OS thread.
+//!
 //! On failure: an error of one connection ends that one alone. An error of the port (no more file descriptors) is logged,
-//! and tried again.
+//! and tried again. Connections of a lane that is stuck in native code stand still with it.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -15,14 +18,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use hats_cluster::Handle;
 use hats_script::Lanes;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
@@ -112,7 +113,6 @@ impl Server {
         let routes = Routes::new(cluster.clone(), &config);
         let feed = cluster.endpoint_feed();
         let site = Arc::new(Site {
-            keys: cluster.store().keys().clone(),
             admission: Admission::new(config.concurrency, config.queue, config.queue_timeout),
             bodies: Bodies::new(config.bodies_limit),
             running: Running::new(),
@@ -184,13 +184,13 @@ impl Server {
             // It holds the lanes for as long as it goes on.
             let _ = accepting.await;
         }
-        connections.wait().await;
+        // Those of a lane that is stuck do not hear of it.
+        let _ = tokio::time::timeout(HURRY, connections.wait()).await;
         Drained { stuck: site.running.names() }
     }
 
     fn port(&self) -> Port {
         let config = &self.site.config;
-        let router = Router::new().fallback(handler::serve).with_state(self.site.clone());
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(config.idle_timeout)
@@ -200,7 +200,6 @@ impl Server {
             .keep_alive(true);
         Port {
             places: Arc::new(Semaphore::new(config.connections.min(Semaphore::MAX_PERMITS))),
-            service: Arc::new(TowerToHyperService::new(router)),
             http,
             site: self.site.clone(),
             requests: self.requests.clone(),
@@ -221,7 +220,6 @@ impl Drop for Server {
 #[derive(Clone)]
 struct Port {
     places: Arc<Semaphore>,
-    service: Arc<TowerToHyperService<Router>>,
     http: http1::Builder,
     site: Arc<Site>,
     requests: TaskTracker,
@@ -245,7 +243,7 @@ impl Port {
             };
             // Each ends by its own deadlines, at the latest when the server is closed.
             if let Ok(place) = self.places.clone().try_acquire_owned() {
-                self.connections.spawn(self.clone().serve(Arc::new(stream), address, place));
+                self.place(stream, address, place);
             } else if let Ok(place) = turned_away.clone().try_acquire_owned() {
                 let closed = self.closed.clone();
                 self.connections.spawn(async move {
@@ -254,6 +252,20 @@ impl Port {
                 });
             }
         }
+    }
+
+    /// Puts a connection on a lane.
+    fn place(&self, stream: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) {
+        let Ok(stream) = stream.into_std() else { return };
+        let (port, token) = (self.clone(), self.connections.token());
+        self.site.lanes.spawn_local(move || async move {
+            let _token = token;
+            // The lane's own driver tells of its bytes from here on.
+            match TcpStream::from_std(stream) {
+                Ok(stream) => port.serve(Arc::new(stream), address, place).await,
+                Err(error) => tracing::warn!(%error, "a connection for endpoints is given up"),
+            }
+        });
     }
 
     async fn serve(self, stream: Arc<TcpStream>, address: SocketAddr, _place: OwnedSemaphorePermit) {
@@ -277,14 +289,12 @@ impl Port {
         let own = stream.local_addr()?;
         let exchange = Arc::<Exchange>::default();
         let socket = Socket::new(stream.clone(), exchange.clone(), &self.site.config);
-        let service = service_fn(|mut request: hyper::Request<Incoming>| {
-            let busy = Arc::new(exchange.begin());
-            let token = self.requests.token();
-            request.extensions_mut().insert(Peer { address, own, stream: stream.clone(), _busy: busy });
-            let answer = self.service.call(request);
+        let peer = Peer { address, own, stream };
+        let service = service_fn(|request: hyper::Request<Incoming>| {
+            let (busy, token) = (exchange.begin(), self.requests.token());
             async move {
-                let _token = token;
-                let response = answer.await.unwrap_or_else(|never: Infallible| match never {});
+                let response = handler::serve(&self.site, peer, request).await;
+                drop((busy, token));
                 Ok::<_, Infallible>(response)
             }
         });

@@ -37,6 +37,10 @@ impl Fake {
 }
 
 impl Definitions for Fake {
+    fn key(&self, path: &EndpointPath) -> String {
+        path.to_string()
+    }
+
     fn read(&self, path: EndpointPath, _: Option<Endpoint>) -> Pin<Box<dyn Future<Output = Read> + Send>> {
         let fake = self.clone();
         Box::pin(async move {
