@@ -396,14 +396,28 @@ fn pages(lab: &Lab) -> Result<()> {
 
     let plain = worker::build("hats-endpoint", &["--example", "plain"])?;
     other(lab, "axum saying hello", &mut Command::new(plain))?;
-    let script = "require('node:http').createServer((_, answer) => { \
+    // Each from one warm scope, that has no page to look up: it is the protocol that is compared.
+    let node = "require('node:http').createServer((_, answer) => { \
                   answer.setHeader('Content-Type', 'text/html; charset=utf-8'); answer.end('hello'); }) \
                   .listen(0, '127.0.0.1', function () { console.log('127.0.0.1:' + this.address().port); });";
-    let mut node = Command::new("node");
-    if Command::new("node").arg("--version").output().is_ok() {
-        other(lab, "node:http saying hello", node.args(["-e", script]))?;
-    } else {
-        println!("{:<64} not installed", "node:http saying hello");
+    let answer = "new Response('hello', { headers: { 'Content-Type': 'text/html; charset=utf-8' } })";
+    let bun = format!(
+        "const s = Bun.serve({{ port: 0, hostname: '127.0.0.1', fetch: () => {answer} }}); \
+         console.log('127.0.0.1:' + s.port);"
+    );
+    let deno = format!(
+        "Deno.serve({{ port: 0, hostname: '127.0.0.1', \
+         onListen: at => console.log('127.0.0.1:' + at.port) }}, () => {answer});"
+    );
+    for (program, arguments) in
+        [("node", &["-e", node][..]), ("bun", &["-e", &bun]), ("deno", &["eval", &deno])]
+    {
+        let what = format!("{program} saying hello");
+        if Command::new(program).arg("--version").output().is_ok() {
+            other(lab, &what, Command::new(program).args(arguments))?;
+        } else {
+            println!("{:<64} not installed", format!("pages: {what}"));
+        }
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hats_tests::cluster::NAME;
+use hats_tests::health::FakeSystem;
 use hats_tests::redis::{self, RedisServer};
 use hats_tests::worker::{Options, Worker, run, workspace};
 use hats_tests::{Lab, clock};
@@ -249,6 +250,58 @@ fn what_is_known_is_served_while_redis_is_away() -> Result<()> {
         until(address, "/unread", 200, "unread")?;
         define(&redis, "/known", &["Source", "other"])?;
         until(address, "/known", 200, "other")?;
+        worker.drain(PATIENCE)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_critical_worker_sends_clients_elsewhere_until_it_has_recovered() -> Result<()> {
+    Lab::run("critical pages", |lab| {
+        let redis = RedisServer::start(lab)?;
+        define(&redis, "/page", &["Source", "page"])?;
+        let system = FakeSystem::new(lab, "system")?;
+        let (worker, address) = serving_with(lab, &redis, "w0", |options| {
+            system.of(options.argument("--health-interval", "100ms").argument("--mem-threshold", "90"))
+        })?;
+        until(address, "/page", 200, "page")?;
+        system.memory(97)?;
+        until(address, "/page", 503, "Service Unavailable\n")?;
+        let answer = get(address, "/page")?;
+        ensure!(answer.head.contains("retry-after: "), "{answer:?}");
+        system.memory(10)?;
+        until(address, "/page", 200, "page")?;
+        worker.drain(PATIENCE)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn pages_are_answered_beside_scripts_that_never_wait() -> Result<()> {
+    Lab::run("busy lanes", |lab| {
+        let redis = RedisServer::start(lab)?;
+        define(&redis, "/page", &["Source", "<?= redis.Do('INCR', 'asked') ?>"])?;
+        for number in 0..6 {
+            let key = format!("{NAME}:Threads:busy{number}");
+            let source = "function main() { redis.Do('INCR', 'turns'); for (let n = 0; n < 3e6; n++); }";
+            redis.ask(&["HSET", &key, "Source", source])?;
+        }
+        let (worker, address) = serving(lab, &redis, "w0")?;
+        clock::wait_for("the threads to run", PATIENCE, || {
+            let turns = redis.ask(&["GET", "turns"])?.text().unwrap_or_default();
+            Ok((turns.parse::<u64>().unwrap_or(0) > 20).then_some(()))
+        })?;
+        let mut clients = (0..8).map(|_| Client::connect(address)).collect::<Result<Vec<_>>>()?;
+        let mut last = 0;
+        for _ in 0..10 {
+            clients.iter_mut().try_for_each(|client| client.send("/page"))?;
+            for client in &mut clients {
+                let answer = client.answer()?;
+                ensure!(answer.status == 200, "{answer:?}");
+                last = last.max(answer.body.parse()?);
+            }
+        }
+        assert_eq!(last, 80, "each was answered by a run of its own");
         worker.drain(PATIENCE)?;
         Ok(())
     })

@@ -527,6 +527,47 @@ async fn more_than_there_is_place_for_is_told_to_come_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn all_bodies_together_have_a_limit() {
+    let world = World::with(|config| config.bodies_limit = 1000).await;
+    let post = |length: usize, body: &str| {
+        format!("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}")
+    };
+    let mut slow = world.connect().await;
+    slow.send(post(701, &"x".repeat(700))).await;
+    world
+        .until("the first to count", async || world.ask(&post(400, &"y".repeat(400))).await.status == 503)
+        .await;
+    assert_eq!(world.ask(&post(300, &"y".repeat(300))).await.status, 200);
+    slow.send("x").await;
+    assert_eq!(slow.answer(false).await.unwrap().status, 200);
+    assert_eq!(world.ask(&post(1000, &"y".repeat(1000))).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_nothing_of_an_answer_is_given_up() {
+    let world = World::with(|config| config.write_timeout = Duration::from_millis(200)).await;
+    world.redis.hset(&key("/large"), "Source", &"x".repeat(1 << 20));
+    world.redis.hset(&key("/large"), "Kind", "static");
+    let get = "GET /large HTTP/1.1\r\nHost: a\r\n\r\n";
+    world.until("the file", async || world.get("/large").await.body.len() == 1 << 20).await;
+    // More than the buffers of both ends hold.
+    const TIMES: usize = 64;
+    let mut client = world.connect().await;
+    client.send(get.repeat(TIMES)).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let mut taken = 0;
+    let mut scratch = vec![0; 1 << 20];
+    while let Ok(count) = timeout(PATIENCE, client.stream.read(&mut scratch)).await.unwrap() {
+        taken += count;
+        if count == 0 {
+            break;
+        }
+    }
+    assert!(taken < TIMES << 20, "all {taken} bytes were kept for it");
+    assert_eq!(world.get("/").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unhealthy_worker_answers_nothing() {
     let world = World::new().await;
     world.is_healthy.store(false, Ordering::Relaxed);
