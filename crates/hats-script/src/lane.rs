@@ -131,6 +131,8 @@ pub(crate) struct LaneContext {
         expect(dead_code, reason = "no other module does such I/O yet")
     )]
     pub(crate) io: tokio::runtime::Handle,
+    /// The task of who has none.
+    pub(crate) nobody: Arc<dyn TaskControl>,
     /// Interpreters that wait for their next work.
     warm: Warm,
 }
@@ -458,6 +460,7 @@ fn lane_main(
             #[cfg(feature = "sql")]
             sql: config.sql,
             io,
+            nobody: Arc::new(NoTask),
             warm: Warm::new(warm_bytes),
         });
         HERE.set(Some(context.clone()));

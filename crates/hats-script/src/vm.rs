@@ -104,8 +104,13 @@ impl Vm {
 
     /// Ends what all work in this interpreter has in common. False if it cannot be reset: then it is good for one piece.
     pub(crate) fn seal(&mut self) -> bool {
-        // A library has set something in motion, which goes on in a scope that is new.
-        if !self.nothing_goes_on() {
+        // A library has set something in motion, which goes on in a scope that is new. Or it has opened a database, whose
+        // sessions are no part of what is put back.
+        #[cfg(feature = "sql")]
+        let has_opened = !self.host.databases.is_empty();
+        #[cfg(not(feature = "sql"))]
+        let has_opened = false;
+        if has_opened || !self.nothing_goes_on() {
             return false;
         }
         self.host.end_work();
@@ -127,7 +132,11 @@ impl Vm {
             *self.host.modules.borrow_mut() = Some(modules);
         }
         match self.interpreter.reset() {
-            Ok(()) => true,
+            Ok(()) => {
+                // What is idle keeps nobody's task: with it goes a page that nobody knows any more.
+                self.host.forget_task();
+                true
+            }
             Err(why) => {
                 tracing::debug!(task = self.host.control().name(), %why, "an interpreter is thrown away");
                 false

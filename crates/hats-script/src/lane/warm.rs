@@ -160,12 +160,10 @@ impl Turn {
     }
 }
 
-/// Gives up the turn when it is dropped.
-struct EndTurn<'a>(&'a Turn);
-
-impl Drop for EndTurn<'_> {
+impl Drop for Turn {
+    /// However an interpreter ends, or if none could be made, others go on.
     fn drop(&mut self) {
-        self.0.end();
+        self.end();
     }
 }
 
@@ -335,8 +333,6 @@ fn refuse(work: Work, error: Error) {
 
 /// The life of an interpreter, on its fiber. It begins with the turn.
 fn live(scope: &Scope, own: &Handle, shown: &Rc<RefCell<Option<Place>>>, turn: &Turn) {
-    // However this ends, others go on.
-    let _end = EndTurn(turn);
     let warm = &turn.lane.warm;
     let is_kept = warm.bytes_max > 0;
     let mut alive: Option<(Vm, bool)> = None;

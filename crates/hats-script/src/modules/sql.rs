@@ -356,6 +356,10 @@ impl Table {
         drop(forgotten);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.borrow().is_empty()
+    }
+
     /// The script has ended.
     pub(crate) fn clear(&self) {
         let all = self.open.take();

@@ -136,6 +136,10 @@ impl Host {
     }
 
     /// Other work begins.
+    pub(super) fn forget_task(&self) {
+        *self.control.borrow_mut() = self.lane.nobody.clone();
+    }
+
     pub(super) fn begin_work(&self, control: Arc<dyn TaskControl>, fiber: Handle) {
         self.origin.set(Origin::now());
         *self.control.borrow_mut() = control;

@@ -331,6 +331,19 @@ async fn who_is_polled_on_a_lane_is_answered_there_unless_others_have_much_less_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_idle_interpreter_keeps_no_task() {
+    let world = World::new().await;
+    let lanes = world.lanes(LanesConfig::WARM_BYTES);
+    let page = anything(Limits::default());
+    let task = Fake::of(Kind::Endpoint);
+    for _ in 0..2 {
+        lanes.answer(&page, task.clone(), PageRequest::default()).1.await.unwrap().unwrap();
+    }
+    assert_eq!(lanes.idle().await.0, 1);
+    assert_eq!(Arc::strong_count(&task), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_page_that_was_used_least_recently_gives_way() {
     let world = World::new().await;
     let lanes = world.lanes(1500 << 10);
@@ -358,6 +371,13 @@ async fn what_is_wrong_with_a_page_is_told_each_time() {
     for _ in 0..3 {
         let error = world.ask(&lanes, &broken, "").await.unwrap_err().to_string();
         assert!(error.contains("SyntaxError") && error.contains("/broken:2"), "{error}");
+    }
+    // Nor is one for which there is no stack the last that is answered.
+    let deep = Arc::new(Page::script("/deep", "1".into(), Limits { stack: 1, ..Limits::default() }));
+    for _ in 0..3 {
+        let (_, ended) = lanes.answer(&deep, Fake::of(Kind::Endpoint), PageRequest::default());
+        let error = tokio::time::timeout(Duration::from_secs(20), ended).await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("StackLimit"), "{error}");
     }
     let long = Arc::new(Page::script("/long", "1".into(), Limits { source: 0, ..Limits::default() }));
     assert_eq!(world.ask(&lanes, &long, "").await, Err(ScriptError::SourceTooLong(1, 0)));
@@ -388,6 +408,28 @@ async fn a_library_that_goes_on_by_itself_is_as_new_each_time() {
         assert_eq!(answer.await.unwrap().body, b"0,true");
     }
     assert_eq!(lanes.idle().await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_of_a_library_is_its_own_each_time() {
+    let mut world = World::new().await;
+    let source =
+        "var own = sql.New(':memory:', 'sqlite'); globalThis.gone = sql.New(':memory:', 'sqlite'); gone = 0";
+    world.config.preload = [crate::Library { name: "lib.js".into(), source: source.into() }].into();
+    for lanes in [world.lanes(LanesConfig::WARM_BYTES), world.lanes(0)] {
+        let page = anything(Limits::default());
+        for _ in 0..3 {
+            let answer = world.ask(
+                &lanes,
+                &page,
+                "const d = sql.New(':memory:', 'sqlite'); d.Exec('CREATE TABLE t (n)'); d.Exec('INSERT INTO t VALUES (1)'); \
+                 const before = own.Query('SELECT count(*) AS n FROM sqlite_master')[0].n; own.Exec('CREATE TABLE u (n)'); \
+                 own = null; d.Query('SELECT n FROM t')[0].n + ',' + before",
+            );
+            assert_eq!(String::from_utf8(answer.await.unwrap().body).unwrap(), "1,0");
+        }
+        assert_eq!(lanes.idle().await.0, 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
