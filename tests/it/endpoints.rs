@@ -18,6 +18,10 @@ use hats_tests::{Lab, clock};
 use crate::is_soak;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Scripts have Redis again so long after it has come back.
+const BACK_WITHIN: Duration = Duration::from_secs(8);
+/// What `<?= redis.Do(…) ?>` writes without Redis: `[null, error]` stands for its reply.
+const AWAY: &str = "null";
 
 /// A connection to a worker's endpoints.
 struct Client {
@@ -322,6 +326,8 @@ struct Seen {
     good: AtomicU64,
     away: AtomicU64,
     late: AtomicU64,
+    /// Redis is being restarted, or was so shortly before.
+    is_away: AtomicBool,
 }
 
 #[test]
@@ -358,7 +364,7 @@ fn a_mixed_load_gets_no_wrong_answer() -> Result<()> {
                     scope.spawn(move || load(address, number, rows, stop, seen))
                 })
                 .collect();
-            let steered = steer(&mut redis, &worker, begun, length);
+            let steered = steer(&mut redis, &worker, &seen, begun, length);
             stop.store(true, Ordering::Relaxed);
             for load in loads {
                 load.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
@@ -403,11 +409,10 @@ fn load(address: SocketAddr, number: u64, rows: &str, stop: &AtomicBool, seen: &
                 answer.status == 504
             }
             "/rows" => answer.status == 200 && body == rows,
+            "/redis" if body == "v" => answer.status == 200,
             "/redis" => {
-                if body != "v" {
-                    seen.away.fetch_add(1, Ordering::Relaxed);
-                }
-                answer.status == 200
+                seen.away.fetch_add(1, Ordering::Relaxed);
+                answer.status == 200 && seen.is_away.load(Ordering::Relaxed) && body == AWAY
             }
             "/changes" => match body.split_once(' ') {
                 Some((one, other)) => {
@@ -427,18 +432,28 @@ fn load(address: SocketAddr, number: u64, rows: &str, stop: &AtomicBool, seen: &
 }
 
 /// Changes a source each second, restarts Redis in the middle, and looks at the worker's memory.
-fn steer(redis: &mut RedisServer, worker: &Worker, begun: Instant, length: Duration) -> Result<()> {
-    let (mut version, mut has_restarted, mut warm) = (0_u64, false, None);
+fn steer(
+    redis: &mut RedisServer,
+    worker: &Worker,
+    seen: &Seen,
+    begun: Instant,
+    length: Duration,
+) -> Result<()> {
+    let (mut version, mut back_at, mut warm) = (0_u64, None, None);
     let step = (length / 20).as_secs().max(1);
     while begun.elapsed() < length {
         version += 1;
         let source = format!("<? const at = {version} ?>v<?= at ?> v<?= at ?>");
         define(redis, "/changes", &["Source", &source])?;
-        if !has_restarted && begun.elapsed() > length / 2 {
-            has_restarted = true;
+        if back_at.is_none() && begun.elapsed() > length / 2 {
+            seen.is_away.store(true, Ordering::Relaxed);
             redis.stop()?;
             thread::sleep(Duration::from_secs(2));
             redis.start_again()?;
+            back_at = Some(Instant::now());
+        }
+        if back_at.is_some_and(|at| at.elapsed() > BACK_WITHIN) {
+            seen.is_away.store(false, Ordering::Relaxed);
         }
         if version % step == 0 {
             let kib = worker.process().resident_kib()?;

@@ -98,6 +98,15 @@ unsafe impl Allocator for PlainAllocator {
         if payload.is_null() {
             return self.alloc(bytes);
         }
+        if self.is_leaving.get() {
+            let new = self.alloc(bytes);
+            if !new.is_null() {
+                // SAFETY: both are as long as is copied, and one was just handed out, so that they do not overlap.
+                unsafe { ptr::copy_nonoverlapping(payload, new, length_of(payload).min(bytes)) };
+                self.left.push(payload);
+            }
+            return new;
+        }
         let Some(new) = layout(bytes) else { return ptr::null_mut() };
         // SAFETY: by the caller's word it was handed out by this allocator; the new size fits a layout.
         unsafe { noted(realloc(payload.sub(UNIT), layout_of(payload), new.size()), bytes) }

@@ -72,10 +72,28 @@ impl Endpoints {
         file: &EndpointFile,
         options: &EndpointOptions,
     ) -> Result<PutOutcome, Error> {
+        let (path, options) = Self::checked(path, file, options)?;
+        Ok(put(&self.store, &path, file, options).await?)
+    }
+
+    /// Whether [`Endpoints::put`] would take this, which needs no Redis to be told.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for a path, a file or an option that cannot be used.
+    pub fn check(path: &str, file: &EndpointFile, options: &EndpointOptions) -> Result<(), Error> {
+        Self::checked(path, file, options).map(drop)
+    }
+
+    fn checked(
+        path: &str,
+        file: &EndpointFile,
+        options: &EndpointOptions,
+    ) -> Result<(EndpointPath, Vec<Field>), Error> {
         let path = checked(path)?;
         let (options, limits) = options.checked_fields()?;
         check_bytes(file.bytes(), &limits)?;
-        Ok(put(&self.store, &path, file, options).await?)
+        Ok((path, options))
     }
 
     /// All endpoints, by path, without their sources.

@@ -19,7 +19,7 @@ pub struct Config {
     /// A connection without a request is closed after this. More than the 60 s of common proxies, which would otherwise
     /// send requests to connections that are just being closed. Default 75 s.
     pub idle_timeout: Duration,
-    /// A client that takes nothing of its answer for so long is given up. Default 30 s.
+    /// A client that takes less than 128 KiB of its answer in so long, and not all of it, is given up. Default 30 s.
     pub write_timeout: Duration,
     /// After a client has closed its side, a script that still runs for it has this long. Default 1 s.
     pub gone_timeout: Duration,
@@ -27,6 +27,9 @@ pub struct Config {
     pub connections: usize,
     /// Bytes of all bodies at once; what goes beyond is answered with 503. Default 256 MiB.
     pub bodies_limit: usize,
+    /// Bytes of all answers at once that clients have not taken yet; a request whose answer goes beyond gets 503. Default
+    /// 256 MiB.
+    pub answers_limit: usize,
     /// Scripts at once; further requests wait. One page has at most half of them. Default 512.
     pub concurrency: usize,
     /// Requests that wait for their script to begin; further ones are answered with 503. Default 1024.
@@ -61,6 +64,7 @@ impl Default for Config {
             gone_timeout: Duration::from_secs(1),
             connections: 10_000,
             bodies_limit: 256 << 20,
+            answers_limit: 256 << 20,
             concurrency: 512,
             queue: 1024,
             queue_timeout: Duration::from_secs(2),

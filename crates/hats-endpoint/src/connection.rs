@@ -1,6 +1,6 @@
 //! A connection's socket, with the deadlines that the protocol's library does not know.
 //!
-//! What must hold: every wait for the client ends. A client that sends a head too slowly, takes no byte of its answer or
+//! What must hold: every wait for the client ends. A client that sends a head too slowly, takes its answer too slowly or
 //! has gone costs a bounded time. One that only closes its side after its request is still answered, and one that sends
 //! more than is read still gets its answer, since a socket that is closed with unread bytes in it would destroy it.
 
@@ -24,6 +24,8 @@ use crate::config::Config;
 /// For what a client still sends after it was answered and before it closes.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 16 << 20;
+/// Who does not take so much within the write timeout, or else all that there is, is given up. It is 4.3 KiB/s at 30 s.
+const TAKEN_BYTES_MIN: usize = 128 << 10;
 
 const TOO_SLOW: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n\
@@ -76,7 +78,15 @@ pub(crate) struct Socket {
     /// When the head that is under way began, and how many had been read before it.
     head: Option<(u32, Instant)>,
     reading: Option<Pin<Box<Sleep>>>,
-    writing: Option<Pin<Box<Sleep>>>,
+    writing: Option<Writing>,
+}
+
+/// What the client has not taken yet is waited for.
+#[derive(Debug)]
+struct Writing {
+    late: Pin<Box<Sleep>>,
+    /// Bytes that it has taken since then.
+    taken: usize,
 }
 
 impl Socket {
@@ -120,16 +130,22 @@ impl Socket {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
+    /// Writes, or waits. `length` is all that there is to be written.
     fn poll_writing(
         &mut self,
         cx: &mut Context<'_>,
+        length: usize,
         mut write: impl FnMut(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
             match write(&self.stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => {
-                    self.writing = None;
+                    let count = *written.as_ref().unwrap_or(&0);
+                    self.writing.take_if(|writing| {
+                        writing.taken += count;
+                        count == length || writing.taken >= TAKEN_BYTES_MIN
+                    });
                     return Poll::Ready(written);
                 }
             }
@@ -137,9 +153,11 @@ impl Socket {
                 Poll::Ready(ready) => ready?,
                 Poll::Pending => {
                     let write_timeout = self.write_timeout;
-                    let late =
-                        self.writing.get_or_insert_with(|| Box::pin(tokio::time::sleep(write_timeout)));
-                    ready!(late.as_mut().poll(cx));
+                    let writing = self.writing.get_or_insert_with(|| Writing {
+                        late: Box::pin(tokio::time::sleep(write_timeout)),
+                        taken: 0,
+                    });
+                    ready!(writing.late.as_mut().poll(cx));
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
             }
@@ -172,7 +190,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_writing(cx, |stream| stream.try_write(bytes))
+        self.poll_writing(cx, bytes.len(), |stream| stream.try_write(bytes))
     }
 
     fn poll_write_vectored(
@@ -180,7 +198,8 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_writing(cx, |stream| stream.try_write_vectored(slices))
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        self.poll_writing(cx, length, |stream| stream.try_write_vectored(slices))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,6 +1,5 @@
 //! What an endpoint is, made of its definition once and then served many times.
 
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use hats_cluster::records::{self, Endpoint, EndpointKind, FieldError};
 use hats_script::{Bundle, Limits, Page, is_handler};
 use tokio::time::Instant;
 
+use crate::admission::PagePlaces;
 use crate::template;
 
 /// Between two lines of log about one endpoint that fails.
@@ -23,8 +23,8 @@ pub(crate) struct Served {
     /// The Redis key of its definition.
     pub(crate) key: String,
     pub(crate) content: Content,
-    /// Its scripts that run.
-    pub(crate) running: Arc<AtomicUsize>,
+    /// For its scripts that run, whatever version of it they are of.
+    pub(crate) places: Arc<PagePlaces>,
     log: Mutex<Log>,
 }
 
@@ -58,6 +58,7 @@ impl Served {
     pub(crate) fn new(
         path: EndpointPath,
         key: String,
+        places: Arc<PagePlaces>,
         read: Result<&Endpoint, &FieldError>,
         limits: &Limits,
     ) -> Self {
@@ -66,7 +67,7 @@ impl Served {
             Ok(endpoint) if !endpoint.enabled => Content::Disabled,
             Ok(endpoint) => content(&path, endpoint, limits).unwrap_or_else(Content::Broken),
         };
-        Self { path, key, content, running: Arc::default(), log: Mutex::default() }
+        Self { path, key, content, places, log: Mutex::default() }
     }
 
     /// How many lines about this endpoint were left out since the last one; none: this one is to be left out as well.

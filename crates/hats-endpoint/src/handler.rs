@@ -48,7 +48,10 @@ pub(crate) struct Site {
     pub(crate) lanes: Lanes,
     pub(crate) routes: Routes,
     pub(crate) admission: Admission,
+    /// Of requests.
     pub(crate) bodies: Bodies,
+    /// Of answers, until they are taken.
+    pub(crate) answers: Bodies,
     pub(crate) is_healthy: Arc<dyn Fn() -> bool + Send + Sync>,
     pub(crate) running: Running,
     /// No new requests.
@@ -139,7 +142,7 @@ async fn answer(site: &Arc<Site>, peer: Peer<'_>, request: Request<Incoming>) ->
             return closing(plain(status, &method));
         }
     };
-    let Some(_place) = site.admission.enter(&served.running).await else {
+    let Some(_place) = site.admission.enter(&served.places).await else {
         return plain(StatusCode::SERVICE_UNAVAILABLE, &method);
     };
     let request = message::page_request(head, &target, &host, params, body);
@@ -215,13 +218,19 @@ async fn run(
 /// The answer of a script that has ended.
 fn finished(site: &Site, served: &Served, ended: Ended, method: &Method) -> Response {
     let (status, reason) = match ended {
-        Ok(Ok(answer)) => match message::page_response(answer, method) {
-            Some(response) => {
-                site.cluster.endpoint_ok(&served.path);
-                return response;
+        Ok(Ok(mut answer)) => {
+            let body = std::mem::take(&mut answer.body);
+            let Some(body) = site.answers.holding(body) else {
+                return plain(StatusCode::SERVICE_UNAVAILABLE, method);
+            };
+            match message::page_response(answer, body, method) {
+                Some(response) => {
+                    site.cluster.endpoint_ok(&served.path);
+                    return response;
+                }
+                None => (StatusCode::INTERNAL_SERVER_ERROR, Some("its answer is none".to_owned())),
             }
-            None => (StatusCode::INTERNAL_SERVER_ERROR, Some("its answer is none".to_owned())),
-        },
+        }
         Ok(Err(ScriptError::Interrupted | ScriptError::Lost)) | Err(Error::Closed) => {
             return closing(plain(StatusCode::SERVICE_UNAVAILABLE, method));
         }

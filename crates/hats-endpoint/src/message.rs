@@ -194,9 +194,9 @@ pub(crate) fn page_request(
     }
 }
 
-/// The answer of a page as it is sent. None: what it says is no answer.
-pub(crate) fn page_response(answer: PageResponse, method: &Method) -> Option<Response> {
-    let PageResponse { status, headers, body } = answer;
+/// The answer of a page as it is sent, with this body. None: what it says is no answer.
+pub(crate) fn page_response(answer: PageResponse, body: Bytes, method: &Method) -> Option<Response> {
+    let PageResponse { status, headers, .. } = answer;
     let status = StatusCode::from_u16(status).ok().filter(|status| (200..600).contains(&status.as_u16()))?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
@@ -207,7 +207,7 @@ pub(crate) fn page_response(answer: PageResponse, method: &Method) -> Option<Res
             sent.append(name, HeaderValue::from_bytes(&value).ok()?);
         }
     }
-    Some(with_body(response, Bytes::from(body), method))
+    Some(with_body(response, body, method))
 }
 
 /// Puts a body into an answer, as far as it may have one.

@@ -17,7 +17,8 @@
 
 mod table;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use hats_cluster::name::EndpointPath;
@@ -28,6 +29,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::admission::PagePlaces;
 use crate::config::Config;
 use crate::content::Served;
 use crate::definitions::Definitions;
@@ -61,6 +63,8 @@ struct State {
     bytes: usize,
     /// Counts the changes that there were or may have been.
     changes: u64,
+    /// For the scripts of each path, as long as any version of it is known or runs.
+    places: HashMap<EndpointPath, Weak<PagePlaces>>,
     /// Changes are pushed.
     pushed: bool,
     /// Redis did not answer; until then nobody asks again.
@@ -126,6 +130,7 @@ impl Routes {
                 kept: LruCache::unbounded(),
                 bytes: 0,
                 changes: 0,
+                places: HashMap::new(),
                 pushed: false,
                 away_until: None,
             }),
@@ -232,8 +237,9 @@ impl Routes {
                         _ => {
                             let (path, read) = (path.clone(), read.clone());
                             let (limits, key) = (routes.0.config.limits, routes.0.definitions.key(&path));
+                            let places = routes.state().places(&path, routes.0.config.concurrency);
                             let made = tokio::task::spawn_blocking(move || {
-                                Served::new(path, key, read.as_ref(), &limits)
+                                Served::new(path, key, places, read.as_ref(), &limits)
                             });
                             made.await.ok().map(Arc::new)
                         }
@@ -243,7 +249,7 @@ impl Routes {
                             let known = Known { served, endpoint: read.ok(), version, read_at };
                             routes.state().landed(&path, known, routes.0.config.cache_bytes)
                         }
-                        None => Landed::Away,
+                        None => routes.state().away(&path, version),
                     }
                 }
                 Err(error) => {
@@ -287,6 +293,19 @@ impl State {
         let landed = routes.fly(path.clone(), version, slot.known.clone());
         slot.flight = Some(Flight { version, landed: landed.clone() });
         Step::Wait(landed)
+    }
+
+    /// For the scripts of this path, be they of a version that is no longer served.
+    fn places(&mut self, path: &EndpointPath, all: usize) -> Arc<PagePlaces> {
+        if let Some(places) = self.places.get(path).and_then(Weak::upgrade) {
+            return places;
+        }
+        if self.places.len() > 2 * self.kept.len() {
+            self.places.retain(|_, places| places.strong_count() > 0);
+        }
+        let places = Arc::new(PagePlaces::of(all));
+        self.places.insert(path.clone(), Arc::downgrade(&places));
+        places
     }
 
     /// These are all the paths that there are.

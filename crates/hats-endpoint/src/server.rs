@@ -115,6 +115,7 @@ impl Server {
         let site = Arc::new(Site {
             admission: Admission::new(config.concurrency, config.queue, config.queue_timeout),
             bodies: Bodies::new(config.bodies_limit),
+            answers: Bodies::new(config.answers_limit),
             running: Running::new(),
             draining: CancellationToken::new(),
             hurry: CancellationToken::new(),

@@ -22,9 +22,13 @@
 //! (U+2028) ends a comment that runs to the end of a line, and in a comment it counts as a newline where a semicolon is left
 //! out; in neither case does it begin a new line in what errors say.
 
+mod scan;
+
 use std::ops::Range;
 
 use hats_script::{Limits, Page};
+
+use self::scan::scan;
 
 /// Ends a comment that would run to the end of the line, should the code end in one.
 const END_COMMENT: &str = "//\u{2028}";
@@ -44,6 +48,14 @@ pub enum TemplateError {
     /// Nothing stands in a block whose value is to be written.
     #[error("line {line}: <?= ?> has no expression whose value could be written")]
     Empty {
+        /// Where it begins, counted from 1.
+        line: usize,
+    },
+    /// Two expressions stand where one is written.
+    #[error(
+        "line {line}: <?= ?> writes one expression, and a comma stands in it: write two blocks, or put it into parentheses"
+    )]
+    Comma {
         /// Where it begins, counted from 1.
         line: usize,
     },
@@ -127,6 +139,9 @@ fn pieces(source: &str) -> Result<Vec<Piece>, TemplateError> {
                 if source[inner + 1..end].trim().is_empty() {
                     return Err(TemplateError::Empty { line: line() });
                 }
+                if scan(&source[inner + 1..end], false).has_comma {
+                    return Err(TemplateError::Comma { line: line() });
+                }
                 Piece::Value(inner + 1..end)
             } else {
                 Piece::Code(inner..end)
@@ -178,15 +193,17 @@ struct Script<'a> {
     line_start: usize,
     /// The code to which nothing has been appended yet.
     last: &'a str,
-    /// The code so far may end inside of a comment, which may end in a block to come.
+    /// The code so far ends inside of a comment, which may end in a block to come.
     in_comment: bool,
+    /// Where the line of the source begins on which the last block stands, and where that was looked for last.
+    source_line: (usize, usize),
 }
 
 impl<'a> Script<'a> {
     fn new(source: &'a str, write: String, is_async: bool) -> Self {
         let keyword = if is_async { "async" } else { "" };
         let script = format!("({write}=>{keyword}()=>{{");
-        Self { source, write, script, line_start: 0, last: "", in_comment: false }
+        Self { source, write, script, line_start: 0, last: "", in_comment: false, source_line: (0, 0) }
     }
 
     /// Writes what a piece of text becomes. The next block begins at its end, behind `<?` or `<?=`.
@@ -236,7 +253,7 @@ impl<'a> Script<'a> {
             self.line_start = self.script.len() + newline + 1;
         }
         self.script.push_str(code);
-        self.in_comment = may_end_in_comment(code, self.in_comment);
+        self.in_comment = scan(code, self.in_comment).in_comment;
         self.last = code;
     }
 
@@ -247,9 +264,6 @@ impl<'a> Script<'a> {
             return;
         }
         if self.in_comment {
-            // It may be none. What would be sure to be a newline would also be the end of one that is.
-            self.script.push_str(END_COMMENT);
-            self.script.push(';');
             return;
         }
         let in_line_comment = may_end_in_line_comment(last);
@@ -270,7 +284,9 @@ impl<'a> Script<'a> {
 
     /// Spaces up to the column of the source at `at`, less what comes before it, if that is not passed yet.
     fn align(&mut self, at: usize, less: usize) {
-        let line_start = self.source[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        let (before, looked) = self.source_line;
+        let line_start = self.source[looked..at].rfind('\n').map_or(before, |newline| looked + newline + 1);
+        self.source_line = (line_start, at);
         let spaces = (at - line_start).saturating_sub(self.script.len() - self.line_start + less);
         self.script.extend(std::iter::repeat_n(' ', spaces));
     }
@@ -286,15 +302,6 @@ impl<'a> Script<'a> {
 fn may_end_in_line_comment(code: &str) -> bool {
     let line = code.rsplit('\n').next().unwrap_or_default();
     ["//", "<!--", "-->"].iter().any(|begin| line.contains(begin))
-}
-
-/// Whether the code ends inside of a comment, if it begins in one. In a string nothing begins one.
-fn may_end_in_comment(code: &str, begins_in_comment: bool) -> bool {
-    let (mut in_comment, mut rest) = (begins_in_comment, code);
-    while let Some((_, after)) = rest.split_once(if in_comment { "*/" } else { "/*" }) {
-        (in_comment, rest) = (!in_comment, after);
-    }
-    in_comment
 }
 
 #[cfg(test)]

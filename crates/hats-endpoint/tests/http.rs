@@ -47,6 +47,23 @@ const PAGES: &[(&str, &[(&str, &str)])] = &[
     ("/file.css", &[("Source", "body{}"), ("Kind", "static"), ("ContentType", "text/css")]),
     ("/created", &[("Source", "<? response.SetStatus(201); response.SetHeader('X-A', '1') ?>made")]),
     ("/ä 50%", &[("Source", "100% ä %s")]),
+    ("/xml", &[("Source", "<?xml version=\"1.0\"?><??<a/>")]),
+    (
+        "/late",
+        &[("Source", "early<? response.Error('so it is', 409) ?>late<? redis.Do('SET', 'went', 'on') ?>")],
+    ),
+    ("/split", &[("Source", "<? response.SetHeader('X-A', 'a\\r\\nX-B: b') ?>x")]),
+    ("/function", &[("Source", "export default function () { return 'text' }"), ("Kind", "template")]),
+    ("/handler", &[("Source", "export default () => new Response('made', { status: 201 })")]),
+    ("/none", &[("Source", "only <?= 1 ?>"), ("Kind", "handler")]),
+    (
+        "/eval",
+        &[
+            ("Source", "<? response.Write(String(await (0, eval)(request.Body))) ?>"),
+            ("CallTimeout", "300ms"),
+            ("MemoryLimit", "16m"),
+        ],
+    ),
     ("/scope", &[("Source", "<?= typeof leaked ?><? globalThis.leaked = 1; Array.prototype.x = 1 ?>")]),
 ];
 
@@ -216,7 +233,12 @@ async fn a_path_is_answered_by_its_page() {
         ("/users/me", 200, "me"),
         ("/users/a%2Fb", 200, "user a/b"),
         ("/users/", 404, "Not Found\n"),
-        ("/none", 404, "Not Found\n"),
+        ("/nothing", 404, "Not Found\n"),
+        ("/xml", 200, "<?xml version=\"1.0\"?><?<a/>"),
+        ("/late", 409, "so it is"),
+        ("/split", 500, "Internal Server Error\n"),
+        ("/function", 200, "export default function () { return 'text' }"),
+        ("/none", 500, "Internal Server Error\n"),
         ("/off", 404, "Not Found\n"),
         ("/echo/", 404, "Not Found\n"),
         ("/%C3%A4%2050%25", 200, "100% ä %s"),
@@ -244,9 +266,69 @@ async fn a_path_is_answered_by_its_page() {
             })
             .await;
     }
+    assert_eq!(world.get("/late").await.header("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(world.redis.get("went").as_deref(), Some("on"), "the script runs on");
     for _ in 0..50 {
         assert_eq!(world.get("/scope").await.body, "undefined");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_a_request_does_is_seen_by_another() {
+    const LOOK: &str = "[globalThis, Object.prototype, Array.prototype, Promise.prototype, request, response, redis]\
+        .map(o => Reflect.ownKeys(o).map(k => String(k) + ':' + typeof o[k]).join()).join('; ')";
+    let world = World::new().await;
+    let post = async |code: &str| {
+        let length = code.len();
+        let head = format!("POST /eval HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        world.ask(&(head + code)).await
+    };
+    let before = post(LOOK).await;
+    assert_eq!((before.status, before.body.contains("fromCodePoint")), (200, false), "{before:?}");
+    for (code, status) in [
+        ("globalThis.leak = 1; Object.prototype.leak = 1; Array.prototype.map = null; 'done'", 200),
+        (
+            "for (const key of Reflect.ownKeys(globalThis)) { try { delete globalThis[key] } catch {} } 'done'",
+            200,
+        ),
+        (
+            "request.Path = 1; response.Write = null; redis.Do = null; Promise.prototype.then = null; 'done'",
+            200,
+        ),
+        ("setInterval(() => response.Write('late'), 1); Promise.reject(1); new Promise(() => {})", 500),
+        ("globalThis.leak = 1; throw new Error('thrown')", 500),
+        ("globalThis.leak = 1; for (;;);", 504),
+        ("globalThis.leak = 1; sleep(100000)", 504),
+        ("globalThis.leak = []; for (;;) leak.push('x'.repeat(1000) + leak.length)", 500),
+        ("globalThis.f = () => f(); f()", 500),
+    ] {
+        let answer = post(code).await;
+        assert_eq!(answer.status, status, "{code}: {answer:?}");
+        for _ in 0..3 {
+            let after = post(LOOK).await;
+            assert_eq!((after.status, after.body.as_str()), (200, before.body.as_str()), "after {code}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_takes_have_a_limit() {
+    let world = World::with(|config| config.answers_limit = 3 << 20).await;
+    let large = "<? response.Write('x'.repeat(1 << 20)) ?>";
+    world.redis.hset(&key("/large"), "Source", large);
+    world.until("the page", async || world.get("/large").await.body.len() == 1 << 20).await;
+    let get = "GET /large HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut held = Vec::new();
+    // More for each than the buffers of both ends hold.
+    for _ in 0..4 {
+        let mut client = world.connect().await;
+        client.send(get.repeat(64)).await;
+        held.push(client);
+    }
+    world.until("there to be no room", async || world.get("/large").await.status == 503).await;
+    assert_eq!(world.get("/").await.status, 200, "small ones are none of it");
+    drop(held);
+    world.until("there to be room again", async || world.get("/large").await.status == 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -318,7 +400,7 @@ async fn bodies_are_read_whole_and_within_their_limits() {
     let mut client = world.connect().await;
     client.send(post("Content-Length: 10", "abc")).await;
     client.stream.shutdown().await.unwrap();
-    assert!(client.answer(false).await.is_none_or(|answer| answer.status == 400));
+    assert_eq!(client.answer(false).await.unwrap().status, 400);
     assert_eq!(world.get("/").await.status, 200);
 }
 

@@ -93,14 +93,16 @@ impl Command {
 
 impl PutArgs {
     async fn run(&self, config: &AdminConfig) -> Result<(), Error> {
-        // The file first: what is wrong with it does not need Redis to be told.
+        // What is wrong with these does not need Redis to be told.
         let kind = self.kind.map(EndpointKind::from);
         let file = match self.file.as_str() {
             "-" => EndpointFile::from_bytes(read_stdin()?.into(), kind, "-")?,
             file => EndpointFile::read(Path::new(file), kind, SOURCE_BYTES_MAX)?,
         };
+        let options = self.options();
+        Endpoints::check(&self.path, &file, &options)?;
         let endpoints = Endpoints::connect(config).await?;
-        let outcome = endpoints.put(&self.path, &file, &self.options()).await?;
+        let outcome = endpoints.put(&self.path, &file, &options).await?;
         self.output.print(|| self.outcome_json(&file, outcome), || self.outcome_text(&file, outcome))
     }
 

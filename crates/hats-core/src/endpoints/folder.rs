@@ -201,10 +201,11 @@ fn segment(name: &str) -> Result<String, String> {
         return Ok(name.to_owned());
     };
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    match !parameter.is_empty() && parameter.chars().all(is_word) {
+    let begins = parameter.chars().next().is_some_and(|c| !c.is_ascii_digit());
+    match begins && parameter.chars().all(is_word) {
         true => Ok(format!(":{parameter}")),
         false => Err(format!(
-            "{} is no parameter: in brackets stands a name of letters, digits and underscores",
+            "{} is no parameter: in brackets stands a name of letters, digits and underscores that begins with no digit",
             quoted(name)
         )),
     }

@@ -111,6 +111,27 @@ async fn settle() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_version_of_an_endpoint_has_the_same_places() {
+    let world = World::new(true, |config| config.cache_bytes = 1);
+    world.fake.set(&[("/a", "1"), ("/b", "1")]);
+    world.found(&["/a", "/b"]).await;
+    let served = async |request: &str| match world.routes.find(&Target::parse(request).unwrap()).await {
+        Lookup::Found(served, _) => served,
+        _ => panic!("{request} is not there"),
+    };
+    let running = served("/a").await;
+    world.fake.set(&[("/a", "2"), ("/b", "1")]);
+    world.tell(EndpointNews::Changed(path("/a"))).await;
+    let newer = served("/a").await;
+    assert!(!Arc::ptr_eq(&running, &newer) && Arc::ptr_eq(&running.places, &newer.places));
+    drop(newer);
+    // It is driven out, and is read again.
+    let other = served("/b").await;
+    assert!(!Arc::ptr_eq(&running.places, &other.places));
+    assert!(Arc::ptr_eq(&running.places, &served("/a").await.places));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_pushed_is_read_once_until_it_changes() {
     let world = World::new(true, |_| {});
     world.fake.set(&[("/a", "1")]);

@@ -185,7 +185,11 @@ fn a_comment_ends_with_its_block() {
 fn a_comment_may_span_blocks() {
     check("a<? /* ?>b<?= nothing ?>c */ d<? nothing( */ ?>e", "ae");
     check("a<? /*\n?>\nb\n<? x ?>\n<? */ ?>e<? let x = 1 ?>f", "aef");
-    // What only looks like it.
+    // What only looks like it, and is no statement of its own.
+    check("<? const t = 'image/*' ?><? if (false) ?>secret<? else ?>none", "none");
+    check("<? const t = \"/api/*\" ?><? if (false) ?><?= 'secret' ?><? for (const x of [1, 2]) ?>x", "xx");
+    check("<? const t = /[/*]/ ?><? while (false) ?>secret", "");
+    // What only looks like it, and would hide what follows.
     check("<? let type = '*/*' ?>a<? let x = 1 ?>b<?= x ?>\nc\n<? x++ ?><?= x ?>", "ab1\nc\n2");
     check_error("a\n<? /* ?>b\n", "SyntaxError: unexpected end of comment at /page:2:4");
 }
@@ -211,7 +215,7 @@ fn values_are_written_as_html_that_shows_them() {
 fn a_value_is_one_expression_however_it_ends() {
     check("<?=1?>", "1");
     check("<?= 1; ?><?= 2 ; // two ?><?=3;;?>", "123");
-    check("<?= (1, 2) ?>", "2");
+    check("<?= (1, 2) ?><?= [1, 2].length ?><?= ((a, b) => a + b)(1, 2) ?>", "223");
     check("<?= {a: 1}.a ?>", "1");
     check("<?= function () {} ? 'f' : '' ?>", "f");
     check("<?= true\n  ? 'a'\n  : 'b'\n?>", "a");
@@ -263,6 +267,7 @@ fn a_block_that_is_wrong_is_told_with_its_line() {
         ("<?=", TemplateError::Unclosed { line: 1 }),
         ("\n<?= ?>", TemplateError::Empty { line: 2 }),
         ("<?=?>", TemplateError::Empty { line: 1 }),
+        ("\n<?= a, b ?>", TemplateError::Comma { line: 2 }),
         ("\n\n<?php echo 1; ?>", TemplateError::Php { line: 3 }),
         ("<?PHP\necho 1", TemplateError::Php { line: 1 }),
         ("<?php", TemplateError::Php { line: 1 }),

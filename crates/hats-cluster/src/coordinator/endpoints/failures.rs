@@ -114,13 +114,15 @@ impl Failed {
     }
 
     fn step(&mut self, now: BootInstant) -> Step {
+        let since = self.wrote_at.map(|at| now.saturating_duration_since(at));
+        let left = since.and_then(|since| PAUSE.checked_sub(since)).filter(|left| !left.is_zero());
+        // Where nothing stands and nothing is wanted, this is forgotten when the pause is over.
+        if let Some(left) = left.filter(|_| self.wanted.is_some() || self.stands.is_none()) {
+            return Step::Wait(left);
+        }
         if self.wanted.is_none() {
             self.is_seen_to = false;
             return Step::Done;
-        }
-        let since = self.wrote_at.map(|at| now.saturating_duration_since(at));
-        if let Some(left) = since.and_then(|since| PAUSE.checked_sub(since)).filter(|left| !left.is_zero()) {
-            return Step::Wait(left);
         }
         match self.wanted.take() {
             Some(wanted) => {
@@ -357,6 +359,18 @@ mod tests {
             failed.ok(at(second + 9));
             assert_eq!(failed.step(at(second + 9)), Step::Done);
         }
+    }
+
+    #[test]
+    fn what_has_gone_is_forgotten_after_the_pause() {
+        let mut failed = Failed { is_seen_to: true, ..Failed::default() };
+        failed.failed("boom".to_owned(), at(0));
+        assert_eq!(failed.step(at(0)), error("boom"));
+        // There is no such endpoint any more.
+        assert_eq!(failed.step(at(1)), Step::Wait(Duration::from_secs(9)));
+        assert!(!failed.is_over(at(9)));
+        assert_eq!(failed.step(at(10)), Step::Done);
+        assert!(failed.is_over(at(10)));
     }
 
     #[test]
