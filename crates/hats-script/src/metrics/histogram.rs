@@ -135,7 +135,7 @@ mod tests {
         let read = histogram.read();
         assert_eq!(read.ranges, [(1e-6, 3), (1e-3, 2)]);
         assert_eq!((read.longer, read.count()), (2, 7));
-        assert_eq!(read.sum, Duration::from_nanos(5_002_003_009));
+        assert_eq!(read.sum, Duration::from_nanos(5_002_002_009));
         let mut twice = read.clone();
         twice.add(&read);
         assert_eq!((twice.count(), twice.sum), (14, read.sum * 2));
