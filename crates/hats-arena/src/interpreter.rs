@@ -305,9 +305,13 @@ impl Interpreter {
     /// Bytes of heap in use.
     #[must_use]
     pub fn used(&self) -> usize {
-        self.where_used().bytes()
+        match &self.engine.arena {
+            Some(arena) => arena.heap().used(),
+            None => usize::try_from(self.engine.runtime.memory_usage().malloc_size).unwrap_or(0),
+        }
     }
 
+    /// Where it stands how much the engine has taken: a little more than it has in use, and found out at once.
     fn where_used(&self) -> Used {
         match &self.engine.arena {
             Some(arena) => Used::Arena(arena.heap()),

@@ -692,17 +692,11 @@ impl Jobs {
     fn consider(&mut self, name: &TaskName, now_ms: i64) {
         let Some(job) = self.table.get(name) else { return };
         let step = job.step(name, &self.place, now_ms);
-        let takes = self.place.lease.is_some() && !self.shared.drain.is_cancelled();
         match step {
             // What was due when the question was asked is due until it is answered.
-            Step::Wait(_) if job.asking => {}
-            Step::Wait(_) => self.due.set(name, None),
-            _ if takes => self.due.set(name, job.due_since(name, now_ms)),
-            // Whether others take it has to be seen first.
-            _ => {}
-        }
-        match step {
-            Step::Wait(at) => self.table.schedule(name, at),
+            Step::Wait(_) if job.asking => self.table.schedule(name, None),
+            // Whoever is last in rank never comes to ask for ticks that follow one another quickly.
+            Step::Wait(at) => self.watch(name, at, now_ms),
             Step::Look => self.look(name, false),
             // Whoever comes first for it is as busy as we are: to look now would only keep Redis from answering.
             Step::LookInTurn { late_ms } if self.asking >= BUSY && late_ms < LEAVE_MAX_MS => {
@@ -711,27 +705,31 @@ impl Jobs {
             Step::LookInTurn { .. } => self.look(name, false),
             step => {
                 let lease = self.place.lease.clone().filter(|_| !self.shared.drain.is_cancelled());
-                match lease {
-                    Some(lease) => self.take(name, step, lease),
-                    None => self.watch(name, now_ms),
-                }
+                let Some(lease) = lease else { return self.watch(name, None, now_ms) };
+                let due = self.table.get(name).and_then(|job| job.due_since(name, now_ms));
+                self.due.set(name, due);
+                self.take(name, step, lease);
             }
         }
     }
 
-    /// Sees whether anybody takes a tick that this worker does not take.
-    fn watch(&mut self, name: &TaskName, now_ms: i64) {
+    /// Waits until `at`, and sees meanwhile whether somebody takes the tick that is due and that this worker does not take.
+    fn watch(&mut self, name: &TaskName, at: Option<i64>, now_ms: i64) {
         let Some(job) = self.table.get(name) else { return };
         let since = job.due_since(name, now_ms).filter(|_| !self.shared.drain.is_cancelled());
         let Some(since) = since else {
             self.due.set(name, None);
-            return self.table.schedule(name, None);
+            return self.table.schedule(name, at);
         };
         let overdue_at = since.saturating_add(OVERDUE_AFTER_MS);
         let has_been_seen = job.seen_ms > overdue_at;
         let look_at = if has_been_seen { job.seen_ms + OVERDUE_AFTER_MS } else { overdue_at + 1 };
         self.due.set(name, has_been_seen.then_some(since));
-        if now_ms >= look_at { self.look(name, false) } else { self.table.schedule(name, Some(look_at)) }
+        if now_ms >= look_at {
+            self.look(name, false);
+        } else {
+            self.table.schedule(name, Some(at.map_or(look_at, |at| at.min(look_at))));
+        }
     }
 
     /// Asks Redis for what the step says, in a task of its own.
