@@ -705,11 +705,27 @@ impl Jobs {
             Step::LookInTurn { .. } => self.look(name, false),
             step => {
                 let lease = self.place.lease.clone().filter(|_| !self.shared.drain.is_cancelled());
-                let Some(lease) = lease else { return self.watch(name, None, now_ms) };
-                let due = self.table.get(name).and_then(|job| job.due_since(name, now_ms));
-                self.due.set(name, due);
-                self.take(name, step, lease);
+                let (due, seen_ms) = (job.due_since(name, now_ms), job.seen_ms);
+                match lease {
+                    Some(lease) => {
+                        self.due.set(name, due);
+                        self.take(name, step, lease);
+                    }
+                    None => self.leave(name, seen_ms, now_ms),
+                }
             }
+        }
+    }
+
+    /// Leaves to others what there is to do, and looks again later whether they have done it.
+    fn leave(&mut self, name: &TaskName, seen_ms: i64, now_ms: i64) {
+        let look_at = seen_ms.saturating_add(OVERDUE_AFTER_MS);
+        if self.shared.drain.is_cancelled() {
+            self.table.schedule(name, None);
+        } else if now_ms >= look_at {
+            self.look(name, false);
+        } else {
+            self.watch(name, Some(look_at), now_ms);
         }
     }
 
