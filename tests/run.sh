@@ -23,6 +23,7 @@ command:tar tar
 library:libfaketime.so.1 libfaketime
 command:mariadbd mariadb-server
 command:mariadb mariadb-client
+command:promtool prometheus
 postgres:initdb postgresql
 postgres:psql postgresql
 END

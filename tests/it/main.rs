@@ -17,6 +17,7 @@ mod layering;
 mod leaks;
 mod lifecycle;
 mod limits;
+mod metrics;
 mod modules;
 mod preload;
 mod real_input;

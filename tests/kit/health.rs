@@ -47,6 +47,11 @@ impl HealthPort {
         Ok(Self { address })
     }
 
+    /// Whatever answers to HTTP at an address.
+    pub fn at(address: SocketAddr) -> Self {
+        Self { address }
+    }
+
     /// Where it is.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -207,6 +207,11 @@ struct WorkerFlags {
     #[arg(long, value_name = "X")]
     memory_budget: Option<String>,
 
+    /// For interpreters that are kept warmed up for endpoints and jobs, all together; 0 = none are kept
+    /// [default: 64MiB for each core, at most an eighth of the cgroup's or the machine's memory]
+    #[arg(long, value_name = "SIZE")]
+    warm_memory: Option<String>,
+
     /// Whether to start a Redis of its own where no address is given: auto or never [default: auto]
     #[arg(long, value_name = "WHEN", help_heading = "Redis")]
     embedded_redis: Option<String>,

@@ -55,9 +55,9 @@ impl Arena {
         self.refused.get()
     }
 
-    /// Bytes that are in use, by blocks and what is around them.
-    pub(crate) fn used(&self) -> usize {
-        self.heap.used()
+    /// Knows how many bytes are in use, by blocks and what is around them.
+    pub(crate) fn heap(&self) -> Rc<Heap> {
+        self.heap.clone()
     }
 
     /// Bytes that the arena may have of the system's memory at present, its snapshot apart.

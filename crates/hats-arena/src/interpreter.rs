@@ -5,12 +5,14 @@ use std::cell::{Cell, OnceCell};
 use std::io;
 use std::panic::resume_unwind;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 use rquickjs::loader::{Loader, Resolver};
 use rquickjs::runtime::RejectionTracker;
 use rquickjs::{Context, Ctx, Runtime, qjs};
 
 use crate::arena::{Arena, Snapshot};
+use crate::meter::{Meter, Share, Used};
 use crate::native::Switchboard;
 use crate::plain::PlainAllocator;
 
@@ -85,6 +87,8 @@ pub(crate) struct Engine {
     runtime: Runtime,
     switchboard: Rc<Switchboard>,
     arena: Option<Arena>,
+    /// Bytes in use where there is no arena.
+    plain: Rc<Cell<usize>>,
     /// Tells the allocator that the engine is being dropped.
     is_leaving: Rc<Cell<bool>>,
 }
@@ -105,6 +109,8 @@ pub(crate) struct State {
     pub(crate) kept: Cell<usize>,
     pub(crate) released: Cell<bool>,
     condemned: Cell<Option<Unfit>>,
+    /// Where it tells how much of its heap is in use, if anywhere.
+    share: OnceCell<Share>,
 }
 
 impl State {
@@ -114,6 +120,13 @@ impl State {
 
     pub(crate) fn is_sealed(&self) -> bool {
         self.sealed.get()
+    }
+
+    /// Tells how much of the heap is in use.
+    pub(crate) fn tell_used(&self) {
+        if let Some(share) = self.share.get() {
+            share.tell();
+        }
     }
 
     pub(crate) fn condemn(&self, why: Unfit) {
@@ -130,8 +143,9 @@ impl Interpreter {
     /// When there is no memory for it.
     pub fn plain(limits: Limits) -> Result<Self, Error> {
         let is_leaving = Rc::new(Cell::new(false));
-        let runtime = Runtime::new_with_alloc(PlainAllocator::new(is_leaving.clone()))?;
-        Self::new(runtime, None, is_leaving, limits)
+        let used = Rc::<Cell<usize>>::default();
+        let runtime = Runtime::new_with_alloc(PlainAllocator::new(is_leaving.clone(), used.clone()))?;
+        Self::new(runtime, None, used, is_leaving, limits)
     }
 
     /// An interpreter whose memory is a region of its own. Of the heap, a little goes to gaps between what is in use.
@@ -144,12 +158,13 @@ impl Interpreter {
         // Without a limit yet: that there is no room for the bare runtime is what the engine's own bindings overlook.
         let runtime = Runtime::new_with_alloc(arena.allocator())?;
         arena.set_limit(limits.memory);
-        Self::new(runtime, Some(arena), is_leaving, limits)
+        Self::new(runtime, Some(arena), Rc::default(), is_leaving, limits)
     }
 
     fn new(
         runtime: Runtime,
         arena: Option<Arena>,
+        plain: Rc<Cell<usize>>,
         is_leaving: Rc<Cell<bool>>,
         limits: Limits,
     ) -> Result<Self, Error> {
@@ -166,7 +181,7 @@ impl Interpreter {
         let switchboard = switchboard.ok_or(rquickjs::Error::Allocation)?;
         // SAFETY: the context is alive, and is dropped before the switchboard is.
         unsafe { switchboard.attach(context.as_raw()) };
-        let engine = Rc::new(Engine { context, runtime, switchboard, arena, is_leaving });
+        let engine = Rc::new(Engine { context, runtime, switchboard, arena, plain, is_leaving });
         // It was empty, since it is new.
         let _ = state.engine.set(Rc::downgrade(&engine));
         Ok(Self { engine, snapshot: OnceCell::new(), state })
@@ -181,6 +196,7 @@ impl Interpreter {
             f(&ctx)
         });
         drop(entered);
+        self.state.tell_used();
         if let Some(panic) = self.engine.switchboard.take_panic() {
             resume_unwind(panic);
         }
@@ -192,6 +208,7 @@ impl Interpreter {
         self.refuse_change();
         let state = self.state.clone();
         self.engine.runtime.set_interrupt_handler(Some(Box::new(move || {
+            state.tell_used();
             let is_ended = hook();
             if is_ended {
                 state.condemn(Unfit::Interrupted);
@@ -257,6 +274,7 @@ impl Interpreter {
         // to the engine's memory or be owned by it is banned where this crate is used, see the crate's documentation.
         unsafe { arena.restore(snapshot) };
         self.engine.switchboard.reset();
+        self.state.tell_used();
         Ok(())
     }
 
@@ -288,9 +306,23 @@ impl Interpreter {
     #[must_use]
     pub fn used(&self) -> usize {
         match &self.engine.arena {
-            Some(arena) => arena.used(),
+            Some(arena) => arena.heap().used(),
             None => usize::try_from(self.engine.runtime.memory_usage().malloc_size).unwrap_or(0),
         }
+    }
+
+    /// Where it stands how much the engine has taken: a little more than it has in use, and found out at once.
+    fn where_used(&self) -> Used {
+        match &self.engine.arena {
+            Some(arena) => Used::Arena(arena.heap()),
+            None => Used::Plain(self.engine.plain.clone()),
+        }
+    }
+
+    /// From now on its heap counts in this meter, once; all interpreters of one meter live on one OS thread.
+    pub fn set_meter(&self, meter: Arc<Meter>) {
+        // The first one stays.
+        let _ = self.state.share.set(Share::new(meter, self.where_used()));
     }
 
     /// Bytes of memory that the interpreter takes at most at present, its snapshot included.

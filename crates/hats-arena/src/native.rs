@@ -299,6 +299,7 @@ unsafe extern "C" fn call(
         };
         let arguments = arguments.iter().map(value).collect();
         let switchboard = Switchboard::of(&ctx)?;
+        switchboard.state.tell_used();
         // SAFETY: `make` has given each of these functions one value, which is undefined or a token.
         let token = unsafe { Token::of(switchboard.class, *data) };
         let body =

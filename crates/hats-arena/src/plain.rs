@@ -16,14 +16,24 @@ const UNIT: usize = 16;
 
 pub(crate) struct PlainAllocator {
     is_leaving: Rc<Cell<bool>>,
+    /// Bytes that are in use.
+    used: Rc<Cell<usize>>,
     /// Given back meanwhile.
     left: Vec<*mut u8>,
 }
 
 impl PlainAllocator {
-    /// Once `is_leaving`, nothing is freed before this allocator is dropped.
-    pub(crate) fn new(is_leaving: Rc<Cell<bool>>) -> Self {
-        Self { is_leaving, left: Vec::new() }
+    /// Once `is_leaving`, nothing is freed before this allocator is dropped. `used` counts the bytes that are in use.
+    pub(crate) fn new(is_leaving: Rc<Cell<bool>>, used: Rc<Cell<usize>>) -> Self {
+        Self { is_leaving, used, left: Vec::new() }
+    }
+
+    /// Counts what was given in place of `before` bytes, if it was given.
+    fn counted(&self, payload: *mut u8, before: usize, bytes: usize) -> *mut u8 {
+        if !payload.is_null() {
+            self.used.set(self.used.get().wrapping_sub(before).wrapping_add(bytes));
+        }
+        payload
     }
 }
 
@@ -73,13 +83,16 @@ unsafe fn noted(start: *mut u8, bytes: usize) -> *mut u8 {
 unsafe impl Allocator for PlainAllocator {
     fn alloc(&mut self, bytes: usize) -> *mut u8 {
         // SAFETY: a layout is never of no size.
-        layout(bytes).map_or(ptr::null_mut(), |layout| unsafe { noted(alloc(layout), bytes) })
+        let payload = layout(bytes).map_or(ptr::null_mut(), |layout| unsafe { noted(alloc(layout), bytes) });
+        self.counted(payload, 0, bytes)
     }
 
     fn calloc(&mut self, count: usize, size: usize) -> *mut u8 {
         let Some(bytes) = count.checked_mul(size) else { return ptr::null_mut() };
         // SAFETY: a layout is never of no size.
-        layout(bytes).map_or(ptr::null_mut(), |layout| unsafe { noted(alloc_zeroed(layout), bytes) })
+        let payload =
+            layout(bytes).map_or(ptr::null_mut(), |layout| unsafe { noted(alloc_zeroed(layout), bytes) });
+        self.counted(payload, 0, bytes)
     }
 
     unsafe fn dealloc(&mut self, payload: *mut u8) {
@@ -91,7 +104,12 @@ unsafe impl Allocator for PlainAllocator {
             return;
         }
         // SAFETY: by the caller's word it was handed out by this allocator, and is given back once.
-        unsafe { dealloc(payload.sub(UNIT), layout_of(payload)) };
+        let bytes = unsafe {
+            let bytes = length_of(payload);
+            dealloc(payload.sub(UNIT), layout_of(payload));
+            bytes
+        };
+        self.used.set(self.used.get().wrapping_sub(bytes));
     }
 
     unsafe fn realloc(&mut self, payload: *mut u8, bytes: usize) -> *mut u8 {
@@ -109,7 +127,11 @@ unsafe impl Allocator for PlainAllocator {
         }
         let Some(new) = layout(bytes) else { return ptr::null_mut() };
         // SAFETY: by the caller's word it was handed out by this allocator; the new size fits a layout.
-        unsafe { noted(realloc(payload.sub(UNIT), layout_of(payload), new.size()), bytes) }
+        let (moved, before) = unsafe {
+            let before = length_of(payload);
+            (noted(realloc(payload.sub(UNIT), layout_of(payload), new.size()), bytes), before)
+        };
+        self.counted(moved, before, bytes)
     }
 
     unsafe fn usable_size(payload: *mut u8) -> usize {

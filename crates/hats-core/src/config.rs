@@ -77,6 +77,9 @@ pub struct Config {
     pub mem_threshold: Option<Percent>,
     /// New claims are refused above it; None: never. Default 80 % of the memory limit.
     pub memory_budget: Option<MemoryBudget>,
+    /// Bytes that all interpreters may take together that are kept warmed up for endpoints and jobs; 0: each request and run
+    /// makes one anew. None: 64 MiB for each core, but no more than an eighth of the memory limit. Default none.
+    pub warm_memory: Option<usize>,
     /// Between two readings of CPU and memory. Default 5 s.
     pub health_interval: Duration,
     /// Serve endpoints. Default false.
@@ -305,6 +308,7 @@ impl Default for Config {
             cpu_threshold: None,
             mem_threshold: Percent::new(90.0),
             memory_budget: Percent::new(80.0).map(MemoryBudget::Share),
+            warm_memory: None,
             health_interval: Duration::from_secs(5),
             host: false,
             host_port: 9999,

@@ -28,7 +28,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::Error;
 use crate::config::{self, Config};
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics, Text};
 
 /// Where the port is unless it is given.
 pub(crate) const PORT: u16 = 8787;
@@ -66,6 +66,14 @@ pub(crate) struct Status {
 struct Parts {
     cluster: Handle,
     scripts: redis::Connections,
+    counted: Counted,
+}
+
+/// What is counted by those parts, which it does not keep.
+pub(crate) struct Counted {
+    pub(crate) scripts: hats_script::metrics::Metrics,
+    /// None: no endpoints are served here.
+    pub(crate) endpoints: Option<hats_endpoint::metrics::Metrics>,
 }
 
 impl Vigil {
@@ -94,7 +102,7 @@ impl Vigil {
         let (view, counted) = (status.clone(), status.clone());
         let render = metrics.clone();
         let metrics_of = move || {
-            let mut text = exposition::of(&counted.readiness());
+            let mut text = counted.metrics();
             text.extend(render.as_ref().map(Metrics::render));
             text
         };
@@ -118,9 +126,9 @@ impl Vigil {
     }
 
     /// The parts are there now.
-    pub(crate) fn started(&self, cluster: Handle, scripts: redis::Connections) {
+    pub(crate) fn started(&self, cluster: Handle, scripts: redis::Connections, counted: Counted) {
         // Set once.
-        let _ = self.status.parts.set(Parts { cluster, scripts });
+        let _ = self.status.parts.set(Parts { cluster, scripts, counted });
     }
 
     /// Nothing is left to answer for.
@@ -130,6 +138,19 @@ impl Vigil {
 }
 
 impl Status {
+    /// What this worker is and does, in the text format of Prometheus; what the process counts comes beside it.
+    fn metrics(&self) -> String {
+        let mut text = Text::default();
+        exposition::of(&mut text, &self.readiness());
+        if let Some(Parts { counted, .. }) = self.parts.get() {
+            metrics::of_scripts(&mut text, &counted.scripts.read());
+            if let Some(endpoints) = &counted.endpoints {
+                metrics::of_endpoints(&mut text, &endpoints.read());
+            }
+        }
+        text.into_string()
+    }
+
     fn readiness(&self) -> Readiness {
         let (links, scripts) = match self.parts.get() {
             Some(parts) => (parts.cluster.links(), parts.scripts.state()),

@@ -1,4 +1,4 @@
-//! `--memory-budget`: above it this worker takes no new threads, and below it again it does.
+//! What memory may be used for. `--memory-budget`: above it this worker takes no new threads, and below it again it does.
 //!
 //! ```text
 //!  hats-health (what the system says) ─► budget (pure: open or refused) ─► watch channel ─► coordinator, the worker's row
@@ -9,6 +9,7 @@
 //! it ends.
 
 mod budget;
+mod warm;
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -20,10 +21,15 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use self::budget::Budget;
-use crate::config::MemoryBudget;
+use crate::config::{Config, MemoryBudget};
 
 /// Between two looks. A cold worker takes thousands of threads in a second, and must notice in time what they use.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Bytes of interpreters that each of so many lanes keeps warmed up.
+pub(crate) fn warm_bytes(config: &Config, lanes: usize) -> usize {
+    warm::of_each_lane(config, lanes, Meter::new(&config.system_root).memory())
+}
 
 /// Says whether new threads may be taken.
 pub(crate) struct MemoryGate {

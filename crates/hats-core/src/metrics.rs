@@ -1,12 +1,23 @@
 //! Metrics in the text format of Prometheus.
 //!
+//! ```text
+//!  rare events: the crates below ─► recorder of the process (`install`) ──────────────────┐
+//!  each call: counters of the lanes and of endpoints ─► readings ─► `scripts` ─► `text` ──┴─► /metrics
+//! ```
+//!
 //! The crates below count where things happen; [`install`] makes the recorder that keeps the counts, for the whole
 //! process, and is for whoever owns that process. What must hold: durations are bounded in memory, so somebody has to
 //! look after them every few seconds ([`Metrics::upkeep`], which a worker does).
 
+mod scripts;
+mod text;
+
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::Error;
+
+pub(crate) use self::scripts::{of_endpoints, of_scripts};
+pub(crate) use self::text::Text;
 
 /// Bounds of the buckets of all durations, in seconds.
 const SECONDS: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
@@ -52,3 +63,6 @@ impl std::fmt::Debug for Metrics {
         f.write_str("Metrics")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::config::Config;
-use crate::health::Vigil;
-use crate::memory::MemoryGate;
+use crate::health::{Counted, Vigil};
+use crate::memory::{self, MemoryGate};
 use crate::metrics::Metrics;
 use crate::registration::Registrar;
 use crate::shutdown::{self, Parts};
@@ -200,7 +200,6 @@ async fn start(
     let endpoint_config = endpoint_config(&config);
     let scheduler =
         Scheduler::new(cluster.clone(), events, lanes.clone(), scheduler_config(&config, call_log));
-    vigil.started(cluster.clone(), script_redis.clone());
     let session_lost = scheduler.session_lost();
     let registrar = Registrar::new(
         cluster.clone(),
@@ -219,6 +218,11 @@ async fn start(
         };
         hats_endpoint::Server::start(listener, endpoint_config, parts)
     });
+    let counted = Counted {
+        scripts: lanes.metrics(),
+        endpoints: endpoints.as_ref().map(hats_endpoint::Server::metrics),
+    };
+    vigil.started(cluster.clone(), script_redis.clone(), counted);
     let parts = Parts {
         endpoints,
         #[cfg(feature = "embedded-redis")]
@@ -378,15 +382,16 @@ async fn start_lanes(
             }
         }
     };
+    let count = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let lanes = Lanes::start(&LanesConfig {
-        count: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        count,
         worker: Arc::new(info),
         env: EnvOverlay::default(),
         http: Some(script_http),
         redis: Some(script_redis.clone()),
         preload: config.preload.clone().into(),
         sql: Some(script_sql.clone()),
-        warm_bytes: LanesConfig::WARM_BYTES,
+        warm_bytes: memory::warm_bytes(config, count),
         on_turn: Arc::new(on_turn),
     })
     .map_err(|error| Error::System(error.to_string()))?;

@@ -33,6 +33,7 @@ use crate::config::Config;
 use crate::connection;
 use crate::content::{Content, File, Served};
 use crate::message::{self, BadBody, FILE_METHODS, PAGE_METHODS, Target, closing, plain, plain_text};
+use crate::metrics::{Metrics, Why, unavailable};
 use crate::routes::{Lookup, Routes};
 use crate::running::{Run, Running};
 
@@ -54,6 +55,7 @@ pub(crate) struct Site {
     pub(crate) answers: Bodies,
     pub(crate) is_healthy: Arc<dyn Fn() -> bool + Send + Sync>,
     pub(crate) running: Running,
+    pub(crate) metrics: Metrics,
     /// No new requests.
     pub(crate) draining: CancellationToken,
     /// Requests have had their time: scripts are interrupted.
@@ -70,14 +72,15 @@ pub(crate) struct Peer<'a> {
 
 /// Answers a request, and notes it in the access log.
 pub(crate) async fn serve(site: &Arc<Site>, peer: Peer<'_>, request: Request<Incoming>) -> Response {
+    let counted = site.metrics.begin();
     if !tracing::enabled!(target: "hats_access", tracing::Level::DEBUG) {
-        return answer(site, peer, request).await;
+        return counted.end(answer(site, peer, request).await);
     }
     let begun = Instant::now();
     let method = request.method().clone();
     // Without the query, in which people put what is secret.
     let path = request.uri().path().to_owned();
-    let response = answer(site, peer, request).await;
+    let response = counted.end(answer(site, peer, request).await);
     tracing::debug!(
         target: "hats_access",
         %method,
@@ -95,7 +98,7 @@ async fn answer(site: &Arc<Site>, peer: Peer<'_>, request: Request<Incoming>) ->
     let (head, body) = request.into_parts();
     let method = head.method.clone();
     if site.draining.is_cancelled() {
-        return closing(plain(StatusCode::SERVICE_UNAVAILABLE, &method));
+        return closing(unavailable(Why::Draining, &method));
     }
     let malformed =
         |text: &str| closing(plain_text(StatusCode::BAD_REQUEST, format!("Bad Request: {text}\n"), &method));
@@ -113,12 +116,12 @@ async fn answer(site: &Arc<Site>, peer: Peer<'_>, request: Request<Incoming>) ->
         return malformed("the path is no percent-encoded UTF-8");
     };
     if !(site.is_healthy)() {
-        return plain(StatusCode::SERVICE_UNAVAILABLE, &method);
+        return unavailable(Why::Unhealthy, &method);
     }
     let (served, params) = match site.routes.find(&target).await {
         Lookup::Found(served, params) => (served, params),
         Lookup::Missing => return plain(StatusCode::NOT_FOUND, &method),
-        Lookup::Unknown => return plain(StatusCode::SERVICE_UNAVAILABLE, &method),
+        Lookup::Unknown => return unavailable(Why::Unknown, &method),
     };
     let page = match &served.content {
         Content::Disabled => return plain(StatusCode::NOT_FOUND, &method),
@@ -136,14 +139,14 @@ async fn answer(site: &Arc<Site>, peer: Peer<'_>, request: Request<Incoming>) ->
             let status = match error {
                 BadBody::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
                 BadBody::TooSlow => StatusCode::REQUEST_TIMEOUT,
-                BadBody::TooMuch => StatusCode::SERVICE_UNAVAILABLE,
+                BadBody::TooMuch => return closing(unavailable(Why::Bodies, &method)),
                 BadBody::Broken => StatusCode::BAD_REQUEST,
             };
             return closing(plain(status, &method));
         }
     };
     let Some(_place) = site.admission.enter(&served.places).await else {
-        return plain(StatusCode::SERVICE_UNAVAILABLE, &method);
+        return unavailable(Why::Busy, &method);
     };
     let request = message::page_request(head, &target, &host, params, body);
     run(site, peer, &served, page, request, &method).await
@@ -205,7 +208,7 @@ async fn run(
                 script.handle.interrupt();
             }
             // Nobody reads this, or nobody will for long.
-            () = &mut gone => return closing(plain(StatusCode::SERVICE_UNAVAILABLE, method)),
+            () = &mut gone => return closing(unavailable(Why::Gone, method)),
             () = tokio::time::sleep_until(deadline) => {
                 let reason = "it has not ended at its time limit: it is stuck in native code";
                 failed(site, served, reason.to_owned());
@@ -221,7 +224,7 @@ fn finished(site: &Site, served: &Served, ended: Ended, method: &Method) -> Resp
         Ok(Ok(mut answer)) => {
             let body = std::mem::take(&mut answer.body);
             let Some(body) = site.answers.holding(body) else {
-                return plain(StatusCode::SERVICE_UNAVAILABLE, method);
+                return unavailable(Why::Answers, method);
             };
             match message::page_response(answer, body, method) {
                 Some(response) => {
@@ -232,7 +235,7 @@ fn finished(site: &Site, served: &Served, ended: Ended, method: &Method) -> Resp
             }
         }
         Ok(Err(ScriptError::Interrupted | ScriptError::Lost)) | Err(Error::Closed) => {
-            return closing(plain(StatusCode::SERVICE_UNAVAILABLE, method));
+            return closing(unavailable(Why::Stopped, method));
         }
         Ok(Err(error)) => {
             let is_late = matches!(error, ScriptError::Timeout(_) | ScriptError::RunTimeout(_));

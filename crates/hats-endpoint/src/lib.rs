@@ -24,6 +24,7 @@ mod definitions;
 mod error;
 mod handler;
 mod message;
+pub mod metrics;
 mod routes;
 mod running;
 mod server;

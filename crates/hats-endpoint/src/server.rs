@@ -35,6 +35,7 @@ use crate::admission::{Admission, Bodies};
 use crate::config::Config;
 use crate::connection::{self, Exchange, Socket};
 use crate::handler::{self, Peer, Site};
+use crate::metrics::{Metrics, Why};
 use crate::routes::Routes;
 use crate::running::Running;
 
@@ -117,6 +118,7 @@ impl Server {
             bodies: Bodies::new(config.bodies_limit),
             answers: Bodies::new(config.answers_limit),
             running: Running::new(),
+            metrics: Metrics::default(),
             draining: CancellationToken::new(),
             hurry: CancellationToken::new(),
             config,
@@ -145,6 +147,12 @@ impl Server {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What is counted of requests; also once the server has gone.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.site.metrics.clone()
     }
 
     /// From here on new requests are answered with 503, and connections end after the answer in hand.
@@ -246,6 +254,7 @@ impl Port {
             if let Ok(place) = self.places.clone().try_acquire_owned() {
                 self.place(stream, address, place);
             } else if let Ok(place) = turned_away.clone().try_acquire_owned() {
+                self.site.metrics.turned_away(Why::Connections);
                 let closed = self.closed.clone();
                 self.connections.spawn(async move {
                     let _place = place;

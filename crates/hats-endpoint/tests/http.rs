@@ -671,3 +671,27 @@ async fn changes_are_served_and_unknown_paths_ask_nothing() {
     world.redis.del("c:Endpoints:/users/me");
     world.until("the other page", async || world.get("/users/me").await.body == "user me").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_counted_by_what_they_came_to() {
+    let world = World::new().await;
+    let metrics = world.server.as_ref().unwrap().metrics();
+    let before = metrics.read();
+    for path in ["/users/me", "/none", "/%zz", "/throws"] {
+        world.get(path).await;
+    }
+    world.is_healthy.store(false, Ordering::Relaxed);
+    world.get("/users/me").await;
+    let after = metrics.read();
+    let counts: Vec<_> = after
+        .requests
+        .iter()
+        .zip(&before.requests)
+        .map(|(after, before)| (after.what, after.durations.count() - before.durations.count()))
+        .collect();
+    assert_eq!(counts, [("2xx", 1), ("3xx", 0), ("4xx", 2), ("5xx", 2), ("none", 0)]);
+    let unavailable: Vec<_> = after.unavailable.iter().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(unavailable, [&("unhealthy", 1)]);
+    // The client is answered before its request is out of hand.
+    world.until("no request in hand", async || metrics.read().in_hand == 0).await;
+}

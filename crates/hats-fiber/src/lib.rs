@@ -23,5 +23,6 @@ mod wait;
 pub use crate::ask::{Ask, Handle};
 pub use crate::fiber::{DEFAULT_STACK_BYTES, Fiber, Panicked, StackError, catch_panic};
 pub use crate::wait::{
-    Ended, adopt, current_ask, running_for, trim_stack, wait, wait_ending, wait_through, wait_unless_killed,
+    Ended, adopt, current_ask, resumed_at, running_for, trim_stack, wait, wait_ending, wait_through,
+    wait_unless_killed,
 };

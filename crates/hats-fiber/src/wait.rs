@@ -90,6 +90,12 @@ pub fn running_for() -> Duration {
     with_current(|current| current.map_or(Duration::ZERO, |c| c.resumed_at.get().elapsed()))
 }
 
+/// When the running fiber got the OS thread; None outside a fiber.
+#[must_use]
+pub fn resumed_at() -> Option<Instant> {
+    with_current(|current| current.map(|current| current.resumed_at.get()))
+}
+
 /// Gives the memory of stack that the running fiber has used and no longer uses back to the system, but for some pages
 /// that it will soon need again. For after a beginning that goes much deeper than what follows. Does nothing outside a
 /// fiber.

@@ -14,6 +14,7 @@
 //!   or with its session. Whatever else names our session is a ghost and is ended as failed.
 
 mod attempt;
+mod overdue;
 mod plan;
 mod table;
 
@@ -36,9 +37,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
+use crate::metrics;
 use crate::runner::job::Wanted;
 
 use self::attempt::After;
+use self::overdue::{Due, OVERDUE_AFTER_MS};
 use self::table::{Job, Known, Place, Step, Table};
 
 /// The loop comes round at least this often.
@@ -311,6 +314,7 @@ pub(crate) fn start(cluster: Handle, lanes: Lanes, config: Config) -> JobsHandle
         peers,
         place: Place::default(),
         table: Table::default(),
+        due: Due::default(),
         dirty: HashMap::new(),
         flush_at: None,
         looking: false,
@@ -332,6 +336,7 @@ struct Jobs {
     peers: watch::Receiver<Peers>,
     place: Place,
     table: Table,
+    due: Due,
     /// Jobs to be looked at, and whether their definitions are to be read as well.
     dirty: HashMap<TaskName, bool>,
     flush_at: Option<Instant>,
@@ -375,6 +380,9 @@ impl Jobs {
                 biased;
                 () = self.shared.drain.cancelled(), if !draining => {
                     draining = true;
+                    // From here on nothing is known any more of what others take.
+                    self.due.clear();
+                    self.tell_overdue(now_ms);
                     self.shared.runs.want(Wanted::Stop, |_, _| true);
                     patience.as_mut().reset(Instant::now() + self.limit);
                 }
@@ -434,6 +442,12 @@ impl Jobs {
         if !self.looking && self.flush_at.is_some_and(|at| now >= at) {
             self.flush(now_ms);
         }
+        self.tell_overdue(now_ms);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "nobody has so many jobs")]
+    fn tell_overdue(&self, now_ms: i64) {
+        metrics::TICKS_OVERDUE.set(self.due.overdue(now_ms) as f64);
     }
 
     fn take_peers(&mut self) {
@@ -677,8 +691,12 @@ impl Jobs {
 
     fn consider(&mut self, name: &TaskName, now_ms: i64) {
         let Some(job) = self.table.get(name) else { return };
-        match job.step(name, &self.place, now_ms) {
-            Step::Wait(at) => self.table.schedule(name, at),
+        let step = job.step(name, &self.place, now_ms);
+        match step {
+            // What was due when the question was asked is due until it is answered.
+            Step::Wait(_) if job.asking => self.table.schedule(name, None),
+            // Whoever is last in rank never comes to ask for ticks that follow one another quickly.
+            Step::Wait(at) => self.watch(name, at, now_ms),
             Step::Look => self.look(name, false),
             // Whoever comes first for it is as busy as we are: to look now would only keep Redis from answering.
             Step::LookInTurn { late_ms } if self.asking >= BUSY && late_ms < LEAVE_MAX_MS => {
@@ -687,9 +705,46 @@ impl Jobs {
             Step::LookInTurn { .. } => self.look(name, false),
             step => {
                 let lease = self.place.lease.clone().filter(|_| !self.shared.drain.is_cancelled());
-                let Some(lease) = lease else { return self.table.schedule(name, None) };
-                self.take(name, step, lease);
+                let (due, seen_ms) = (job.due_since(name, now_ms), job.seen_ms);
+                match lease {
+                    Some(lease) => {
+                        self.due.set(name, due);
+                        self.take(name, step, lease);
+                    }
+                    None => self.leave(name, seen_ms, now_ms),
+                }
             }
+        }
+    }
+
+    /// Leaves to others what there is to do, and looks again later whether they have done it.
+    fn leave(&mut self, name: &TaskName, seen_ms: i64, now_ms: i64) {
+        let look_at = seen_ms.saturating_add(OVERDUE_AFTER_MS);
+        if self.shared.drain.is_cancelled() {
+            self.table.schedule(name, None);
+        } else if now_ms >= look_at {
+            self.look(name, false);
+        } else {
+            self.watch(name, Some(look_at), now_ms);
+        }
+    }
+
+    /// Waits until `at`, and sees meanwhile whether somebody takes the tick that is due and that this worker does not take.
+    fn watch(&mut self, name: &TaskName, at: Option<i64>, now_ms: i64) {
+        let Some(job) = self.table.get(name) else { return };
+        let since = job.due_since(name, now_ms).filter(|_| !self.shared.drain.is_cancelled());
+        let Some(since) = since else {
+            self.due.set(name, None);
+            return self.table.schedule(name, at);
+        };
+        let overdue_at = since.saturating_add(OVERDUE_AFTER_MS);
+        let has_been_seen = job.seen_ms > overdue_at;
+        let look_at = if has_been_seen { job.seen_ms + OVERDUE_AFTER_MS } else { overdue_at + 1 };
+        self.due.set(name, has_been_seen.then_some(since));
+        if now_ms >= look_at {
+            self.look(name, false);
+        } else {
+            self.table.schedule(name, Some(at.map_or(look_at, |at| at.min(look_at))));
         }
     }
 
@@ -744,6 +799,7 @@ impl Jobs {
                 self.look(name, true);
             } else if gone && !counted.contains(name) {
                 self.table.forget(name);
+                self.due.set(name, None);
             } else if gone {
                 attempt::retire(self.shared.clone(), name.clone());
             } else if !self.place.pushed {

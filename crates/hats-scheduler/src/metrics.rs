@@ -5,7 +5,7 @@
 use std::sync::LazyLock;
 
 use hats_cluster::records::TickOutcome;
-use metrics::{Counter, Histogram, counter, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 pub(crate) static THREAD_ERRORS: LazyLock<Counter> =
     LazyLock::new(|| counter!("hats_script_errors_total", "kind" => "thread"));
@@ -18,6 +18,7 @@ static TICKS_SKIPPED: LazyLock<Counter> =
     LazyLock::new(|| counter!("hats_ticks_total", "outcome" => "skipped"));
 static TICKS_MISSED: LazyLock<Counter> =
     LazyLock::new(|| counter!("hats_ticks_total", "outcome" => "missed"));
+pub(crate) static TICKS_OVERDUE: LazyLock<Gauge> = LazyLock::new(|| gauge!("hats_ticks_overdue"));
 pub(crate) static LATENESS: LazyLock<Histogram> = LazyLock::new(|| histogram!("hats_tick_lateness_seconds"));
 pub(crate) static RUN: LazyLock<Histogram> = LazyLock::new(|| histogram!("hats_job_run_seconds"));
 
@@ -43,11 +44,16 @@ pub fn describe() {
         "hats_ticks_total",
         "Ticks of jobs that this worker has asked for, by what came of them."
     );
+    metrics::describe_gauge!(
+        "hats_ticks_overdue",
+        "Jobs with a tick that nobody has taken within 15 s, as far as this worker knows."
+    );
     metrics::describe_histogram!("hats_tick_lateness_seconds", "From a tick to the first line of its run.");
     metrics::describe_histogram!("hats_job_run_seconds", "Duration of runs of jobs.");
     for counter in [&THREAD_ERRORS, &JOB_ERRORS, &TICKS_RAN, &TICKS_FAILED, &TICKS_SKIPPED, &TICKS_MISSED] {
         LazyLock::force(counter);
     }
+    LazyLock::force(&TICKS_OVERDUE);
     for histogram in [&LATENESS, &RUN] {
         LazyLock::force(histogram);
     }

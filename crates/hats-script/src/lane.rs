@@ -29,6 +29,7 @@ use crate::bundle::{self, Library};
 use crate::error::{Error, ScriptError};
 use crate::host::{NoTask, TaskControl, WorkerInfo};
 use crate::limits::Limits;
+use crate::metrics::{LaneMetrics, Metrics};
 use crate::modules::env::EnvOverlay;
 #[cfg(feature = "http")]
 use crate::modules::http;
@@ -85,6 +86,7 @@ pub struct LanesConfig {
 #[derive(Clone)]
 pub struct Lanes {
     lanes: Arc<Vec<Lane>>,
+    metrics: Metrics,
 }
 
 /// A script to run.
@@ -133,6 +135,7 @@ pub(crate) struct LaneContext {
     pub(crate) io: tokio::runtime::Handle,
     /// The task of who has none.
     pub(crate) nobody: Arc<dyn TaskControl>,
+    pub(crate) metrics: Arc<LaneMetrics>,
     /// Interpreters that wait for their next work.
     warm: Warm,
 }
@@ -154,6 +157,7 @@ struct Lane {
     // None once closing has begun, so that the lane's loop ends.
     jobs: Option<mpsc::UnboundedSender<Job>>,
     status: Arc<LaneStatus>,
+    metrics: Arc<LaneMetrics>,
     os_thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -167,7 +171,8 @@ impl Lanes {
         let lanes = (0..config.count.max(1))
             .map(|number| Lane::start(number, config.clone(), io.clone()))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { lanes: Arc::new(lanes) })
+        let metrics = Metrics::new(lanes.iter().map(|lane| lane.metrics.clone()).collect(), config);
+        Ok(Self { lanes: Arc::new(lanes), metrics })
     }
 
     /// Runs `f` with an interpreter of its own, on a fiber of the least busy lane. The future resolves when the
@@ -292,6 +297,12 @@ impl Lanes {
         })
     }
 
+    /// What is counted of the scripts; also once the lanes have gone.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
     /// What each lane is doing.
     #[must_use]
     pub fn status(&self) -> Vec<Arc<LaneStatus>> {
@@ -395,6 +406,8 @@ impl Lane {
         let no_lane = |source| Error::Lane { lane: number, source };
         let (jobs, inbox) = mpsc::unbounded_channel();
         let status = Arc::new(LaneStatus::default());
+        let metrics = Arc::new(LaneMetrics::new(config.warm_bytes));
+        let counted = metrics.clone();
         let executor = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             // Timers and I/O are looked at after this many polls, so that they keep their pace beside scripts
@@ -407,10 +420,10 @@ impl Lane {
             .stack_size(LANE_STACK_BYTES)
             .spawn({
                 let status = status.clone();
-                move || lane_main(number, &executor, config, status, io, inbox)
+                move || lane_main(number, &executor, config, status, io, counted, inbox)
             })
             .map_err(no_lane)?;
-        Ok(Self { jobs: Some(jobs), status, os_thread: Some(os_thread) })
+        Ok(Self { jobs: Some(jobs), status, metrics, os_thread: Some(os_thread) })
     }
 
     fn send(&self, job: Job) {
@@ -437,6 +450,7 @@ fn lane_main(
     config: LanesConfig,
     status: Arc<LaneStatus>,
     io: tokio::runtime::Handle,
+    metrics: Arc<LaneMetrics>,
     mut inbox: mpsc::UnboundedReceiver<Job>,
 ) {
     let LanesConfig { worker, env, preload, warm_bytes, on_turn, .. } = config;
@@ -450,7 +464,7 @@ fn lane_main(
             http: config.http,
             preload,
             #[cfg(feature = "redis")]
-            redis: config.redis.and_then(|connections| match connections.for_lane() {
+            redis: config.redis.and_then(|connections| match connections.for_lane(metrics.clone()) {
                 Ok(connection) => Some(connection),
                 Err(error) => {
                     tracing::error!(%error, lane = number, "scripts of this lane have no Redis");
@@ -461,7 +475,8 @@ fn lane_main(
             sql: config.sql,
             io,
             nobody: Arc::new(NoTask),
-            warm: Warm::new(warm_bytes),
+            warm: Warm::new(warm_bytes, metrics.clone()),
+            metrics,
         });
         HERE.set(Some(context.clone()));
         let mut turns = tokio::time::interval(TURN_INTERVAL);

@@ -19,6 +19,7 @@ mod error;
 mod host;
 mod lane;
 mod limits;
+pub mod metrics;
 mod modules;
 mod page;
 mod vm;

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hats_arena::{Interpreter, Kept};
-use hats_fiber::{Ask, Ended, Handle, running_for, trim_stack, wait, wait_ending};
+use hats_fiber::{Ask, Ended, Handle, resumed_at, trim_stack, wait, wait_ending};
 use rquickjs::{Atom, Ctx, Function, Object, Promise, Value};
 
 use crate::bundle::{Bundle, Library};
@@ -175,6 +175,7 @@ impl Vm {
             let host = host.clone();
             move |number| host.databases.remove(number)
         });
+        interpreter.set_meter(host.lane.metrics.heap_of(host.control().kind()));
         interpreter.set_loader(HostModules(host.clone()), HostModules(host.clone()));
         interpreter.with(|ctx| modules::install(ctx, &host)).map_err(|error| no_vm(&error))?;
         // Not before: to make the scope takes no time to speak of, and an end that is asked for meanwhile is one of the
@@ -295,13 +296,20 @@ impl Vm {
     /// What the script threw, or the limit that it ran into.
     pub fn call(&mut self, function: &str) -> Result<(), ScriptError> {
         let host = self.host.clone();
-        self.enter(|ctx| match self.find(ctx, function)? {
+        let called = self.enter(|ctx| match self.find(ctx, function)? {
             Some(function) => {
                 let value: Value<'_> = function.call(())?;
                 host.settle(ctx, value.into_promise())
             }
             None => Ok(()),
-        })
+        });
+        if function == "main" {
+            host.main_ended();
+            if called.is_err() {
+                host.count_main(Instant::now());
+            }
+        }
+        called
     }
 
     /// Lets timers and promises of the script run, for `time` or, without it, until the task is asked to stop or
@@ -314,7 +322,9 @@ impl Vm {
         if asked >= Ask::Interrupt || (time == Some(Duration::ZERO) && self.nothing_goes_on()) {
             return self.give_way(asked);
         }
-        let until = time.map(|time| Instant::now() + time);
+        let now = Instant::now();
+        self.host.count_main(now);
+        let until = time.map(|time| now + time);
         loop {
             self.fire_timers()?;
             self.finish_operations()?;
@@ -359,8 +369,14 @@ impl Vm {
     }
 
     fn give_way(&self, asked: Ask) -> Result<Wake, ScriptError> {
-        if asked >= Ask::Interrupt || (running_for() >= TIME_SLICE && wait(tokio::task::yield_now()).is_err())
-        {
+        if asked >= Ask::Interrupt {
+            return Err(self.host.why_ended());
+        }
+        let now = Instant::now();
+        self.host.count_main(now);
+        let has_had_its_turn =
+            resumed_at().is_some_and(|resumed| now.saturating_duration_since(resumed) >= TIME_SLICE);
+        if has_had_its_turn && wait(tokio::task::yield_now()).is_err() {
             return Err(self.host.why_ended());
         }
         Ok(if asked >= Ask::EndWaits { Wake::Stop } else { Wake::Elapsed })
@@ -433,6 +449,9 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
+        if self.host.has_main_to_count() {
+            self.host.count_main(Instant::now());
+        }
         // Values that Rust holds must go before the interpreter that they belong to.
         self.entries = None;
         self.page = None;

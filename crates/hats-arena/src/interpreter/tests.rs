@@ -6,7 +6,7 @@ use std::rc::Rc;
 use rquickjs::{CatchResultExt, Ctx, Function, Module, Object, Value};
 
 use super::*;
-use crate::{Kept, Native, compile, new_token};
+use crate::{Kept, Meter, Native, compile, new_token};
 
 const LIMITS: Limits = Limits { memory: 16 << 20, stack: 256 << 10, gc_threshold: 256 << 10 };
 
@@ -414,4 +414,54 @@ fn modules_that_wait_for_ever_harm_nobody_when_they_are_dropped() {
             }
         }
     }
+}
+
+#[test]
+fn a_meter_has_the_heap_of_all_who_are_there() {
+    let grow = "globalThis.big = []; for (let n = 0; n < 10000; n++) big.push({ n })";
+    for make in [Interpreter::plain, Interpreter::in_arena] {
+        let meter = Arc::<Meter>::default();
+        let (one, other) = (make(LIMITS).unwrap(), make(LIMITS).unwrap());
+        one.set_meter(meter.clone());
+        let taken = |interpreter: &Interpreter| interpreter.where_used().bytes();
+        let empty = meter.bytes();
+        assert_eq!(empty, taken(&one));
+        // The engine takes memory in pieces, and counts what it has handed out of them.
+        assert!(empty >= one.used() && empty < 2 * one.used(), "{empty} bytes, {} in use", one.used());
+        other.set_meter(meter.clone());
+        // Once is enough.
+        other.set_meter(meter.clone());
+        eval(&other, grow);
+        assert!(taken(&other) > taken(&one) + 500_000);
+        assert_eq!(meter.bytes(), taken(&one) + taken(&other));
+        eval(&other, "big = null");
+        other.with(|ctx| ctx.run_gc());
+        assert!(meter.bytes() < 3 * empty, "{} bytes, {empty} before", meter.bytes());
+        drop(other);
+        assert_eq!(meter.bytes(), taken(&one));
+        drop(one);
+        assert_eq!(meter.bytes(), 0);
+    }
+}
+
+#[test]
+fn a_meter_knows_of_heap_while_the_host_is_called_and_after_a_reset() {
+    let meter = Arc::<Meter>::default();
+    let interpreter = warmed();
+    interpreter.set_meter(meter.clone());
+    let seen = Rc::new(Cell::new(0));
+    let (told, inner) = (seen.clone(), meter.clone());
+    interpreter.with(|ctx| {
+        let look = Native::new(ctx, move |call| {
+            told.set(inner.bytes());
+            Ok(Value::new_undefined(call.ctx.clone()))
+        });
+        ctx.globals().set("look", look.unwrap().function(ctx, "look").unwrap()).unwrap();
+    });
+    interpreter.seal().unwrap();
+    let sealed = interpreter.used();
+    eval(&interpreter, "globalThis.big = new Uint8Array(4 << 20); look()");
+    assert!(seen.get() > sealed + (4 << 20), "{} bytes, {sealed} before", seen.get());
+    reset(&interpreter);
+    assert_eq!((meter.bytes(), interpreter.used()), (sealed, sealed));
 }

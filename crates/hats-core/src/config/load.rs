@@ -80,6 +80,7 @@ const KEYS: &[Key] = &[
     key("cpu-threshold"),
     key("mem-threshold"),
     key("memory-budget"),
+    key("warm-memory"),
     key("health-interval"),
     key("host"),
     key("host-port"),
@@ -219,6 +220,7 @@ impl Settings {
             cpu_threshold: self.read_as("cpu-threshold", unless_off)?.unwrap_or(default.cpu_threshold),
             mem_threshold: self.read_as("mem-threshold", unless_off)?.unwrap_or(default.mem_threshold),
             memory_budget: self.read_as("memory-budget", unless_off)?.unwrap_or(default.memory_budget),
+            warm_memory: self.read_as("warm-memory", any_bytes)?,
             health_interval: self.read_as("health-interval", some_time)?.unwrap_or(default.health_interval),
             host: self.read_as("host", boolean)?.unwrap_or_default(),
             host_port: self.read_as("host-port", port)?.unwrap_or(default.host_port),
@@ -720,6 +722,11 @@ fn bytes(text: &str) -> Result<usize, String> {
         Ok(bytes) if bytes > 0 => Ok(bytes),
         _ => Err(format!("{} is out of range", quoted(text))),
     }
+}
+
+/// As [`bytes`], and 0 for none.
+fn any_bytes(text: &str) -> Result<usize, String> {
+    usize::try_from(size(text)?).map_err(|_| format!("{} is out of range", quoted(text)))
 }
 
 fn count(text: &str) -> Result<usize, String> {

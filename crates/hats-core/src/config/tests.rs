@@ -231,6 +231,8 @@ fn values_that_mean_nothing_are_refused() {
         ("cpu-threshold", "-1"),
         ("mem-threshold", "101"),
         ("memory-budget", "lots"),
+        ("warm-memory", "-1"),
+        ("warm-memory", "50%"),
         ("health-interval", "0"),
         ("host", "2"),
         ("host-port", "65536"),
@@ -289,6 +291,8 @@ fn thresholds_lists_and_sizes_are_read() {
     assert_eq!(config.cpu_threshold, Percent::new(85.0).map(CpuThreshold::Use));
     assert_eq!(config.mem_threshold, None);
     assert_eq!(config.memory_budget, Some(MemoryBudget::Bytes(2 << 30)));
+    let warm = |size: &str| flags(&[("warm-memory", size)]).unwrap().warm_memory;
+    assert_eq!((warm("0"), warm("96MiB")), (Some(0), Some(96 << 20)));
     assert_eq!(config.health_port, Some(0));
     assert!(config.bind.is_ipv6());
     assert_eq!(config.allow_net.len(), 2);

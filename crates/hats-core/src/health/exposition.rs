@@ -1,17 +1,15 @@
 //! The worker's health as metrics. What cannot be read has no series: a missing one is not a 0.
 
-use std::fmt::Write as _;
-
 use hats_health::Readiness;
 
-/// In the text format of Prometheus.
-pub(super) fn of(readiness: &Readiness) -> String {
-    let mut text = String::new();
+use crate::metrics::Text;
+
+/// Writes how the worker is.
+pub(super) fn of(text: &mut Text, readiness: &Readiness) {
     let readings = &readiness.health.readings;
-    let mut gauge = |name: &str, help: &str, value: Option<f64>| {
+    let mut gauge = |name: &'static str, help: &str, value: Option<f64>| {
         if let Some(value) = value {
-            // To write to a text does not fail.
-            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n\n");
+            text.gauge(name, help).value(&[], value);
         }
     };
     let flag = |holds: bool| Some(f64::from(u8::from(holds)));
@@ -25,18 +23,11 @@ pub(super) fn of(readiness: &Readiness) -> String {
     gauge("hats_memory_limit_bytes", "Memory that there is.", memory.map(|memory| memory.limit as f64));
     let resident = memory.map(|memory| memory.resident as f64);
     gauge("hats_memory_resident_bytes", "Memory that this process has resident.", resident);
-    let checks: Vec<_> = readiness.checks.iter().filter(|check| check.name.starts_with("redis.")).collect();
-    if !checks.is_empty() {
-        text.push_str(
-            "# HELP hats_redis_up Whether a kind of connection stands.\n# TYPE hats_redis_up gauge\n",
-        );
+    let mut up = text.gauge("hats_redis_up", "Whether a kind of connection stands.");
+    for check in readiness.checks.iter().filter(|check| check.name.starts_with("redis.")) {
+        let kind = check.name.trim_start_matches("redis.");
+        up.count(&[("connection", kind)], u64::from(check.problem.is_none()));
     }
-    for check in checks {
-        let (kind, up) = (check.name.trim_start_matches("redis."), u8::from(check.problem.is_none()));
-        let _ = writeln!(text, "hats_redis_up{{connection=\"{kind}\"}} {up}");
-    }
-    text.push('\n');
-    text
 }
 
 #[cfg(test)]
@@ -52,7 +43,9 @@ mod tests {
             Readiness { checks: vec![Check::new("redis.watch", false, "no")], ..Default::default() };
         readiness.health.readings =
             Readings { load: Reading::Known(1.5), cpu: Reading::Unreadable, memory: Reading::Pending };
-        let text = of(&readiness);
+        let mut text = Text::default();
+        of(&mut text, &readiness);
+        let text = text.into_string();
         assert!(text.contains("# TYPE hats_load_average gauge\nhats_load_average 1.5\n"), "{text}");
         assert!(text.contains("hats_redis_up{connection=\"watch\"} 0\n") && text.contains("hats_ready 0\n"));
         assert!(!text.contains("cpu") && !text.contains("memory"), "{text}");

@@ -225,18 +225,10 @@ impl Job {
         let (Known::On(ready), Some(last_ms)) = (&self.known, ticks.last_ms) else {
             return Step::Wait(wake);
         };
-        let schedule = match ticks.anchor_ms {
-            Some(anchor) => &ready.schedule.clone().anchored(UnixSeconds::of_millis(anchor)),
-            None => &ready.schedule,
-        };
-        let last = UnixSeconds::of_millis(last_ms);
-        let Some(next) = plan::next(schedule, &ready.policy, name.as_str(), last, now_ms) else {
+        let Some(next) = next_of(name, ready, ticks, last_ms, now_ms) else {
             return Step::Wait(wake);
         };
-        if next.catching_up
-            && !(ticks.runs.is_empty() && ticks.retries.is_empty())
-            && ready.definition.overlap != Overlap::Allow
-        {
+        if waits_in_line(&next, ready, ticks) {
             if now_ms - self.seen_ms >= LAST_DELAY_MS {
                 return Step::Look;
             }
@@ -255,6 +247,34 @@ impl Job {
             Step::Ask(next)
         }
     }
+
+    /// Since when the oldest tick is due that nobody has taken as far as is known, in milliseconds since 1970; None: there
+    /// is no such tick.
+    pub(super) fn due_since(&self, name: &TaskName, now_ms: i64) -> Option<i64> {
+        let (Known::On(ready), Some(ticks)) = (&self.known, &self.ticks) else { return None };
+        let last_ms = ticks.last_ms.filter(|_| ticks.def.as_deref() == Some(ready.def.as_str()))?;
+        let next = next_of(name, ready, ticks, last_ms, now_ms)?;
+        if next.due_ms > now_ms || waits_in_line(&next, ready, ticks) {
+            return None;
+        }
+        Some(if next.missed == 0 { next.due_ms } else { next.first_missed_ms })
+    }
+}
+
+/// The tick that follows the last one that was decided.
+fn next_of(name: &TaskName, ready: &Ready, ticks: &TicksRecord, last_ms: i64, now_ms: i64) -> Option<Next> {
+    let schedule = match ticks.anchor_ms {
+        Some(anchor) => &ready.schedule.clone().anchored(UnixSeconds::of_millis(anchor)),
+        None => &ready.schedule,
+    };
+    plan::next(schedule, &ready.policy, name.as_str(), UnixSeconds::of_millis(last_ms), now_ms)
+}
+
+/// Whether a tick is made up for once those before it have been.
+fn waits_in_line(next: &Next, ready: &Ready, ticks: &TicksRecord) -> bool {
+    next.catching_up
+        && !(ticks.runs.is_empty() && ticks.retries.is_empty())
+        && ready.definition.overlap != Overlap::Allow
 }
 
 fn earlier(a: Option<i64>, b: i64) -> Option<i64> {
@@ -388,6 +408,33 @@ mod tests {
         assert_eq!(asks(&job.step(&name(), &alone(), NOON + 1000)), Some(1000));
         let asking = Job { asking: true, ..job };
         assert_eq!(asking.step(&name(), &alone(), NOON + 1000), Step::Wait(None));
+    }
+
+    #[test]
+    fn a_tick_is_due_until_it_is_decided() {
+        let job = job(JobFields { cron: Some("* * * * *"), ..JobFields::default() });
+        let since = |job: &Job, now_ms| job.due_since(&name(), now_ms).map(|since| since - NOON);
+        assert_eq!(since(&job, NOON + 999), None);
+        assert_eq!(since(&job, NOON + 1000), Some(1000));
+        // The oldest of those that nobody has taken counts, whatever is asked for.
+        assert_eq!(since(&job, NOON + 60_500), Some(1000));
+        let asking = Job { asking: true, stale: true, ..job };
+        assert_eq!(since(&asking, NOON + 60_500), Some(1000), "as long as nobody has answered");
+        let mut taken = asking;
+        ticks(&mut taken).last_ms = Some(NOON + 60_000);
+        assert_eq!(since(&taken, NOON + 60_500), None);
+        ticks(&mut taken).def = Some("another".to_owned());
+        assert_eq!(since(&taken, NOON + 90_000), None, "Redis counts by another definition");
+        let off = Job { known: Known::Off { def: "disabled", ready: None }, ..taken };
+        assert_eq!(since(&off, NOON + 90_000), None);
+    }
+
+    #[test]
+    fn a_tick_that_waits_for_the_run_before_it_is_not_due() {
+        let mut job = job(JobFields { misfire: Some("all"), ..JobFields::default() });
+        assert_eq!(job.due_since(&name(), NOON + 20_500), Some(NOON + 1000));
+        ticks(&mut job).runs.push(run("x"));
+        assert_eq!(job.due_since(&name(), NOON + 20_500), None);
     }
 
     #[test]

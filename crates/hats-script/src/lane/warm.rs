@@ -39,6 +39,7 @@ use crate::error::Error;
 use crate::host::{Kind, TaskControl};
 use crate::lane::ScriptTask;
 use crate::limits::Limits;
+use crate::metrics::LaneMetrics;
 use crate::page::Page;
 use crate::vm::{TIME_SLICE, Vm};
 
@@ -79,6 +80,9 @@ type Run = Box<dyn FnOnce(Result<&mut Vm, Error>) -> (bool, Box<dyn FnOnce()>)>;
 pub(super) struct Warm {
     bytes_max: usize,
     bytes: Cell<usize>,
+    count: Cell<usize>,
+    /// Is told of both.
+    metrics: Arc<LaneMetrics>,
     shelves: RefCell<HashMap<Key, Shelf>>,
     /// Rises with each use.
     uses: Cell<u64>,
@@ -181,10 +185,12 @@ impl Future for Serving {
 }
 
 impl Warm {
-    pub(super) fn new(bytes_max: usize) -> Self {
+    pub(super) fn new(bytes_max: usize, metrics: Arc<LaneMetrics>) -> Self {
         Self {
             bytes_max,
             bytes: Cell::new(0),
+            count: Cell::new(0),
+            metrics,
             shelves: RefCell::default(),
             uses: Cell::new(0),
             is_closed: Cell::new(false),
@@ -218,7 +224,7 @@ impl Warm {
                 (shelf.idle.pop(), shelf.scope.clone())
             };
             let Some(idle) = idle else { return Self::begin(lane, scope) };
-            warm.bytes.update(|bytes| bytes - idle.bytes);
+            warm.less(1, idle.bytes);
             if idle.call.send(()).is_ok() {
                 return;
             }
@@ -272,7 +278,7 @@ impl Warm {
         }
         let last_use = self.uses.get() + 1;
         self.uses.set(last_use);
-        self.bytes.update(|bytes| bytes + idle.bytes);
+        self.now(self.count.get() + 1, self.bytes.get() + idle.bytes);
         let mut shelves = self.shelves.borrow_mut();
         let shelf = shelves.entry(scope.key()).or_insert_with(|| Shelf::new(scope.clone()));
         shelf.last_use = last_use;
@@ -281,7 +287,7 @@ impl Warm {
             let used = shelves.iter_mut().filter(|(_, shelf)| !shelf.idle.is_empty());
             let Some((&oldest, shelf)) = used.min_by_key(|(_, shelf)| shelf.last_use) else { return };
             let gone = shelf.idle.remove(0);
-            self.bytes.update(|bytes| bytes - gone.bytes);
+            self.less(1, gone.bytes);
             if shelf.is_empty() {
                 shelves.remove(&oldest);
             }
@@ -290,28 +296,42 @@ impl Warm {
 
     /// Ends the interpreters of pages that nobody knows any more.
     pub(super) fn forget_dead(&self) {
-        let mut bytes = 0;
+        let (mut count, mut bytes) = (0, 0);
         self.shelves.borrow_mut().retain(|_, shelf| {
             let is_dead = shelf.scope.is_dead();
             if is_dead {
+                count += shelf.idle.len();
                 bytes += shelf.idle.iter().map(|idle| idle.bytes).sum::<usize>();
             }
             !is_dead
         });
-        self.bytes.update(|before| before - bytes);
+        self.less(count, bytes);
     }
 
     /// Ends all, for good.
     pub(super) fn close(&self) {
         self.is_closed.set(true);
         drop(self.shelves.take());
-        self.bytes.set(0);
+        self.now(0, 0);
+    }
+
+    fn less(&self, count: usize, bytes: usize) {
+        self.now(self.count.get() - count, self.bytes.get() - bytes);
+    }
+
+    /// So many there are now, and they take so many bytes.
+    fn now(&self, count: usize, bytes: usize) {
+        self.count.set(count);
+        self.bytes.set(bytes);
+        self.metrics.warm_is(count, bytes);
     }
 
     /// How many there are, and how many bytes they take.
     #[cfg(test)]
     pub(crate) fn idle(&self) -> (usize, usize) {
-        (self.shelves.borrow().values().map(|shelf| shelf.idle.len()).sum(), self.bytes.get())
+        let count = self.shelves.borrow().values().map(|shelf| shelf.idle.len()).sum();
+        assert_eq!(count, self.count.get());
+        (count, self.bytes.get())
     }
 }
 

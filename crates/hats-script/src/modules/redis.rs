@@ -13,7 +13,7 @@ mod value;
 
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fred::types::Value as RedisValue;
 use hats_arena::Kept;
@@ -22,11 +22,13 @@ use rquickjs::object::Property;
 use rquickjs::{Array, Ctx, Exception, Function, IntoJs, Object, Value};
 
 use self::command::Kind;
+use self::connections::Broken;
 pub(crate) use self::connections::LaneConnection;
 pub use self::connections::{Connections, Error, State};
 use self::frequent::Frequent;
 use self::value::Arguments;
 use super::{Call, define, lazy, plain_object, properties};
+use crate::metrics::{Answered, Command};
 use crate::vm::Host;
 
 /// The same text as `HSET` with a fence beside the data. `__epoch` is the field that holds it.
@@ -150,8 +152,12 @@ fn send_over(
     name: &str,
     mut arguments: Vec<RedisValue>,
 ) -> rquickjs::Result<Reply> {
-    if !connection.is_ready() && !host.wait(ctx, connection.ready(host.time_for_io(COMMAND_TIMEOUT_MAX)))? {
-        return Ok(Err("ERR there is no connection to Redis".to_owned()));
+    if !connection.is_ready() {
+        let begun = Instant::now();
+        if !host.wait(ctx, connection.ready(host.time_for_io(COMMAND_TIMEOUT_MAX)))? {
+            connection.count(Command::of(name), begun, Answered::Not);
+            return Ok(Err("ERR there is no connection to Redis".to_owned()));
+        }
     }
     // A round ends with the lease; a call that has to end before that goes alone.
     if host.call_outlasts_lease(COMMAND_TIMEOUT_MAX)
@@ -175,7 +181,17 @@ fn send_blocking(
     arguments: Vec<RedisValue>,
 ) -> rquickjs::Result<Reply> {
     match &host.lane.redis {
-        Some(connection) => blocking::run(host, call.ctx, connection, name, arguments),
+        Some(connection) => {
+            let begun = Instant::now();
+            let reply = blocking::run(host, call.ctx, connection, name, arguments)?;
+            let answered = match &reply {
+                Ok(Ok(_)) => Answered::Reply,
+                Ok(Err(_)) => Answered::Error,
+                Err(Broken(_)) => Answered::Not,
+            };
+            connection.count(Command::Blocking, begun, answered);
+            Ok(reply.unwrap_or_else(|Broken(message)| Err(message)))
+        }
         None => Ok(Err(NO_REDIS.to_owned())),
     }
 }

@@ -47,10 +47,11 @@ use self::postgres::PostgresServer;
 use self::server::{Action, Failure, Outcome, Request, Server};
 use self::session::{Database, Session};
 use self::sqlite::{Folder, SqliteServer};
-use self::statement::Statement;
+use self::statement::{Dialect, Statement};
 use super::{Call, console, function, lazy_with, native};
 use crate::egress::Egress;
 use crate::host::BoxFuture;
+use crate::metrics::{SqlCalls, SqlDatabase, SqlFailure};
 use crate::vm::Host;
 
 /// Databases that one script may have open.
@@ -94,6 +95,7 @@ struct Shared {
     egress: Arc<Egress>,
     sqlite_at_once: Arc<Semaphore>,
     pools: Mutex<Pools>,
+    calls: Arc<SqlCalls>,
 }
 
 #[derive(Default)]
@@ -153,8 +155,13 @@ impl Databases {
                 egress: Arc::new(egress),
                 sqlite_at_once: SqliteServer::at_once(),
                 pools: Mutex::default(),
+                calls: SqlCalls::new(),
             }),
         })
+    }
+
+    pub(crate) fn calls(&self) -> &Arc<SqlCalls> {
+        &self.shared.calls
     }
 
     /// Closes the connections that no script uses.
@@ -471,7 +478,12 @@ impl Db {
             Err(message) => message,
             Ok((database, request)) => {
                 host.gate(call.ctx)?;
-                match host.wait(call.ctx, answer(&host.lane.io, database, request))? {
+                let counted = host.lane.sql.as_ref().map(|sql| sql.calls().begin(counted_as(&*database)));
+                let answered = host.wait(call.ctx, answer(&host.lane.io, database, request))?;
+                if let Some(counted) = counted {
+                    counted.end(answered.as_ref().err().map(Failure::counted_as));
+                }
+                match answered {
                     Ok(outcome) => {
                         *self.error.borrow_mut() = None;
                         return Ok(Some(outcome));
@@ -527,6 +539,26 @@ impl Drop for Db {
     fn drop(&mut self) {
         if let Some(database) = self.take() {
             self.io.spawn(database.close());
+        }
+    }
+}
+
+/// What a statement for a database is counted as.
+fn counted_as(database: &dyn Database) -> SqlDatabase {
+    match database.dialect() {
+        Dialect::MySql => SqlDatabase::MySql,
+        Dialect::Postgres => SqlDatabase::Postgres,
+        Dialect::Sqlite => SqlDatabase::Sqlite,
+    }
+}
+
+impl Failure {
+    fn counted_as(&self) -> SqlFailure {
+        match self {
+            Self::Refused(_) => SqlFailure::Refused,
+            Self::Statement(_) | Self::RolledBack(_) => SqlFailure::Error,
+            Self::Connection(_) => SqlFailure::Connection,
+            Self::Lost => SqlFailure::Aborted,
         }
     }
 }

@@ -52,6 +52,10 @@ pub(crate) struct Host {
     pub(crate) call_timeout: Cell<Option<Duration>>,
     /// When the call in hand has to be over.
     deadline: Cell<Option<Instant>>,
+    /// When the call in hand, or the last one, began.
+    begun: Cell<Instant>,
+    /// When the last call of a thread's `main()` began, if it has ended and is not counted yet.
+    main_begun: Cell<Option<Instant>>,
     /// When the run has to be over, if this is one with a time limit, and that limit.
     pub(super) run_limit: Cell<Option<(Instant, Duration)>>,
     /// The last lines that the script logged, if this is a run.
@@ -96,6 +100,8 @@ impl Host {
             operations: Operations::default(),
             call_timeout: Cell::new(task.limits.call_timeout),
             deadline: Cell::new(None),
+            begun: Cell::new(Instant::now()),
+            main_begun: Cell::new(None),
             run_limit: Cell::new(None),
             run_log: RefCell::new(None),
             ended: RefCell::new(None),
@@ -217,13 +223,33 @@ impl Host {
     /// Starts the clock of a call.
     pub(super) fn begin_call(&self) -> Result<(), ScriptError> {
         *self.ended.borrow_mut() = None;
-        let of_call = self.call_timeout.get().map(|limit| Instant::now() + limit);
+        let now = Instant::now();
+        self.count_main(now);
+        self.begun.set(now);
+        let of_call = self.call_timeout.get().map(|limit| now + limit);
         let of_run = self.run_limit.get().map(|(end, _)| end);
         self.deadline.set([of_call, of_run].into_iter().flatten().min());
-        match self.end_now() {
+        match self.end_at(now) {
             Some(end) => Err(end),
             None => Ok(()),
         }
+    }
+
+    /// The call in hand was one of a thread's `main()`, and has ended. It is counted by whoever looks at the clock next.
+    pub(super) fn main_ended(&self) {
+        self.main_begun.set(Some(self.begun.get()));
+    }
+
+    /// Counts the last call of `main()`, if it has ended and is not counted yet: `now`, or a moment before.
+    pub(super) fn count_main(&self, now: Instant) {
+        if let Some(begun) = self.main_begun.take() {
+            self.lane.metrics.main_calls.record_alone(now.saturating_duration_since(begun));
+        }
+    }
+
+    /// True if a call of `main()` has ended and is not counted yet.
+    pub(super) fn has_main_to_count(&self) -> bool {
+        self.main_begun.get().is_some()
     }
 
     /// The interpreter's hook: true ends the script's code with an error that it cannot catch.
@@ -281,14 +307,23 @@ impl Host {
 
     /// Looks for a reason to end the call in hand, and remembers it.
     fn end_now(&self) -> Option<ScriptError> {
+        self.end_by(Instant::now)
+    }
+
+    /// As [`Self::end_now`], for those who have just looked at the clock.
+    fn end_at(&self, now: Instant) -> Option<ScriptError> {
+        self.end_by(|| now)
+    }
+
+    fn end_by(&self, now: impl FnOnce() -> Instant) -> Option<ScriptError> {
         let mut ended = self.ended.borrow_mut();
         if ended.is_none() {
-            *ended = self.reason_to_end();
+            *ended = self.reason_to_end(now);
         }
         ended.clone()
     }
 
-    fn reason_to_end(&self) -> Option<ScriptError> {
+    fn reason_to_end(&self, now: impl FnOnce() -> Instant) -> Option<ScriptError> {
         match self.asked() {
             Ask::Kill => return Some(ScriptError::Lost),
             Ask::Interrupt => return Some(ScriptError::Interrupted),
@@ -297,7 +332,7 @@ impl Host {
         if self.control.borrow().trusted_for().is_zero() {
             return Some(ScriptError::Lost);
         }
-        let now = Instant::now();
+        let now = now();
         if self.deadline.get().is_none_or(|deadline| now < deadline) {
             return None;
         }

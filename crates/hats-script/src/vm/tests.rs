@@ -19,6 +19,8 @@ mod fetch;
 mod hostile;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(all(feature = "http", feature = "redis", feature = "sql"))]
+mod metrics;
 mod modules;
 mod page;
 #[cfg(feature = "redis")]

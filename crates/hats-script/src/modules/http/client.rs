@@ -25,6 +25,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 use super::headers;
 use crate::egress::{self, Egress};
 use crate::host::TaskControl;
+use crate::metrics::{HttpCalls, HttpOutcome};
 
 /// Redirects that are followed for one request.
 const REDIRECTS_MAX: usize = 10;
@@ -55,6 +56,7 @@ pub struct Client {
     client: reqwest::Client,
     egress: Egress,
     fence: bool,
+    calls: Arc<HttpCalls>,
 }
 
 /// One request of a script.
@@ -158,7 +160,11 @@ impl Client {
             client = client.no_proxy();
         }
         let client = client.build().map_err(|error| Error(describe(&error)))?;
-        Ok(Self { client, egress, fence: settings.fence })
+        Ok(Self { client, egress, fence: settings.fence, calls: HttpCalls::new() })
+    }
+
+    pub(crate) fn calls(&self) -> &Arc<HttpCalls> {
+        &self.calls
     }
 
     /// Sends a request and reads the whole answer. The error is a text for the script.
@@ -168,8 +174,16 @@ impl Client {
     pub(super) async fn send(&self, request: Request) -> Result<Answer, String> {
         let control = request.control.clone();
         let timeout = request.timeout;
+        let counted = self.calls.begin();
         let sent = while_trusted(&*control, tokio::time::timeout(timeout, self.follow(request)));
-        match sent.await {
+        let answer = sent.await;
+        counted.end(match &answer {
+            Some(Ok(Ok(answer))) => HttpOutcome::of_status(answer.status.as_u16()),
+            Some(Ok(Err(_))) => HttpOutcome::Failed,
+            Some(Err(_)) => HttpOutcome::Timeout,
+            None => HttpOutcome::Aborted,
+        });
+        match answer {
             Some(Ok(answer)) => answer,
             Some(Err(_)) => Err(format!("timed out after {} ms", timeout.as_millis())),
             None => Err("the worker's lease was lost".to_owned()),

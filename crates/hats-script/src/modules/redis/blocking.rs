@@ -40,16 +40,16 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// The answer to a slice comes at its end; this much later the connection counts as dead.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
-/// Runs a blocking command for a script.
+/// Runs a blocking command for a script. Broken: there is no connection, or it broke at the end of the time.
 pub(super) fn run(
     host: &Rc<Host>,
     ctx: &Ctx<'_>,
     connection: &LaneConnection,
     name: &str,
     mut arguments: Vec<RedisValue>,
-) -> rquickjs::Result<Reply> {
+) -> rquickjs::Result<Result<Reply, Broken>> {
     let Some(timeout) = command::timeout_of(name, &arguments) else {
-        return Ok(Err(format!("ERR {name} does not block")));
+        return Ok(Ok(Err(format!("ERR {name} does not block"))));
     };
     let Some(asked) = timeout.read(&arguments) else {
         // Servers read more spellings of a number than we do. Sent as it is, one of them could block for ever.
@@ -57,7 +57,7 @@ pub(super) fn run(
             Timeout::Seconds(_) => "a float",
             Timeout::Milliseconds(_) => "an integer",
         };
-        return Ok(Err(format!("ERR timeout is not {expected} or out of range")));
+        return Ok(Ok(Err(format!("ERR timeout is not {expected} or out of range"))));
     };
     pin_stream_ids(host, ctx, connection, name, &mut arguments)?;
     let connections = &connection.connections;
@@ -65,19 +65,19 @@ pub(super) fn run(
     loop {
         host.look_up(ctx)?;
         if host.stop_asked() {
-            return Ok(Ok(RedisValue::Null));
+            return Ok(Ok(Ok(RedisValue::Null)));
         }
         // Nothing is popped for a script that could do nothing with it yet.
         if !connection.is_ready() {
             if until.is_some_and(|until| Instant::now() >= until) {
-                return Ok(Err("ERR there is no connection to Redis".to_owned()));
+                return Ok(Err(Broken("ERR there is no connection to Redis".to_owned())));
             }
             host.wait_ending(ctx, connection.ready(RECONNECT_PAUSE))?;
             continue;
         }
         let turn = match host.wait_ending(ctx, connections.turn())? {
-            None => return Ok(Ok(RedisValue::Null)),
-            Some(Err(message)) => return Ok(Err(message)),
+            None => return Ok(Ok(Ok(RedisValue::Null))),
+            Some(Err(message)) => return Ok(Err(Broken(message))),
             Some(Ok(turn)) => turn,
         };
         let trusted = host.time_for_io(Duration::MAX).saturating_sub(MARGIN);
@@ -96,8 +96,8 @@ pub(super) fn run(
         let over = until.is_some_and(|until| Instant::now() >= until) || host.stop_asked();
         match reply {
             Ok(Ok(RedisValue::Null)) if !over => {}
-            Ok(reply) => return Ok(reply),
-            Err(Broken(message)) if over => return Ok(Err(message)),
+            Ok(reply) => return Ok(Ok(reply)),
+            broken @ Err(_) if over => return Ok(broken),
             // The script waits for an element, not for a connection.
             Err(Broken(_)) => {
                 host.wait_ending(ctx, tokio::time::sleep(RECONNECT_PAUSE))?;

@@ -9,18 +9,21 @@ use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fred::clients::Client;
 use fred::error::{Error as FredError, ErrorKind};
 use fred::interfaces::ClientLike;
 use fred::types::config::Options;
-use fred::types::{Builder, ClusterHash, ConnectHandle, CustomCommand, Value as RedisValue};
+use fred::types::{
+    Builder, ClusterHash, ConnectHandle, CustomCommand, Resp3Frame as Frame, Value as RedisValue,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::frequent::{self, Asked, Frequent, Overdue};
 use super::{COMMAND_TIMEOUT_MAX, Reply, command, value};
 use crate::host::TaskControl;
+use crate::metrics::{Answered, Command, LaneMetrics};
 
 /// An attempt to connect that was begun in an outage may hang until then, with the server long back; so it is short.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -81,6 +84,7 @@ struct LaneShared {
     asked: RefCell<Vec<Asked>>,
     /// Knows this one too.
     all: Arc<Shared>,
+    metrics: Arc<LaneMetrics>,
 }
 
 /// A connection failed, not the command: the server has said nothing.
@@ -156,8 +160,9 @@ impl Connections {
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, quit).await;
     }
 
-    /// A lane's own connection. Called on the lane, whose executor drives it from then on, through every loss.
-    pub(crate) fn for_lane(&self) -> Result<LaneConnection, Error> {
+    /// A lane's own connection, whose commands the lane counts. Called on the lane, whose executor drives it from then on,
+    /// through every loss.
+    pub(crate) fn for_lane(&self, metrics: Arc<LaneMetrics>) -> Result<LaneConnection, Error> {
         let mut builder = self.shared.builder.clone();
         // Tried again also when the first attempt fails: nobody else would.
         builder.with_config(|config| config.fail_fast = false);
@@ -166,7 +171,7 @@ impl Connections {
         let driven = Driven::start(&builder)?;
         self.shared.lanes().push(driven.client.clone());
         let (driven, all) = (RefCell::new(driven), self.shared.clone());
-        let shared = LaneShared { builder, driven, asked: RefCell::default(), all };
+        let shared = LaneShared { builder, driven, asked: RefCell::default(), all, metrics };
         Ok(LaneConnection { shared: Rc::new(shared), connections: self.clone() })
     }
 
@@ -226,7 +231,19 @@ impl LaneConnection {
     pub(super) async fn send(&self, name: &str, arguments: Vec<RedisValue>, time: Duration) -> Reply {
         let client = self.shared.client();
         let command = custom(name, command::hash_of(name, &arguments), false);
-        request(&client, command, arguments, time).await
+        let begun = Instant::now();
+        let frame = ask(&client, command, arguments, time).await;
+        let answered = match &frame {
+            Ok(frame) if value::is_error(frame) => Answered::Error,
+            frame => answered(frame),
+        };
+        self.count(Command::of(name), begun, answered);
+        reply_of(frame)
+    }
+
+    /// Counts a command that has come to its end now.
+    pub(super) fn count(&self, command: Command, begun: Instant, answered: Answered) {
+        self.shared.metrics.redis.record(command, begun.elapsed(), answered);
     }
 
     /// Sends a command together with all others of the lane's round. Its reply, or the error that it never left or is
@@ -255,7 +272,7 @@ impl LaneShared {
     async fn send_round(self: Rc<Self>) {
         let round = self.asked.take();
         let client = self.client();
-        if let Err(Overdue) = frequent::send_round(&client, round, COMMAND_TIMEOUT_MAX).await {
+        if let Err(Overdue) = frequent::send_round(&client, round, COMMAND_TIMEOUT_MAX, &self.metrics).await {
             self.replace(&client);
         }
     }
@@ -389,9 +406,30 @@ async fn request(
     arguments: Vec<RedisValue>,
     time: Duration,
 ) -> Reply {
+    reply_of(ask(client, command, arguments, time).await)
+}
+
+async fn ask(
+    client: &Client,
+    command: CustomCommand,
+    arguments: Vec<RedisValue>,
+    time: Duration,
+) -> Result<Frame, FredError> {
     let options = Options { timeout: Some(time), ..Options::default() };
-    let reply = client.with_options(&options).custom_raw(command, arguments).await;
-    reply.map_err(|error| message_of(&error)).and_then(value::of_frame)
+    client.with_options(&options).custom_raw(command, arguments).await
+}
+
+fn reply_of(frame: Result<Frame, FredError>) -> Reply {
+    frame.map_err(|error| message_of(&error)).and_then(value::of_frame)
+}
+
+/// How a command was answered whose result this is.
+pub(super) fn answered<T>(result: &Result<T, FredError>) -> Answered {
+    match result.as_ref().map_err(FredError::kind) {
+        Ok(_) => Answered::Reply,
+        Err(ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Tls) => Answered::Not,
+        Err(_) => Answered::Error,
+    }
 }
 
 /// An error of the server as it said it; one of the connection in the same form.

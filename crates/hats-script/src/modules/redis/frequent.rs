@@ -8,7 +8,7 @@
 //! when the first of these leases ends never will (see [`super::LaneConnection`]).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fred::clients::Client;
 use fred::error::{Error as FredError, ErrorKind};
@@ -17,9 +17,10 @@ use fred::types::config::Options;
 use fred::types::{Key, Value as RedisValue};
 use tokio::sync::oneshot;
 
-use super::connections::message_of;
+use super::connections::{answered, message_of};
 use super::{Reply, command};
 use crate::host::TaskControl;
+use crate::metrics::{Command, LaneMetrics};
 
 /// A command that many may share a pipeline with.
 pub(super) enum Frequent {
@@ -67,6 +68,24 @@ impl Frequent {
         })
     }
 
+    /// What it is counted as.
+    fn counted_as(&self) -> Command {
+        match self {
+            Self::Get(_) => Command::Get,
+            Self::Set(..) => Command::Set,
+            Self::Incr(_) => Command::Incr,
+            Self::Decr(_) => Command::Decr,
+            Self::Del(_) => Command::Del,
+            Self::Exists(_) => Command::Exists,
+            Self::Hget(..) => Command::Hget,
+            Self::Llen(_) => Command::Llen,
+            Self::Lpop(_) => Command::Lpop,
+            Self::Rpop(_) => Command::Rpop,
+            Self::Lpush(..) => Command::Lpush,
+            Self::Rpush(..) => Command::Rpush,
+        }
+    }
+
     /// Sends it, or puts it into a pipeline.
     async fn send<C: HashesInterface + KeysInterface + ListInterface + Sync>(
         self,
@@ -99,8 +118,13 @@ fn take_key(value: &mut RedisValue) -> Key {
 }
 
 /// Sends the commands of one round and answers each. Those whose lease has ended are not sent; the others have as long
-/// as the first of their leases, and `most`.
-pub(super) async fn send_round(client: &Client, round: Vec<Asked>, most: Duration) -> Result<(), Overdue> {
+/// as the first of their leases, and `most`. Each is counted with the time that the round has taken.
+pub(super) async fn send_round(
+    client: &Client,
+    round: Vec<Asked>,
+    most: Duration,
+    metrics: &LaneMetrics,
+) -> Result<(), Overdue> {
     let mut time = most;
     let mut commands = Vec::with_capacity(round.len());
     let mut waiting = Vec::with_capacity(round.len());
@@ -111,17 +135,20 @@ pub(super) async fn send_round(client: &Client, round: Vec<Asked>, most: Duratio
         } else {
             control.effect();
             time = time.min(trusted);
+            waiting.push((reply, command.counted_as()));
             commands.push(command);
-            waiting.push(reply);
         }
     }
+    let begun = Instant::now();
     let mut results = send_together(client, commands, time).await;
+    let took = metrics.redis.timed(begun.elapsed());
     let overdue = results.iter().any(is_timeout);
     // Where the connection broke there is one error for several.
     if let Some(last) = results.last().cloned() {
         results.resize(waiting.len(), last);
     }
-    for (reply, result) in waiting.into_iter().zip(results) {
+    for ((reply, command), result) in waiting.into_iter().zip(results) {
+        metrics.redis.count(command, took, answered(&result));
         answer(reply, result.map_err(|error| message_of(&error)));
     }
     if overdue { Err(Overdue) } else { Ok(()) }

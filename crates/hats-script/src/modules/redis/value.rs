@@ -86,6 +86,11 @@ fn from_js<'js>(host: &Host, ctx: &Ctx<'js>, value: &Value<'js>) -> rquickjs::Re
     }
 }
 
+/// Whether a frame is an error as a whole.
+pub(super) fn is_error(frame: &Resp3Frame) -> bool {
+    matches!(frame, Resp3Frame::SimpleError { .. } | Resp3Frame::BlobError { .. })
+}
+
 /// What a frame says. The client's own conversion goes as deep as the server has nested its reply, and this is run on
 /// a fiber's small stack.
 pub(super) fn of_frame(frame: Resp3Frame) -> Reply {

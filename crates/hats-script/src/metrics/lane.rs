@@ -1,0 +1,82 @@
+//! What one lane counts. It alone writes it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hats_arena::Meter;
+
+use super::LaneReading;
+use super::histogram::{Distribution, Histogram, MILLISECOND};
+#[cfg(feature = "redis")]
+use super::redis::RedisCalls;
+use crate::host::Kind;
+
+/// `main()` is called thousands of times in a second or takes as long as it likes.
+const MAIN_ENDS: &[u64] = &[
+    MILLISECOND / 10,
+    MILLISECOND,
+    10 * MILLISECOND,
+    100 * MILLISECOND,
+    1_000 * MILLISECOND,
+    10_000 * MILLISECOND,
+    60_000 * MILLISECOND,
+];
+
+/// The counters of one lane. Apart from what other OS threads write, so that none of them waits for the memory of another.
+#[repr(align(128))]
+pub(crate) struct LaneMetrics {
+    pub(crate) main_calls: Histogram,
+    /// By kind of task, in the order of [`Self::KINDS`].
+    pub(super) heap: [Arc<Meter>; 3],
+    #[cfg(feature = "redis")]
+    pub(crate) redis: RedisCalls,
+    warm_interpreters: AtomicUsize,
+    warm_bytes: AtomicUsize,
+    warm_bytes_max: usize,
+}
+
+impl LaneMetrics {
+    /// What the kinds of tasks are called.
+    pub(super) const KINDS: [&'static str; 3] = ["thread", "job", "endpoint"];
+
+    /// For a lane whose idle interpreters may take so many bytes.
+    pub(crate) fn new(warm_bytes_max: usize) -> Self {
+        Self {
+            main_calls: Histogram::new(MAIN_ENDS),
+            heap: Default::default(),
+            #[cfg(feature = "redis")]
+            redis: RedisCalls::default(),
+            warm_interpreters: AtomicUsize::new(0),
+            warm_bytes: AtomicUsize::new(0),
+            warm_bytes_max,
+        }
+    }
+
+    /// Where interpreters for tasks of this kind tell of their heap.
+    pub(crate) fn heap_of(&self, kind: Kind) -> Arc<Meter> {
+        let place = match kind {
+            Kind::Thread => 0,
+            Kind::Job(_) => 1,
+            Kind::Endpoint => 2,
+        };
+        self.heap[place].clone()
+    }
+
+    /// So many interpreters wait for work, and take so many bytes.
+    pub(crate) fn warm_is(&self, interpreters: usize, bytes: usize) {
+        self.warm_interpreters.store(interpreters, Ordering::Relaxed);
+        self.warm_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn no_main_calls() -> Distribution {
+        Histogram::new(MAIN_ENDS).read()
+    }
+
+    pub(super) fn read(&self) -> LaneReading {
+        LaneReading {
+            warm_interpreters: self.warm_interpreters.load(Ordering::Relaxed),
+            warm_bytes: self.warm_bytes.load(Ordering::Relaxed),
+            warm_bytes_max: self.warm_bytes_max,
+        }
+    }
+}
