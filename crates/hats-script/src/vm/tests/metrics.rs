@@ -1,6 +1,5 @@
 //! What is counted of scripts, and where it is read.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use encore_miniredis::Miniredis;
