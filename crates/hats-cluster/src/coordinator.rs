@@ -369,7 +369,7 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::UnboundedReceiver<Ev
         tried,
     });
     tokio::spawn(coordinator.run(lease, asked, notices, watched));
-    let failures = Arc::default();
+    let failures = Arc::new(endpoints::Failures::new());
     let shared = Shared {
         worker,
         store,

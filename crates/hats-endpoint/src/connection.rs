@@ -39,6 +39,8 @@ pub(crate) struct Exchange {
     is_busy: AtomicBool,
     /// Requests whose heads have been read.
     heads: AtomicU32,
+    /// Nothing had come when the connection was read last.
+    has_waited: AtomicBool,
 }
 
 /// The request that a connection is busy with, until it is dropped.
@@ -51,6 +53,11 @@ impl Exchange {
         self.heads.fetch_add(1, Ordering::Relaxed);
         self.is_busy.store(true, Ordering::Relaxed);
         Busy(self.clone())
+    }
+
+    /// Whether the next request had come before the last one was answered: such a client gives way to others.
+    pub(crate) fn is_pipelined(&self) -> bool {
+        !self.has_waited.swap(false, Ordering::Relaxed)
     }
 
     fn is_busy(&self) -> bool {
@@ -130,15 +137,11 @@ impl Socket {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Writes, or waits. `length` is all that there is to be written.
-    fn poll_writing(
-        &mut self,
-        cx: &mut Context<'_>,
-        length: usize,
-        mut write: impl FnMut(&TcpStream) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
+    /// Writes, or waits.
+    fn poll_writing(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
         loop {
-            match write(&self.stream) {
+            match self.stream.try_write_vectored(slices) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => {
                     let count = *written.as_ref().unwrap_or(&0);
@@ -158,7 +161,16 @@ impl Socket {
                         taken: 0,
                     });
                     ready!(writing.late.as_mut().poll(cx));
-                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                    // The system says that there is room again when there is much of it. Who is slow may have taken enough
+                    // without that.
+                    let room = SockRef::from(&*self.stream).send_vectored(slices).unwrap_or(0);
+                    let has_taken = room + writing.taken >= TAKEN_BYTES_MIN || room == length;
+                    self.writing = None;
+                    return Poll::Ready(if has_taken {
+                        Ok(room)
+                    } else {
+                        Err(io::ErrorKind::TimedOut.into())
+                    });
                 }
             }
         }
@@ -182,7 +194,10 @@ impl AsyncRead for Socket {
             }
             match self.stream.poll_read_ready(cx) {
                 Poll::Ready(ready) => ready?,
-                Poll::Pending => return self.poll_late(cx),
+                Poll::Pending => {
+                    self.exchange.has_waited.store(true, Ordering::Relaxed);
+                    return self.poll_late(cx);
+                }
             }
         }
     }
@@ -190,7 +205,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_writing(cx, bytes.len(), |stream| stream.try_write(bytes))
+        self.poll_writing(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -198,8 +213,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let length = slices.iter().map(|slice| slice.len()).sum();
-        self.poll_writing(cx, length, |stream| stream.try_write_vectored(slices))
+        self.poll_writing(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -19,12 +19,12 @@ use std::time::Duration;
 
 use axum::http::{Method, Request, StatusCode, header, request};
 use axum::response::Response;
-use hats_cluster::Handle;
 use hats_script::{
     BoxFuture, Error, Kind, Lanes, Page, PageRequest, PageResponse, ScriptError, ScriptHandle, TaskControl,
 };
 use hyper::body::{Body as _, Incoming};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +45,9 @@ const SOON: Duration = Duration::from_millis(20);
 /// Everything that an answer is made with.
 pub(crate) struct Site {
     pub(crate) config: Config,
-    pub(crate) cluster: Handle,
+    /// The runtime of the server.
+    pub(crate) io: Handle,
+    pub(crate) cluster: hats_cluster::Handle,
     pub(crate) lanes: Lanes,
     pub(crate) routes: Routes,
     pub(crate) admission: Admission,
@@ -191,7 +193,8 @@ async fn run(
     let run = site.running.enter(page.file().clone());
     let deadline = Instant::now() + page.limits().call_timeout.unwrap_or(Config::PAGE_TIMEOUT) + OVERDUE;
     let (script, ended) = site.lanes.answer(page, control.clone(), request);
-    let mut script = Script { handle: script, control, under_way: Some((Box::pin(ended), run)) };
+    let mut script =
+        Script { handle: script, control, under_way: Some((Box::pin(ended), run)), io: site.io.clone() };
     // Most are over before it is worth while to look at anything else.
     if let Ok(ended) = tokio::time::timeout(SOON, script.ended()).await {
         return finished(site, served, ended, method);
@@ -271,6 +274,8 @@ struct Script {
     control: Arc<Control>,
     /// None: it has ended.
     under_way: Option<(Ending, Run)>,
+    /// Where its end is waited for if nobody else does. The lane may be the one that it keeps.
+    io: Handle,
 }
 
 impl Script {
@@ -291,13 +296,11 @@ impl Drop for Script {
         let Some((ended, run)) = self.under_way.take() else { return };
         self.control.is_gone.store(true, Ordering::Release);
         self.handle.kill();
-        // Ends with the script. Without a runtime nobody counts any more.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let _ = ended.await;
-                drop(run);
-            });
-        }
+        // Ends with the script.
+        self.io.spawn(async move {
+            let _ = ended.await;
+            drop(run);
+        });
     }
 }
 

@@ -118,6 +118,7 @@ impl Server {
             bodies: Bodies::new(config.bodies_limit),
             answers: Bodies::new(config.answers_limit),
             running: Running::new(),
+            io: tokio::runtime::Handle::current(),
             metrics: Metrics::default(),
             draining: CancellationToken::new(),
             hurry: CancellationToken::new(),
@@ -302,7 +303,11 @@ impl Port {
         let peer = Peer { address, own, stream };
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let (busy, token) = (exchange.begin(), self.requests.token());
+            let gives_way = exchange.is_pipelined();
             async move {
+                if gives_way {
+                    tokio::task::yield_now().await;
+                }
                 let response = handler::serve(&self.site, peer, request).await;
                 drop((busy, token));
                 Ok::<_, Infallible>(response)

@@ -119,6 +119,7 @@ fn pieces(source: &str) -> Result<Vec<Piece>, TemplateError> {
     let mut text = Vec::new();
     // Where the text begins that has not been taken yet, and where to look for a block.
     let (mut begin, mut look) = (0, 0);
+    let mut in_comment = false;
     while let Some(at) = source[look..].find("<?").map(|found| look + found) {
         let inner = at + 2;
         let rest = &source[inner..];
@@ -135,17 +136,20 @@ fn pieces(source: &str) -> Result<Vec<Piece>, TemplateError> {
             let end = inner + rest.find("?>").ok_or_else(|| TemplateError::Unclosed { line: line() })?;
             text.push(begin..at);
             pieces.push(Piece::Text(std::mem::take(&mut text)));
-            pieces.push(if rest.starts_with('=') {
-                if source[inner + 1..end].trim().is_empty() {
+            let is_value = rest.starts_with('=');
+            let bounds = inner + usize::from(is_value)..end;
+            let code = &source[bounds.clone()];
+            let scanned = scan(code, in_comment);
+            if is_value && !in_comment {
+                if code.trim().is_empty() {
                     return Err(TemplateError::Empty { line: line() });
                 }
-                if scan(&source[inner + 1..end], false).has_comma {
+                if scanned.has_comma {
                     return Err(TemplateError::Comma { line: line() });
                 }
-                Piece::Value(inner + 1..end)
-            } else {
-                Piece::Code(inner..end)
-            });
+            }
+            in_comment = scanned.in_comment;
+            pieces.push(if is_value { Piece::Value(bounds) } else { Piece::Code(bounds) });
             (begin, look) = (end + 2, end + 2);
         }
     }

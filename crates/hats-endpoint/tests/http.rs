@@ -614,11 +614,13 @@ async fn all_bodies_together_have_a_limit() {
     let post = |length: usize, body: &str| {
         format!("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}")
     };
+    // What is known of it is read before.
+    assert_eq!(world.get("/echo").await.status, 200);
     let mut slow = world.connect().await;
     slow.send(post(701, &"x".repeat(700))).await;
-    world
-        .until("the first to count", async || world.ask(&post(400, &"y".repeat(400))).await.status == 503)
-        .await;
+    let in_hand = || world.server.as_ref().unwrap().metrics().read().in_hand;
+    world.until("the first to count", async || in_hand() == 1).await;
+    assert_eq!(world.ask(&post(400, &"y".repeat(400))).await.status, 503);
     assert_eq!(world.ask(&post(300, &"y".repeat(300))).await.status, 200);
     slow.send("x").await;
     assert_eq!(slow.answer(false).await.unwrap().status, 200);
@@ -647,6 +649,49 @@ async fn who_takes_nothing_of_an_answer_is_given_up() {
     }
     assert!(taken < TIMES << 20, "all {taken} bytes were kept for it");
     assert_eq!(world.get("/").await.status, 200);
+}
+
+/// What a client gets that takes so many bytes every 20 ms, up to `most`.
+async fn taken_by_pieces(world: &World, piece: usize, most: usize) -> usize {
+    let mut client = world.connect().await;
+    client.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n".repeat(64)).await;
+    let mut scratch = vec![0; piece];
+    let mut taken = 0;
+    while taken < most {
+        match timeout(PATIENCE, client.stream.read(&mut scratch)).await.unwrap() {
+            Ok(count) if count > 0 => taken += count,
+            _ => break,
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    taken
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_an_answer_by_the_drop_is_given_up_and_who_is_slow_is_not() {
+    let world = World::with(|config| config.write_timeout = Duration::from_millis(500)).await;
+    world.redis.hset(&key("/large"), "Source", &"x".repeat(1 << 20));
+    world.redis.hset(&key("/large"), "Kind", "static");
+    world.until("the file", async || world.get("/large").await.body.len() == 1 << 20).await;
+    const SIZE: usize = 64 << 20;
+    // 25 bytes in each timeout, for far longer than that; then everything that is left.
+    let drops = async {
+        let mut client = world.connect().await;
+        client.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n".repeat(64)).await;
+        let mut taken = 0;
+        let mut scratch = vec![0; 1 << 20];
+        for _ in 0..100 {
+            taken += client.stream.read(&mut scratch[..1]).await.unwrap_or(0);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        while let Ok(count @ 1..) = timeout(PATIENCE, client.stream.read(&mut scratch)).await.unwrap() {
+            taken += count;
+        }
+        taken
+    };
+    let (by_drops, slowly) = tokio::join!(drops, taken_by_pieces(&world, 64 << 10, SIZE / 2));
+    assert!(by_drops < SIZE, "all {by_drops} bytes were kept for it");
+    assert!(slowly >= SIZE / 2, "it was given up after {slowly} bytes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,8 +2,9 @@
 //!
 //! A lane is one OS thread with a single-threaded executor. A script is put on the lane with the fewest scripts
 //! and stays there for life. Others may have their own tasks polled between the scripts ([`Lanes::spawn_local`]): a page that
-//! such a task has answered runs on the task's own lane, and nothing is handed from one OS thread to another. Each time a lane comes round it says so ([`LanesConfig::on_turn`]); a lane that
-//! has not for long is stuck in native code, and [`LaneStatus::script`] tells in whose.
+//! such a task has answered runs on the task's own lane, and nothing is handed from one OS thread to another. Each time a
+//! lane comes round it says so ([`LanesConfig::on_turn`]); a lane that has not for long is stuck in native code, and
+//! [`LaneStatus::script`] tells in whose. It is given nothing more as long as others are not stuck.
 //!
 //! On cancel and failure: dropping the last [`Lanes`] closes the lanes; scripts still on them are killed
 //! ([`hats_fiber::Ask::Kill`]) and run to their end. A panic in a script's fiber ends that script alone.
@@ -15,11 +16,11 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hats_fiber::{Ask, Fiber, Handle, catch_panic};
 use tokio::sync::{mpsc, oneshot};
@@ -54,6 +55,8 @@ const LIBRARY_TIMEOUT: Duration = Duration::from_secs(10);
 const NEARER_BY: usize = 8;
 /// How often an idle lane says that it comes round.
 const TURN_INTERVAL: Duration = Duration::from_millis(500);
+/// A lane that has not come round for so long gets nothing more.
+const STUCK_AFTER: Duration = Duration::from_secs(2);
 
 /// What all scripts of a worker share.
 #[derive(Clone)]
@@ -85,7 +88,7 @@ pub struct LanesConfig {
 /// The lanes of a worker. Cheap to clone; the last clone dropped closes them.
 #[derive(Clone)]
 pub struct Lanes {
-    lanes: Arc<Vec<Lane>>,
+    pub(crate) lanes: Arc<Vec<Lane>>,
     metrics: Metrics,
 }
 
@@ -104,7 +107,6 @@ pub struct ScriptHandle {
 }
 
 /// What a lane is doing, for whoever watches it from outside.
-#[derive(Default)]
 pub struct LaneStatus {
     /// Scripts that live on the lane, from the moment that they are put there, by a number of their own.
     scripts: Mutex<HashMap<usize, Arc<dyn TaskControl>>>,
@@ -113,6 +115,9 @@ pub struct LaneStatus {
     guests: AtomicUsize,
     /// The number of the script that the lane is in the middle of; 0 for none.
     current: AtomicUsize,
+    begun: Instant,
+    /// When it has come round last, in milliseconds since it begun.
+    came_round: AtomicU64,
 }
 
 /// What every lane hands to the scripts on it.
@@ -153,7 +158,7 @@ thread_local! {
 /// Run on the lane, inside its set of tasks.
 type Job = Box<dyn FnOnce(&Rc<LaneContext>) + Send>;
 
-struct Lane {
+pub(crate) struct Lane {
     // None once closing has begun, so that the lane's loop ends.
     jobs: Option<mpsc::UnboundedSender<Job>>,
     status: Arc<LaneStatus>,
@@ -232,7 +237,8 @@ impl Lanes {
 
     /// Puts something on the lane with the fewest scripts, or on this one if it has hardly more.
     fn put(&self, control: Arc<dyn TaskControl>, job: impl FnOnce(Place, &Rc<LaneContext>) + Send + 'static) {
-        let Some(lane) = self.lanes.iter().min_by_key(|lane| lane.status.scripts()) else { return };
+        let fewest = |lane: &&Lane| (lane.is_stuck(), lane.status.scripts());
+        let Some(lane) = self.lanes.iter().min_by_key(fewest) else { return };
         let here = HERE.with_borrow(Clone::clone).filter(|here| {
             self.lanes.iter().any(|lane| Arc::ptr_eq(&lane.status, &here.status))
                 && here.status.scripts() <= lane.status.scripts() + NEARER_BY
@@ -247,7 +253,7 @@ impl Lanes {
     /// Has a future polled on a lane, to its end, between the scripts of that lane: the lane with the fewest such futures.
     /// `make` is called there. When the lanes are closed it is dropped, or not even made.
     pub fn spawn_local<F: Future<Output = ()> + 'static>(&self, make: impl FnOnce() -> F + Send + 'static) {
-        let fewest = |lane: &&Lane| lane.status.guests.load(Ordering::Relaxed);
+        let fewest = |lane: &&Lane| (lane.is_stuck(), lane.status.guests.load(Ordering::Relaxed));
         let Some(lane) = self.lanes.iter().min_by_key(fewest) else { return };
         let guest = Guest::new(lane.status.clone());
         lane.send(Box::new(move |_| {
@@ -382,6 +388,26 @@ impl ScriptHandle {
 }
 
 impl LaneStatus {
+    fn new() -> Self {
+        Self {
+            scripts: Mutex::default(),
+            numbers: AtomicUsize::new(0),
+            guests: AtomicUsize::new(0),
+            current: AtomicUsize::new(0),
+            begun: Instant::now(),
+            came_round: AtomicU64::new(0),
+        }
+    }
+
+    fn come_round(&self) {
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.came_round.store(now, Ordering::Relaxed);
+    }
+
+    fn since_round(&self) -> Duration {
+        self.begun.elapsed().saturating_sub(Duration::from_millis(self.came_round.load(Ordering::Relaxed)))
+    }
+
     /// The name of the script that the lane is in the middle of right now.
     #[must_use]
     pub fn script(&self) -> Option<String> {
@@ -405,7 +431,7 @@ impl Lane {
     fn start(number: usize, config: LanesConfig, io: tokio::runtime::Handle) -> Result<Self, Error> {
         let no_lane = |source| Error::Lane { lane: number, source };
         let (jobs, inbox) = mpsc::unbounded_channel();
-        let status = Arc::new(LaneStatus::default());
+        let status = Arc::new(LaneStatus::new());
         let metrics = Arc::new(LaneMetrics::new(config.warm_bytes));
         let counted = metrics.clone();
         let executor = tokio::runtime::Builder::new_current_thread()
@@ -424,6 +450,12 @@ impl Lane {
             })
             .map_err(no_lane)?;
         Ok(Self { jobs: Some(jobs), status, metrics, os_thread: Some(os_thread) })
+    }
+
+    /// It is stuck in native code, or has gone.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.status.since_round() > STUCK_AFTER
+            || self.jobs.as_ref().is_none_or(mpsc::UnboundedSender::is_closed)
     }
 
     fn send(&self, job: Job) {
@@ -487,6 +519,7 @@ fn lane_main(
                     None => break,
                 },
                 _ = turns.tick() => {
+                    context.status.come_round();
                     context.warm.forget_dead();
                     on_turn(number);
                 }

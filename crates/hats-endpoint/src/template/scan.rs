@@ -2,7 +2,8 @@
 //!
 //! What must hold: the text of a string, of a template literal and of a regular expression is no comment. Whether a slash
 //! divides or begins a regular expression is told by what stands before it, as nothing short of a parser tells for sure: after
-//! `)` and `}` it is taken for a division.
+//! `)` and `}` it is taken for a division, and after a word such as `return` for a regular expression, unless the word names a
+//! property.
 
 /// Where a scan has come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,27 +15,18 @@ pub(super) struct Scanned {
 }
 
 /// Words after which an expression begins.
-const BEFORE_EXPRESSION: [&str; 15] = [
-    "return",
-    "typeof",
-    "case",
-    "in",
-    "of",
-    "delete",
-    "void",
-    "instanceof",
-    "new",
-    "throw",
-    "do",
-    "else",
-    "yield",
-    "await",
-    "default",
-];
+const BEFORE_EXPRESSION: [&str; 12] =
+    ["return", "typeof", "case", "in", "delete", "void", "instanceof", "new", "throw", "do", "else", "await"];
 
 /// Looks at the code of a block, which may begin inside of a comment.
 pub(super) fn scan(code: &str, in_comment: bool) -> Scanned {
-    let mut scan = Scan { rest: code, before: Before::Operator, has_comma: false, brackets: Vec::new() };
+    let mut scan = Scan {
+        rest: code,
+        before: Before::Operator,
+        is_property: false,
+        has_comma: false,
+        brackets: Vec::new(),
+    };
     let in_comment = (in_comment && !scan.skip_past("*/")) || scan.run();
     Scanned { in_comment, has_comma: scan.has_comma }
 }
@@ -51,6 +43,8 @@ enum Before {
 struct Scan<'a> {
     rest: &'a str,
     before: Before,
+    /// A word that follows is the name of a property.
+    is_property: bool,
     has_comma: bool,
     /// What is open: brackets, and `${` of template literals as `$`.
     brackets: Vec<char>,
@@ -79,11 +73,26 @@ impl Scan<'_> {
     }
 
     fn token(&mut self, first: char) {
+        let is_property = std::mem::take(&mut self.is_property);
+        if ["++", "--"].iter().any(|step| self.rest.starts_with(step)) {
+            // Behind an operand it belongs to that.
+            self.rest = &self.rest[2..];
+            return;
+        }
         match first {
             '"' | '\'' => self.quoted(&[first, '\n']),
             '`' => self.literal(),
             '/' if self.before == Before::Operator => self.regular_expression(),
-            c if is_of_word(c) => self.word(),
+            c if is_of_word(c) => self.word(is_property),
+            '.' if self.rest.starts_with("...") => {
+                self.rest = &self.rest[3..];
+                self.before = Before::Operator;
+            }
+            // A number may end in it.
+            '.' => {
+                self.rest = &self.rest[1..];
+                self.is_property = true;
+            }
             _ => {
                 self.rest = &self.rest[first.len_utf8()..];
                 let closes = matches!(first, ')' | ']' | '}');
@@ -99,10 +108,11 @@ impl Scan<'_> {
         }
     }
 
-    fn word(&mut self) {
+    fn word(&mut self, is_property: bool) {
         let end = self.rest.find(|c| !is_of_word(c)).unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at(end);
-        self.before = if BEFORE_EXPRESSION.contains(&word) { Before::Operator } else { Before::Operand };
+        let begins = !is_property && BEFORE_EXPRESSION.contains(&word);
+        self.before = if begins { Before::Operator } else { Before::Operand };
         self.rest = rest;
     }
 
@@ -146,7 +156,10 @@ impl Scan<'_> {
         let mut chars = self.rest[begin..].chars();
         while let Some(c) = chars.next() {
             if c == '\\' {
-                chars.next();
+                // The two characters of one newline are escaped together.
+                if chars.next() == Some('\r') && chars.as_str().starts_with('\n') {
+                    chars.next();
+                }
             } else if ends(c, chars.as_str()) {
                 self.rest = &self.rest[self.rest.len() - chars.as_str().len()..];
                 return Some(c);
@@ -199,6 +212,15 @@ mod tests {
             ("a / b /*", true),
             ("(a) / b /*", true),
             ("return /[/*]/.test(x)", false),
+            ("i++ / (n /* half", true),
+            ("t.in / 2 /* half", true),
+            ("t?.new / 2 /* half", true),
+            ("of / 2 /* half", true),
+            ("1./2 /* half", true),
+            ("[...x, .../[/*]/.source]", false),
+            ("a = ++/[/*]/.lastIndex", false),
+            ("'a\\\r\n/*'", false),
+            ("'a\\\n/*'", false),
             ("'not closed /*\n/*", true),
             ("'not closed /*", false),
             ("#!$%&/* ä", true),
@@ -222,6 +244,10 @@ mod tests {
             ("`a, ${b, c}, d`", false),
             ("`a`, b", true),
             ("/,/.test(a)", false),
+            ("Math.max(i++ / (n / 2), 1)", false),
+            ("fmt(row.new / (row.all / 100), 1)", false),
+            ("f(1./(x/2), 1)", false),
+            ("'a\\\r\nb, c'", false),
             ("a /* , */", false),
             ("a // ,", false),
             ("f(a), b", true),

@@ -191,6 +191,7 @@ fn a_comment_may_span_blocks() {
     check("<? const t = /[/*]/ ?><? while (false) ?>secret", "");
     // What only looks like it, and would hide what follows.
     check("<? let type = '*/*' ?>a<? let x = 1 ?>b<?= x ?>\nc\n<? x++ ?><?= x ?>", "ab1\nc\n2");
+    check("a<? /* ?><?= x, y ?><?= ?><? */ ?>b", "ab");
     check_error("a\n<? /* ?>b\n", "SyntaxError: unexpected end of comment at /page:2:4");
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tracing::debug;
 
 use crate::clock::BootInstant;
@@ -26,8 +27,10 @@ const OVER_AFTER: Duration = Duration::from_secs(60);
 const ERROR_BYTES_MAX: usize = 10_000;
 
 /// The endpoints that have failed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::coordinator) struct Failures {
+    /// What errors are written on, whoever reports them.
+    io: Handle,
     /// How many there are below, so that nobody waits for a look at nothing.
     count: AtomicUsize,
     failed: Mutex<HashMap<EndpointPath, Failed>>,
@@ -146,6 +149,11 @@ impl Failed {
 }
 
 impl Failures {
+    /// Called inside a tokio runtime, on which errors are then written.
+    pub(in crate::coordinator) fn new() -> Self {
+        Self { io: Handle::current(), count: AtomicUsize::new(0), failed: Mutex::default() }
+    }
+
     pub(super) fn failed(self: &Arc<Self>, store: &Store, path: &EndpointPath, error: String) {
         let error = cut(error);
         self.change(store, path, true, |failed, now| failed.failed(error, now));
@@ -200,7 +208,9 @@ impl Failures {
             },
         };
         change(failed, now);
-        let begins = failed.wanted.is_some() && !failed.is_seen_to;
+        // What has gone is forgotten by whoever sees to it, after the pause.
+        let has_gone = failed.stands.is_none() && !failed.is_over(now);
+        let begins = (failed.wanted.is_some() || has_gone) && !failed.is_seen_to;
         failed.is_seen_to |= begins;
         if failed.is_over(now) {
             all.remove(path);
@@ -215,7 +225,7 @@ impl Failures {
     /// Writes what is wanted about an endpoint, now and later, until nothing is. Ends with whoever answers requests.
     fn see_to(self: &Arc<Self>, store: Store, path: EndpointPath) {
         let all = Arc::downgrade(self);
-        tokio::spawn(async move {
+        self.io.spawn(async move {
             loop {
                 let step = match all.upgrade() {
                     Some(all) => all.step(&path),

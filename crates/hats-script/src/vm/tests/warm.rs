@@ -345,6 +345,34 @@ async fn an_idle_interpreter_keeps_no_task() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_is_stuck_is_given_nothing_more() {
+    let world = World::new().await;
+    let lanes = Lanes::start(&LanesConfig { count: 2, ..world.config.clone() }).unwrap();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (tell, began) = tokio::sync::oneshot::channel();
+    lanes.spawn_local(move || async move {
+        let _ = tell.send(std::thread::current().id());
+        // As native code does that gives nobody a turn.
+        let _ = wait.recv();
+    });
+    let stuck = began.await.unwrap();
+    while !lanes.lanes.iter().any(|lane| lane.is_stuck()) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let page = anything(Limits::default());
+    for _ in 0..4 {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        lanes.spawn_local(move || async move { tell.send(std::thread::current().id()).unwrap() });
+        assert_ne!(told.await.unwrap(), stuck);
+        world.ask(&lanes, &page, "1").await.unwrap();
+    }
+    go.send(()).unwrap();
+    while lanes.lanes.iter().any(|lane| lane.is_stuck()) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_page_that_was_used_least_recently_gives_way() {
     let world = World::new().await;
     let lanes = world.lanes(1500 << 10);
