@@ -722,8 +722,8 @@ async fn requests_are_counted_by_what_they_came_to() {
     let world = World::new().await;
     let metrics = world.server.as_ref().unwrap().metrics();
     let before = metrics.read();
-    for path in ["/users/me", "/none", "/%zz", "/throws"] {
-        world.get(path).await;
+    for (path, status) in [("/users/me", 200), ("/not-there", 404), ("/%zz", 400), ("/throws", 500)] {
+        assert_eq!(world.get(path).await.status, status, "{path}");
     }
     world.is_healthy.store(false, Ordering::Relaxed);
     world.get("/users/me").await;

@@ -426,8 +426,9 @@ fn a_meter_has_the_heap_of_all_who_are_there() {
         let taken = |interpreter: &Interpreter| interpreter.where_used().bytes();
         let empty = meter.bytes();
         assert_eq!(empty, taken(&one));
-        // The engine takes memory in pieces, and counts what it has handed out of them.
-        assert!(empty >= one.used() && empty < 2 * one.used(), "{empty} bytes, {} in use", one.used());
+        // The engine counts what it has handed out, and some bytes for each piece; where it takes memory in larger ones, they
+        // have gaps.
+        assert!((one.used() / 2..2 * one.used()).contains(&empty), "{empty} bytes, {} in use", one.used());
         other.set_meter(meter.clone());
         // Once is enough.
         other.set_meter(meter.clone());
