@@ -8,6 +8,7 @@
 //! On cancel and failure: dropping the last [`Lanes`] closes the lanes; scripts still on them are killed
 //! ([`hats_fiber::Ask::Kill`]) and run to their end. A panic in a script's fiber ends that script alone.
 
+mod load;
 mod warm;
 
 use std::cell::RefCell;
@@ -27,7 +28,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::bundle::{self, Library};
 use crate::error::{Error, ScriptError};
-use crate::host::{NoTask, TaskControl, WorkerInfo};
+use crate::host::{Kind, NoTask, TaskControl, WorkerInfo};
 use crate::limits::Limits;
 use crate::metrics::{LaneMetrics, Metrics};
 use crate::modules::env::EnvOverlay;
@@ -40,6 +41,9 @@ use crate::modules::sql;
 use crate::page::{Page, PageRequest, PageResponse};
 use crate::vm::Vm;
 
+pub use self::load::Weight;
+
+use self::load::Load;
 use self::warm::{Scope, Warm, Work};
 
 /// Stack that native code (the interpreter's own frames and host calls) may use beside the script's.
@@ -107,12 +111,18 @@ pub struct ScriptHandle {
 #[derive(Default)]
 pub struct LaneStatus {
     /// Scripts that live on the lane, from the moment that they are put there, by a number of their own.
-    scripts: Mutex<HashMap<usize, Arc<dyn TaskControl>>>,
+    scripts: Mutex<HashMap<usize, Living>>,
     numbers: AtomicUsize,
     /// Tasks of others that are polled on the lane.
     guests: AtomicUsize,
     /// The number of the script that the lane is in the middle of; 0 for none.
     current: AtomicUsize,
+}
+
+/// A script that lives on a lane.
+struct Living {
+    control: Arc<dyn TaskControl>,
+    load: Arc<Load>,
 }
 
 /// What every lane hands to the scripts on it.
@@ -336,9 +346,12 @@ async fn run<R: 'static>(
     f: impl FnOnce(&mut Vm) -> R + 'static,
 ) -> Result<R, Error> {
     let stack_bytes = stack_bytes(&task.limits)?;
-    let inner = handle.clone();
+    let (inner, load) = (handle.clone(), place.load.clone());
     let fiber = Fiber::new(handle, stack_bytes, move || {
         let mut vm = Vm::new(task, context, inner)?;
+        if let Some(gauge) = vm.heap_gauge() {
+            load.has_heap(gauge);
+        }
         Ok(f(&mut vm))
     })
     .map_err(|error| Error::Vm(error.to_string()))?;
@@ -386,7 +399,20 @@ impl LaneStatus {
     #[must_use]
     pub fn script(&self) -> Option<String> {
         let current = self.current.load(Ordering::Relaxed);
-        self.table().get(&current).map(|control| control.name().to_owned())
+        self.table().get(&current).map(|living| living.control.name().to_owned())
+    }
+
+    /// What each of the threads that live on the lane weighs.
+    #[must_use]
+    pub fn weights(&self) -> Vec<Weight> {
+        let table = self.table();
+        let threads = table.values().filter(|living| living.control.kind() == Kind::Thread);
+        let weight = |living: &Living| Weight {
+            task: living.control.name().to_owned(),
+            time: living.load.time(),
+            heap: living.load.heap(),
+        };
+        threads.map(weight).collect()
     }
 
     /// How many scripts live on the lane.
@@ -395,7 +421,7 @@ impl LaneStatus {
         self.table().len()
     }
 
-    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Arc<dyn TaskControl>>> {
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Living>> {
         // Nothing that holds this lock can panic half-way through a change.
         self.scripts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -516,7 +542,11 @@ impl<R: 'static> Future for OnLane<R> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let number = self.place.borrow().as_ref().map_or(0, |place| place.number);
         self.status.current.store(number, Ordering::Relaxed);
+        let began = load::now();
         let poll = Pin::new(&mut self.fiber).poll(context);
+        if let Some(place) = &*self.place.borrow() {
+            place.load.ran_since(began);
+        }
         self.status.current.store(0, Ordering::Relaxed);
         poll
     }
@@ -542,13 +572,15 @@ impl Drop for Guest {
 struct Place {
     status: Arc<LaneStatus>,
     number: usize,
+    load: Arc<Load>,
 }
 
 impl Place {
     fn new(status: Arc<LaneStatus>, control: Arc<dyn TaskControl>) -> Self {
         let number = status.numbers.fetch_add(1, Ordering::Relaxed) + 1;
-        status.table().insert(number, control);
-        Self { status, number }
+        let load = Arc::<Load>::default();
+        status.table().insert(number, Living { control, load: load.clone() });
+        Self { status, number, load }
     }
 }
 

@@ -27,7 +27,7 @@ mod vm;
 pub use crate::bundle::{Bundle, Import, Imports, Library, Unresolvable, imports, resolve, syntax_error};
 pub use crate::error::{Error, ScriptError, Thrown};
 pub use crate::host::{BoxFuture, JobInfo, Kind, TaskControl, WorkerInfo};
-pub use crate::lane::{LaneStatus, Lanes, LanesConfig, ScriptHandle, ScriptTask};
+pub use crate::lane::{LaneStatus, Lanes, LanesConfig, ScriptHandle, ScriptTask, Weight};
 pub use crate::limits::Limits;
 pub use crate::modules::env::EnvOverlay;
 #[cfg(feature = "http")]

@@ -125,11 +125,12 @@ impl Coordinator {
     fn shed(&mut self, now: BootInstant, own: &SessionId, why: &str) {
         let count = self.table.owned_len().div_ceil(SHED_PART).min(self.room());
         let members = self.members(now);
+        let weights = (self.config.weigh)();
         let mut heaviest: Vec<(u64, &TaskName, SessionId)> = self
             .stoppable()
             .filter_map(|(name, requires)| {
                 let to = members.successor(name, requires, own)?;
-                Some(((self.config.weigh)(name), name, to.clone()))
+                Some((weights.get(name).copied().unwrap_or(0), name, to.clone()))
             })
             .collect();
         heaviest.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1)));

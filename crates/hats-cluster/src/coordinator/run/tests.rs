@@ -506,7 +506,7 @@ async fn nothing_is_given_to_who_takes_nothing_and_nothing_by_who_drains() {
 #[tokio::test]
 async fn a_critical_worker_sheds_the_heaviest_first_and_a_few_at_a_time() {
     let mut world = World::new();
-    world.it.config.weigh = Arc::new(|name| if name.as_str() == "own-7" { 9 } else { 1 });
+    world.it.config.weigh = Arc::new(|| HashMap::from([(name("own-7"), 9)]));
     own_many(&mut world, 50);
     seen(&mut world, &[("peer", true, 50)]);
     world.it.condition_is(critical(Some("load")));
