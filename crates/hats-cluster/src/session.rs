@@ -283,6 +283,7 @@ impl Keeper {
             version: self.config.version.clone(),
             lease: self.timing.lease(),
             capacity: self.config.capacity.clone(),
+            ready: !self.vitals.closed.load(Ordering::Relaxed),
         };
         let t0 = BootInstant::now();
         let lease = match self.answer(store.open(&id, &info)).await {

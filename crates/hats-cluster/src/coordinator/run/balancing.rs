@@ -1,7 +1,8 @@
 //! Giving threads away: for even shares, and because this worker is not healthy.
 //!
 //! A thread is stopped in good order, `cleanup()` included, and released with a preference for the one who is to have it.
-//! What must hold: no more than a few are on their way at any time, and nothing is given away where nobody would take it.
+//! What must hold: no more than a few are on their way at any time, and nothing is given away where nobody would take it. Who
+//! becomes critical therefore hears first how its peers are now: what has come over it may have come over all.
 
 use std::time::Duration;
 
@@ -130,6 +131,9 @@ impl Coordinator {
             .stoppable()
             .filter_map(|(name, requires)| {
                 let to = members.successor(name, requires, own)?;
+                if !self.observer.has_spoken_since(to, self.condition_since) {
+                    return None;
+                }
                 Some((weights.get(name).copied().unwrap_or(0), name, to.clone()))
             })
             .collect();
