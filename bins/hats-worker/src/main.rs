@@ -50,7 +50,7 @@ fn run(settings: &Settings) -> Result<(), Error> {
     let stopped = runtime.block_on(worker.run(drain));
     // Whatever is still busy must not keep the process.
     runtime.shutdown_background();
-    info!(why = ?stopped?, "stopped");
+    info!(reason = %stopped?, "stopped");
     Ok(())
 }
 

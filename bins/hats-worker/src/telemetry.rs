@@ -1,23 +1,44 @@
 //! Logs: one line per event to standard error, so that standard output carries what a sub-command answers.
-//! `RUST_LOG` wins over `--log-level`.
+//! `RUST_LOG` wins over `--log-level`. Whatever is logged of a task says whose it is, whichever events are wanted.
+
+mod json;
 
 use std::io::{self, IsTerminal};
 
-use hats_core::Error;
 use hats_core::config::{LogConfig, LogFormat, LogLevel};
-use tracing_subscriber::EnvFilter;
+use hats_core::{Error, TASK_SPANS};
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::fmt::format::JsonFields;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry};
 
 /// Starts writing logs, for the rest of the process.
 pub(crate) fn start(config: LogConfig) -> Result<(), Error> {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter(config.level)?).with_writer(io::stderr);
-    let outcome = match config.format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let registry = Registry::default().with(lines(config)?);
+    registry.try_init().map_err(|error| Error::System(format!("cannot start the logs: {error}")))
+}
+
+fn lines<S>(config: LogConfig) -> Result<impl Layer<S>, Error>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let is_task = |metadata: &Metadata<'_>| {
+        metadata.is_span() && metadata.target() == TASK_SPANS && *metadata.level() == Level::ERROR
+    };
+    let wanted = filter(config.level)?.or(filter_fn(is_task).with_max_level_hint(LevelFilter::ERROR));
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let layer = match config.format {
+        LogFormat::Json => layer.fmt_fields(JsonFields::new()).event_format(json::Lines).boxed(),
         LogFormat::Text => {
             let is_colourful = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            builder.with_ansi(is_colourful).try_init()
+            layer.with_ansi(is_colourful).boxed()
         }
     };
-    outcome.map_err(|error| Error::System(format!("cannot start the logs: {error}")))
+    Ok(layer.with_filter(wanted))
 }
 
 /// As [`start`], but `info` shows no more than `warn`: for commands whose answer is all that is asked for.

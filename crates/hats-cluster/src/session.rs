@@ -342,7 +342,7 @@ impl Keeper {
                     self.vitals.answered.store(true, Ordering::Release);
                     if let Some(since) = failing_since.take() {
                         let after = BootInstant::now().saturating_duration_since(since);
-                        self.say(move || info!(?after, "the session is renewed again"));
+                        self.say(move || info!(elapsed = ?after, "the session is renewed again"));
                     }
                     pause = self.until_next_renewal();
                 }

@@ -22,6 +22,7 @@ mod limits;
 pub mod metrics;
 mod modules;
 mod page;
+pub mod span;
 mod vm;
 
 pub use crate::bundle::{Bundle, Import, Imports, Library, Unresolvable, imports, resolve, syntax_error};

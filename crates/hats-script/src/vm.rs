@@ -139,7 +139,7 @@ impl Vm {
                 true
             }
             Err(why) => {
-                tracing::debug!(task = self.host.control().name(), %why, "an interpreter is thrown away");
+                self.host.log(|| tracing::debug!(reason = %why, "an interpreter is thrown away"));
                 false
             }
         }

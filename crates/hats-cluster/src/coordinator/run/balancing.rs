@@ -44,7 +44,7 @@ impl Coordinator {
             Some(why) if self.has_ready_peer(now) => self.shed(now, &own, &why),
             Some(why) if now >= self.alone_said_until => {
                 self.alone_said_until = now + ALONE_SAID_EVERY;
-                warn!(%why, "this worker is critical, and there is no healthy one: it keeps what it has and goes on");
+                warn!(reason = %why, "this worker is critical, and there is no healthy one: it keeps what it has and goes on");
             }
             Some(_) => {}
             None if self.admission == Admission::Open => {
@@ -141,7 +141,7 @@ impl Coordinator {
         let moves: Vec<_> =
             heaviest.into_iter().take(count).map(|(_, name, to)| (name.clone(), to)).collect();
         if !moves.is_empty() {
-            warn!(%why, threads = moves.len(), "this worker is critical: given to healthy ones");
+            warn!(reason = %why, threads = moves.len(), "this worker is critical: given to healthy ones");
         }
         self.hand_over(moves);
     }
