@@ -2,10 +2,12 @@
 //! `RUST_LOG` wins over `--log-level`. Whatever is logged of a task says whose it is, whichever events are wanted.
 
 mod json;
+#[cfg(feature = "otlp")]
+mod otlp;
 
 use std::io::{self, IsTerminal};
 
-use hats_core::config::{LogConfig, LogFormat, LogLevel};
+use hats_core::config::{LogConfig, LogFormat, LogLevel, TraceConfig};
 use hats_core::{Error, TASK_SPANS};
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata, Subscriber};
@@ -16,10 +18,57 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry};
 
-/// Starts writing logs, for the rest of the process.
-pub(crate) fn start(config: LogConfig) -> Result<(), Error> {
-    let registry = Registry::default().with(lines(config)?);
-    registry.try_init().map_err(|error| Error::System(format!("cannot start the logs: {error}")))
+/// What has to be ended before the process is. Nothing is lost by dropping it but the last traces.
+#[must_use]
+pub(crate) struct Telemetry {
+    #[cfg(feature = "otlp")]
+    export: Option<otlp::Export>,
+}
+
+impl Telemetry {
+    /// Sends what is left, while the runtime is still there.
+    pub(crate) fn end(self) {
+        #[cfg(feature = "otlp")]
+        if let Some(export) = self.export {
+            export.end();
+        }
+    }
+}
+
+/// Starts writing logs and sending traces, for the rest of the process.
+pub(crate) fn start(
+    logs: LogConfig,
+    traces: Option<&TraceConfig>,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<Telemetry, Error> {
+    #[cfg(feature = "otlp")]
+    {
+        let export =
+            traces.map(|traces| otlp::Export::begin(traces, runtime.handle().clone())).transpose()?;
+        begin(Registry::default().with(lines(logs)?).with(export.as_ref().map(otlp::Export::layer)))?;
+        Ok(Telemetry { export })
+    }
+    #[cfg(not(feature = "otlp"))]
+    {
+        let _ = runtime;
+        if traces.is_some() {
+            let message =
+                "otlp-endpoint: this build sends no traces; build it with --features otlp, or leave it out";
+            return Err(Error::Config(message.to_owned()));
+        }
+        begin(Registry::default().with(lines(logs)?))?;
+        Ok(Telemetry {})
+    }
+}
+
+/// Starts writing logs, of which `info` shows no more than `warn`: for commands whose answer is all that is asked for.
+pub(crate) fn start_quiet(config: LogConfig) -> Result<(), Error> {
+    let level = if config.level == LogLevel::Info { LogLevel::Warn } else { config.level };
+    begin(Registry::default().with(lines(LogConfig { level, ..config })?))
+}
+
+fn begin(subscriber: impl Into<tracing::Dispatch>) -> Result<(), Error> {
+    subscriber.try_init().map_err(|error| Error::System(format!("cannot start the logs: {error}")))
 }
 
 fn lines<S>(config: LogConfig) -> Result<impl Layer<S>, Error>
@@ -39,12 +88,6 @@ where
         }
     };
     Ok(layer.with_filter(wanted))
-}
-
-/// As [`start`], but `info` shows no more than `warn`: for commands whose answer is all that is asked for.
-pub(crate) fn start_quiet(config: LogConfig) -> Result<(), Error> {
-    let level = if config.level == LogLevel::Info { LogLevel::Warn } else { config.level };
-    start(LogConfig { level, ..config })
 }
 
 fn filter(level: LogLevel) -> Result<EnvFilter, Error> {

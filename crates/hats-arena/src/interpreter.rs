@@ -312,13 +312,13 @@ impl Interpreter {
         }
     }
 
-    /// Where it stands how much the engine has taken: a little more than it has in use, and found out at once.
     /// Where the bytes that the heap takes can be read at any time, from any OS thread. None where the heap is an arena.
     #[must_use]
     pub fn gauge(&self) -> Option<Arc<AtomicUsize>> {
         self.engine.arena.is_none().then(|| self.engine.plain.clone())
     }
 
+    /// Where it stands how much the engine has taken: a little more than it has in use, and found out at once.
     fn where_used(&self) -> Used {
         match &self.engine.arena {
             Some(arena) => Used::Arena(arena.heap()),
