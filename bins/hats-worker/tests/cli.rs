@@ -431,7 +431,8 @@ fn spawn_redis(folder: &Path, port: u16, options: &[&str]) -> Child {
 #[test]
 fn a_build_that_sends_no_traces_says_so() {
     run(hats(&["--otlp-endpoint", "http://127.0.0.1:4318"])).expect(2, "this build sends no traces");
-    run(hats(&["--otlp-endpoint", "127.0.0.1:4318"])).expect(2, "expected a URL such as http://collector:4318");
+    run(hats(&["--otlp-endpoint", "127.0.0.1:4318"]))
+        .expect(2, "expected a URL such as http://collector:4318");
 }
 
 #[test]
