@@ -1,5 +1,7 @@
 //! Traces as a collector of OpenTelemetry gets them from a real worker. Only in builds with the feature `otlp`.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests, and what only they call, fail by panicking")]
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
