@@ -390,8 +390,6 @@ fn what_an_interpreter_without_an_arena_takes_can_be_read_at_any_time() {
     assert!((5_000_000..5_100_000).contains(&(taken() - before)), "{before} bytes, then {}", taken());
     eval(&interpreter, "globalThis.large = [1]; for (let n = 0; n < 1e5; n++) large.push(n)");
     assert!(taken() - before < 3_000_000, "{before} bytes, then {}", taken());
-    drop(interpreter);
-    assert_eq!(taken(), 0);
     assert!(warmed().gauge().is_none());
 }
 
