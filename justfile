@@ -45,6 +45,10 @@ fuzz *args:
 sanitize:
     tests/sanitize.sh
 
+# Traces as a collector gets them: a build with the feature otlp, and its tests
+otlp-test *args:
+    cargo test -p hats-worker --features otlp --test otlp {{args}}
+
 # The image, built for real and run against a real Redis (root on Debian; installs buildah, debootstrap, redis-server)
 image-test *args:
     docker/tests/image.sh {{args}}

@@ -316,6 +316,34 @@ fn a_critical_worker_sheds_to_healthy_ones_and_takes_its_share_again() -> Result
 }
 
 #[test]
+fn the_thread_that_takes_most_is_given_away_first() -> Result<()> {
+    Lab::run("heaviest", |lab| {
+        let (mut cluster, systems) = moody(lab, 2)?;
+        define_many(&mut cluster, 0..30)?;
+        // By its name it would be the last.
+        let busy = "z-busy";
+        cluster.define(busy, "function main() { redis.Do('INCR', 'calls'); while (!thread.Stopped) {} }")?;
+        cluster.run(&[busy.to_owned()], clock::now(), PATIENCE)?;
+        let before = cluster.claims()?;
+        let owner = cluster.redis.field(&Cluster::key(busy), "Owner")?;
+        let seat = if owner.contains("w0") { 0 } else { 1 };
+        systems[seat].load(9.0)?;
+        wait_for_owners(&cluster, "all to be with the other", |owners| owners[seat] == 0)?;
+        let mut moved: Vec<(u64, String)> = cluster
+            .claims()?
+            .into_iter()
+            .filter(|(thread, claim)| before.get(thread).is_some_and(|was| was.0 != claim.0))
+            .map(|(thread, (_, epoch))| (epoch, thread))
+            .collect();
+        moved.sort();
+        let place = moved.iter().position(|(_, thread)| thread == busy);
+        // Those that were asked to stop after it may have stopped sooner.
+        ensure!(moved.len() > 8 && place.is_some_and(|place| place < 4), "{place:?} of {moved:?}");
+        cluster.finish()?.not_empty()
+    })
+}
+
+#[test]
 fn with_nobody_healthy_nothing_is_shed_and_what_was_shed_comes_back() -> Result<()> {
     Lab::run("all critical", |lab| {
         let (mut cluster, systems) = moody(lab, 3)?;

@@ -17,6 +17,7 @@ mod layering;
 mod leaks;
 mod lifecycle;
 mod limits;
+mod logs;
 mod metrics;
 mod modules;
 mod preload;

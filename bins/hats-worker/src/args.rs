@@ -220,6 +220,11 @@ struct WorkerFlags {
     #[arg(long, value_name = "N", help_heading = "Redis")]
     redis_blocking_connections: Option<String>,
 
+    /// The collector of OpenTelemetry that traces go to over HTTP, such as http://collector:4318: a span for each life of a
+    /// thread, run of a job and request of an endpoint. Only in builds with the feature otlp
+    #[arg(long, value_name = "URL", help_heading = "Traces")]
+    otlp_endpoint: Option<String>,
+
     /// Records each run of main() in this file, for audits
     #[arg(long, value_name = "FILE", hide = true)]
     call_log: Option<String>,

@@ -38,19 +38,20 @@ fn main() -> ExitCode {
 
 /// Runs a worker until it is asked to stop.
 fn run(settings: &Settings) -> Result<(), Error> {
-    telemetry::start(settings.logs()?)?;
+    let runtime = runtime()?;
+    let telemetry = telemetry::start(settings.logs()?, settings.traces()?.as_ref(), &runtime)?;
     let drain = signal::listen()?;
     for warning in settings.warnings() {
         warn!("{warning}");
     }
     let config = settings.worker()?;
 
-    let runtime = runtime()?;
     let worker = Worker::builder().config(config).metrics(hats_core::metrics::install()?).build()?;
     let stopped = runtime.block_on(worker.run(drain));
+    telemetry.end();
     // Whatever is still busy must not keep the process.
     runtime.shutdown_background();
-    info!(why = ?stopped?, "stopped");
+    info!(reason = %stopped?, "stopped");
     Ok(())
 }
 

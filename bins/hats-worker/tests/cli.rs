@@ -427,6 +427,14 @@ fn spawn_redis(folder: &Path, port: u16, options: &[&str]) -> Child {
         .unwrap_or_else(|error| panic!("redis-server is needed for this test: {error}"))
 }
 
+#[cfg(not(feature = "otlp"))]
+#[test]
+fn a_build_that_sends_no_traces_says_so() {
+    run(hats(&["--otlp-endpoint", "http://127.0.0.1:4318"])).expect(2, "this build sends no traces");
+    run(hats(&["--otlp-endpoint", "127.0.0.1:4318"]))
+        .expect(2, "expected a URL such as http://collector:4318");
+}
+
 #[test]
 fn a_schedule_is_shown_without_redis() {
     let from = ["--from", "2026-03-28T12:00:00Z"];

@@ -6,6 +6,7 @@ use std::io;
 use std::panic::resume_unwind;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use rquickjs::loader::{Loader, Resolver};
 use rquickjs::runtime::RejectionTracker;
@@ -88,7 +89,7 @@ pub(crate) struct Engine {
     switchboard: Rc<Switchboard>,
     arena: Option<Arena>,
     /// Bytes in use where there is no arena.
-    plain: Rc<Cell<usize>>,
+    plain: Arc<AtomicUsize>,
     /// Tells the allocator that the engine is being dropped.
     is_leaving: Rc<Cell<bool>>,
 }
@@ -143,7 +144,7 @@ impl Interpreter {
     /// When there is no memory for it.
     pub fn plain(limits: Limits) -> Result<Self, Error> {
         let is_leaving = Rc::new(Cell::new(false));
-        let used = Rc::<Cell<usize>>::default();
+        let used = Arc::<AtomicUsize>::default();
         let runtime = Runtime::new_with_alloc(PlainAllocator::new(is_leaving.clone(), used.clone()))?;
         Self::new(runtime, None, used, is_leaving, limits)
     }
@@ -158,13 +159,13 @@ impl Interpreter {
         // Without a limit yet: that there is no room for the bare runtime is what the engine's own bindings overlook.
         let runtime = Runtime::new_with_alloc(arena.allocator())?;
         arena.set_limit(limits.memory);
-        Self::new(runtime, Some(arena), Rc::default(), is_leaving, limits)
+        Self::new(runtime, Some(arena), Arc::default(), is_leaving, limits)
     }
 
     fn new(
         runtime: Runtime,
         arena: Option<Arena>,
-        plain: Rc<Cell<usize>>,
+        plain: Arc<AtomicUsize>,
         is_leaving: Rc<Cell<bool>>,
         limits: Limits,
     ) -> Result<Self, Error> {
@@ -309,6 +310,12 @@ impl Interpreter {
             Some(arena) => arena.heap().used(),
             None => usize::try_from(self.engine.runtime.memory_usage().malloc_size).unwrap_or(0),
         }
+    }
+
+    /// Where the bytes that the heap takes can be read at any time, from any OS thread. None where the heap is an arena.
+    #[must_use]
+    pub fn gauge(&self) -> Option<Arc<AtomicUsize>> {
+        self.engine.arena.is_none().then(|| self.engine.plain.clone())
     }
 
     /// Where it stands how much the engine has taken: a little more than it has in use, and found out at once.

@@ -33,14 +33,14 @@ impl Meter {
 
 /// Where it stands how many bytes an interpreter has in use.
 pub(crate) enum Used {
-    Plain(Rc<Cell<usize>>),
+    Plain(Arc<AtomicUsize>),
     Arena(Rc<Heap>),
 }
 
 impl Used {
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Plain(bytes) => bytes.get(),
+            Self::Plain(bytes) => bytes.load(Ordering::Relaxed),
             Self::Arena(heap) => heap.used(),
         }
     }

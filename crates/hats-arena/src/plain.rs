@@ -8,6 +8,8 @@ use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, realloc};
 use std::cell::Cell;
 use std::ptr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rquickjs::allocator::Allocator;
 
@@ -16,24 +18,30 @@ const UNIT: usize = 16;
 
 pub(crate) struct PlainAllocator {
     is_leaving: Rc<Cell<bool>>,
-    /// Bytes that are in use.
-    used: Rc<Cell<usize>>,
+    /// Bytes that are in use. Written by this allocator alone, and read by anybody.
+    used: Arc<AtomicUsize>,
     /// Given back meanwhile.
     left: Vec<*mut u8>,
 }
 
 impl PlainAllocator {
     /// Once `is_leaving`, nothing is freed before this allocator is dropped. `used` counts the bytes that are in use.
-    pub(crate) fn new(is_leaving: Rc<Cell<bool>>, used: Rc<Cell<usize>>) -> Self {
+    pub(crate) fn new(is_leaving: Rc<Cell<bool>>, used: Arc<AtomicUsize>) -> Self {
         Self { is_leaving, used, left: Vec::new() }
     }
 
     /// Counts what was given in place of `before` bytes, if it was given.
     fn counted(&self, payload: *mut u8, before: usize, bytes: usize) -> *mut u8 {
         if !payload.is_null() {
-            self.used.set(self.used.get().wrapping_sub(before).wrapping_add(bytes));
+            self.count(before, bytes);
         }
         payload
+    }
+
+    /// One writer: no need for a locked instruction.
+    fn count(&self, before: usize, bytes: usize) {
+        let used = self.used.load(Ordering::Relaxed);
+        self.used.store(used.wrapping_sub(before).wrapping_add(bytes), Ordering::Relaxed);
     }
 }
 
@@ -109,7 +117,7 @@ unsafe impl Allocator for PlainAllocator {
             dealloc(payload.sub(UNIT), layout_of(payload));
             bytes
         };
-        self.used.set(self.used.get().wrapping_sub(bytes));
+        self.count(bytes, 0);
     }
 
     unsafe fn realloc(&mut self, payload: *mut u8, bytes: usize) -> *mut u8 {

@@ -1,5 +1,6 @@
 //! What a worker of a cluster is told at its start.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +21,8 @@ pub type OnHardStop = Arc<dyn Fn(&HardStop) + Send + Sync>;
 /// Tells which script a lane is in, for the report about one that does not come round.
 pub type StuckNamer = Arc<dyn Fn() -> Option<TaskName> + Send + Sync>;
 
-/// Tells how heavy a thread is beside the others of this worker, in any unit.
-pub type Weigh = Arc<dyn Fn(&TaskName) -> u64 + Send + Sync>;
+/// Tells how heavy the threads of this worker are beside each other, in any unit. Who is not named weighs nothing.
+pub type Weigh = Arc<dyn Fn() -> HashMap<TaskName, u64> + Send + Sync>;
 
 /// Which threads a worker takes, and how many beside the others.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,7 +66,7 @@ pub struct Config {
     pub condition: watch::Receiver<Condition>,
     /// Which threads this worker takes, and how many.
     pub capacity: Capacity,
-    /// How heavy a thread is: a worker that has to shed begins with the heaviest. Default all alike.
+    /// How heavy threads are: a worker that has to shed asks, and begins with the heaviest. Default all alike.
     pub weigh: Weigh,
     /// The version that is written into the worker's row.
     pub version: String,
@@ -87,7 +88,7 @@ impl Config {
             admission: watch::channel(Admission::Open).1,
             condition: watch::channel(Condition::default()).1,
             capacity: Capacity::default(),
-            weigh: Arc::new(|_| 0),
+            weigh: Arc::new(HashMap::new),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             on_hard_stop: Arc::new(crate::watchdog::exit_at_hard_stop),
         }

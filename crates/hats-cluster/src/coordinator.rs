@@ -337,6 +337,10 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::UnboundedReceiver<Ev
     let watchdog = Watchdog::start(config.stall_after, config.on_hard_stop.clone(), suspects);
     let watchdog = Arc::new(watchdog.map_err(no_os_thread)?);
     let vitals = Arc::<Vitals>::default();
+    // Peers may look at the session before the coordinator has come round for the first time.
+    let closed =
+        *config.admission.borrow() != Admission::Open || config.condition.borrow().critical.is_some();
+    vitals.closed.store(closed, Ordering::Release);
     let (notify, mut notices) = mpsc::unbounded_channel();
     let session = SessionThread::start(&config, watchdog.clone(), suspected, vitals.clone(), notify);
     let session = session.map_err(no_os_thread)?;

@@ -45,6 +45,9 @@ struct Watched {
     met: BootInstant,
     /// When it was last seen to have beaten. No failure of a sample counts here: it says nothing about others.
     beat_at: BootInstant,
+    /// What its record says was written after this: receipt of the last sample that did not show it yet. At first sight
+    /// nobody can tell.
+    said_after: BootInstant,
     /// The lease, once it was seen.
     lease: Duration,
     /// Bury was sent and not granted: not again before this.
@@ -82,7 +85,7 @@ impl Observer {
             self.failed();
         }
         self.last_answer = Some(now);
-        self.last_seen = now;
+        let before = std::mem::replace(&mut self.last_seen, now);
         let asked: HashSet<_> = sample.iter().map(|(id, _)| id.clone()).collect();
         self.watched.retain(|id, _| asked.contains(id));
         let mut found = Vec::new();
@@ -95,16 +98,23 @@ impl Observer {
                 found.push(dead);
                 continue;
             }
-            self.saw(now, id, record);
+            self.saw(before, now, id, record);
         }
         found
     }
 
-    fn saw(&mut self, now: BootInstant, id: SessionId, record: Option<SessionRecord>) {
+    fn saw(&mut self, before: BootInstant, now: BootInstant, id: SessionId, record: Option<SessionRecord>) {
         let Some(watched) = self.watched.get_mut(&id) else {
             let lease = record.as_ref().map_or(self.timing.lease(), |record| record.lease);
-            let watched =
-                Watched { record, since: Some(now), met: now, beat_at: now, lease, not_before: None };
+            let watched = Watched {
+                record,
+                since: Some(now),
+                met: now,
+                beat_at: now,
+                said_after: BootInstant::default(),
+                lease,
+                not_before: None,
+            };
             self.watched.insert(id, watched);
             return;
         };
@@ -118,6 +128,7 @@ impl Observer {
         } else {
             watched.since = Some(now);
             watched.beat_at = now;
+            watched.said_after = before;
             watched.not_before = None;
         }
         if let Some(record) = &record {
@@ -213,6 +224,11 @@ impl Observer {
     /// For how long this session has been known here. No clock but our own is in it.
     pub(crate) fn known_for(&self, id: &SessionId, now: BootInstant) -> Duration {
         self.watched.get(id).map_or(Duration::ZERO, |watched| now.saturating_duration_since(watched.met))
+    }
+
+    /// Whether what this session says of itself was written after `since`, give or take the time of an answer.
+    pub(crate) fn has_spoken_since(&self, id: &SessionId, since: BootInstant) -> bool {
+        self.watched.get(id).is_some_and(|watched| watched.said_after >= since)
     }
 
     /// The longest lease of the sessions that are watched.
@@ -338,6 +354,22 @@ mod tests {
         assert!(!world.due(6000), "the last answer is too old to act on");
         world.sample(6000, Some(7));
         assert!(!world.due(7000), "and the gap has voided what was watched before");
+    }
+
+    #[test]
+    fn what_was_said_before_is_told_from_what_was_said_since() {
+        let mut world = World::new();
+        let spoken = |world: &World, since| world.observer.has_spoken_since(&world.id, at(since));
+        world.sample(1000, Some(7));
+        assert!(!spoken(&world, 0), "it may be old");
+        world.sample(2000, Some(8));
+        assert!(spoken(&world, 1000), "it was not there yet at 1 s");
+        assert!(!spoken(&world, 1001));
+        world.sample(3000, Some(8));
+        assert!(!spoken(&world, 1001));
+        world.observer.failed();
+        world.sample(5000, Some(9));
+        assert!(spoken(&world, 3000) && !spoken(&world, 3001));
     }
 
     #[test]

@@ -283,6 +283,7 @@ impl Keeper {
             version: self.config.version.clone(),
             lease: self.timing.lease(),
             capacity: self.config.capacity.clone(),
+            ready: !self.vitals.closed.load(Ordering::Relaxed),
         };
         let t0 = BootInstant::now();
         let lease = match self.answer(store.open(&id, &info)).await {
@@ -341,7 +342,7 @@ impl Keeper {
                     self.vitals.answered.store(true, Ordering::Release);
                     if let Some(since) = failing_since.take() {
                         let after = BootInstant::now().saturating_duration_since(since);
-                        self.say(move || info!(?after, "the session is renewed again"));
+                        self.say(move || info!(elapsed = ?after, "the session is renewed again"));
                     }
                     pause = self.until_next_renewal();
                 }

@@ -149,16 +149,16 @@ impl Report {
     fn log(self) {
         match self {
             Self::Line(line) => line(),
-            Self::StoodStill { passed } => warn!(?passed, "the process stood still"),
+            Self::StoodStill { passed } => warn!(elapsed = ?passed, "the process stood still"),
             Self::Stalled { who, task, stall_after } => error!(
-                %who,
+                part = %who,
                 task = task.as_ref().map_or("unknown", TaskName::as_str),
                 "has not come round for {stall_after:?}: the session is no longer renewed"
             ),
             Self::RoundAgain => warn!("everything comes round again: the session is renewed"),
             Self::Left { session, left, stuck } => error!(
                 %session,
-                left,
+                threads = left,
                 stuck = %Names(&stuck),
                 "the session is lost and threads have not ended: the process ends at its hard stop if they do not"
             ),

@@ -31,7 +31,7 @@ pub(crate) use value::quoted;
 
 pub use hats_script::egress::Rule as NetRule;
 pub use hats_script::{Bundle, Library};
-pub use load::{AdminConfig, LogConfig, LogFormat, LogLevel, Settings};
+pub use load::{AdminConfig, LogConfig, LogFormat, LogLevel, Settings, TraceConfig};
 pub use value::{Percent, duration, size};
 
 /// All settings of one worker.

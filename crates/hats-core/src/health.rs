@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  hats-health ─► Health ─┬─► Condition ─► coordinator (the worker's row, what it takes)
+//!                         ├─► what is scarce ─► which threads it gives away first
 //!   (monitor)             ├─► worker.Healthy of scripts
 //!                         └─► Readiness ◄── Status ◄── what the parts know of their connections to Redis
 //! ```
@@ -10,18 +11,20 @@
 //! it says is what the parts know already; nobody is asked, Redis least of all. Every kind of connection to Redis is in it.
 
 mod exposition;
+mod heaviest;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use hats_cluster::config::Weigh;
 use hats_cluster::{Condition, Handle, Links};
 pub use hats_health::probe::Question;
 use hats_health::readings::Reading;
 use hats_health::server::{self, Listener, Port, Views};
 use hats_health::{Check, CpuThreshold, Health, Monitor, Readiness, Readings, Thresholds};
 use hats_health::{monitor, probe};
-use hats_script::redis;
+use hats_script::{LaneStatus, Lanes, redis};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -67,6 +70,7 @@ struct Parts {
     cluster: Handle,
     scripts: redis::Connections,
     counted: Counted,
+    lanes: Vec<Arc<LaneStatus>>,
 }
 
 /// What is counted by those parts, which it does not keep.
@@ -126,9 +130,25 @@ impl Vigil {
     }
 
     /// The parts are there now.
-    pub(crate) fn started(&self, cluster: Handle, scripts: redis::Connections, counted: Counted) {
+    pub(crate) fn started(
+        &self,
+        cluster: Handle,
+        scripts: redis::Connections,
+        counted: Counted,
+        lanes: &Lanes,
+    ) {
         // Set once.
-        let _ = self.status.parts.set(Parts { cluster, scripts, counted });
+        let _ = self.status.parts.set(Parts { cluster, scripts, counted, lanes: lanes.status() });
+    }
+
+    /// How heavy the threads of this worker are, for when it has too much to do.
+    pub(crate) fn weigh(&self) -> Weigh {
+        let status = self.status.clone();
+        Arc::new(move || {
+            let lanes = status.parts.get().map_or(&[][..], |parts| &parts.lanes);
+            let weights = lanes.iter().flat_map(|lane| lane.weights()).collect();
+            heaviest::weigh(&status.health.borrow(), weights)
+        })
     }
 
     /// Nothing is left to answer for.

@@ -25,3 +25,5 @@ pub use crate::error::Error;
 pub use crate::worker::{Builder, Stopped, Worker};
 pub use hats_cluster::watchdog::HardStop;
 pub use hats_script::TYPES;
+/// The target of the spans of tasks: what is logged in one of them is of that task.
+pub use hats_script::span::TARGET as TASK_SPANS;

@@ -217,7 +217,7 @@ fn say_schedule(name: &TaskName, fields: &[(&'static str, String)]) {
     let Some(cron) = field("Cron") else { return };
     if let Ok(preview) = preview(cron, field("TZ"), None, 1) {
         let next = preview.runs.first().map_or("-", |run| run.utc.as_str());
-        tracing::info!(task = %name, schedule = preview.sentence, next, note = preview.note, "scheduled");
+        tracing::info!(task = %name, kind = "job", schedule = preview.sentence, next, note = preview.note, "scheduled");
     }
 }
 

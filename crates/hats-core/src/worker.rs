@@ -222,7 +222,7 @@ async fn start(
         scripts: lanes.metrics(),
         endpoints: endpoints.as_ref().map(hats_endpoint::Server::metrics),
     };
-    vigil.started(cluster.clone(), script_redis.clone(), counted);
+    vigil.started(cluster.clone(), script_redis.clone(), counted, &lanes);
     let parts = Parts {
         endpoints,
         #[cfg(feature = "embedded-redis")]
@@ -304,6 +304,7 @@ fn cluster_config(
     };
     cluster.admission = memory.admission();
     cluster.condition = vigil.condition();
+    cluster.weigh = vigil.weigh();
     if home.is_own() {
         // Nobody else can be there yet.
         cluster.settle = Duration::ZERO;

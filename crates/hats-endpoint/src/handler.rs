@@ -13,20 +13,22 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::http::{Method, Request, StatusCode, header, request};
 use axum::response::Response;
 use hats_script::{
     BoxFuture, Error, Kind, Lanes, Page, PageRequest, PageResponse, ScriptError, ScriptHandle, TaskControl,
+    span,
 };
 use hyper::body::{Body as _, Incoming};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use crate::admission::{Admission, Bodies};
 use crate::config::Config;
@@ -187,17 +189,41 @@ async fn run(
 ) -> Response {
     let control = Arc::new(Control {
         served: served.clone(),
+        cluster: site.cluster.clone(),
         hurry: site.hurry.clone(),
         is_gone: AtomicBool::new(false),
+        span: OnceLock::new(),
     });
+    if span::wants_requests() {
+        control.span();
+    }
+    let response = attend(site, peer, &control, page, request, method).await;
+    if let Some(span) = control.span.get() {
+        span.record("status", response.status().as_u16());
+    }
+    response
+}
+
+async fn attend(
+    site: &Arc<Site>,
+    peer: Peer<'_>,
+    control: &Arc<Control>,
+    page: &Arc<Page>,
+    request: PageRequest,
+    method: &Method,
+) -> Response {
     let run = site.running.enter(page.file().clone());
     let deadline = Instant::now() + page.limits().call_timeout.unwrap_or(Config::PAGE_TIMEOUT) + OVERDUE;
     let (script, ended) = site.lanes.answer(page, control.clone(), request);
-    let mut script =
-        Script { handle: script, control, under_way: Some((Box::pin(ended), run)), io: site.io.clone() };
+    let mut script = Script {
+        handle: script,
+        control: control.clone(),
+        under_way: Some((Box::pin(ended), run)),
+        io: site.io.clone(),
+    };
     // Most are over before it is worth while to look at anything else.
     if let Ok(ended) = tokio::time::timeout(SOON, script.ended()).await {
-        return finished(site, served, ended, method);
+        return finished(site, control, ended, method);
     }
     let mut is_hurried = false;
     let gone = connection::gone(peer.stream, site.config.gone_timeout);
@@ -205,7 +231,7 @@ async fn run(
     loop {
         tokio::select! {
             biased;
-            ended = script.ended() => return finished(site, served, ended, method),
+            ended = script.ended() => return finished(site, control, ended, method),
             () = site.hurry.cancelled(), if !is_hurried => {
                 is_hurried = true;
                 script.handle.interrupt();
@@ -214,7 +240,7 @@ async fn run(
             () = &mut gone => return closing(unavailable(Why::Gone, method)),
             () = tokio::time::sleep_until(deadline) => {
                 let reason = "it has not ended at its time limit: it is stuck in native code";
-                failed(site, served, reason.to_owned());
+                control.failed(site, reason.to_owned());
                 return closing(plain(StatusCode::GATEWAY_TIMEOUT, method));
             }
         }
@@ -222,7 +248,7 @@ async fn run(
 }
 
 /// The answer of a script that has ended.
-fn finished(site: &Site, served: &Served, ended: Ended, method: &Method) -> Response {
+fn finished(site: &Site, control: &Control, ended: Ended, method: &Method) -> Response {
     let (status, reason) = match ended {
         Ok(Ok(mut answer)) => {
             let body = std::mem::take(&mut answer.body);
@@ -231,7 +257,7 @@ fn finished(site: &Site, served: &Served, ended: Ended, method: &Method) -> Resp
             };
             match message::page_response(answer, body, method) {
                 Some(response) => {
-                    site.cluster.endpoint_ok(&served.path);
+                    site.cluster.endpoint_ok(&control.served.path);
                     return response;
                 }
                 None => (StatusCode::INTERNAL_SERVER_ERROR, Some("its answer is none".to_owned())),
@@ -249,7 +275,7 @@ fn finished(site: &Site, served: &Served, ended: Ended, method: &Method) -> Resp
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, Some(error.to_string())),
     };
     if let Some(reason) = reason {
-        failed(site, served, reason);
+        control.failed(site, reason);
     }
     plain(status, method)
 }
@@ -308,8 +334,20 @@ impl Drop for Script {
 /// end when nobody waits for its answer.
 struct Control {
     served: Arc<Served>,
+    cluster: hats_cluster::Handle,
     hurry: CancellationToken,
     is_gone: AtomicBool,
+    /// Made when it is needed: most requests log nothing.
+    span: OnceLock<Span>,
+}
+
+impl Control {
+    fn failed(&self, site: &Site, reason: String) {
+        if let Some(span) = self.span.get() {
+            span::failed(span, &reason);
+        }
+        failed(site, &self.served, reason);
+    }
 }
 
 impl TaskControl for Control {
@@ -347,6 +385,10 @@ impl TaskControl for Control {
 
     fn status(&self) -> BoxFuture<Result<String, String>> {
         no_task()
+    }
+
+    fn span(&self) -> Span {
+        self.span.get_or_init(|| span::endpoint(&self.served.path, self.cluster.worker_name())).clone()
     }
 }
 

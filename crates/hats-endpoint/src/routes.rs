@@ -253,7 +253,7 @@ impl Routes {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(%error, %path, "an endpoint cannot be read");
+                    tracing::debug!(task = %path, kind = "endpoint", %error, "an endpoint cannot be read");
                     routes.state().away(&path, version)
                 }
             };

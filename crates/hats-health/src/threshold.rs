@@ -150,6 +150,14 @@ impl Quantity {
     }
 }
 
+impl Excess {
+    /// Whether it is memory of which too much is in use, and not CPU.
+    #[must_use]
+    pub fn is_memory(&self) -> bool {
+        self.quantity == Quantity::Memory
+    }
+}
+
 impl fmt::Display for Excess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, unit) = (self.quantity.name(), self.quantity.unit());

@@ -15,6 +15,7 @@ use hats_cluster::name::TaskName;
 use hats_cluster::records::Definition;
 use hats_script::BoxFuture;
 use tokio::sync::watch;
+use tracing::Span;
 
 use crate::call_log::{CallLog, Caller};
 
@@ -72,6 +73,7 @@ pub(crate) struct Control {
     /// Zero: none.
     call_timeout_us: AtomicU64,
     audit: Option<Audit>,
+    span: Span,
 }
 
 #[derive(Clone, Debug)]
@@ -119,6 +121,7 @@ impl Control {
         cluster: Handle,
         orders: Orders,
         audit: Option<Audit>,
+        span: Span,
     ) -> Control {
         Control {
             name,
@@ -132,6 +135,7 @@ impl Control {
             hang_us: AtomicU64::new(0),
             call_timeout_us: AtomicU64::new(0),
             audit,
+            span,
         }
     }
 
@@ -229,5 +233,9 @@ impl hats_script::TaskControl for Control {
         if let Some(audit) = &self.audit {
             audit.log.effect(&audit.caller);
         }
+    }
+
+    fn span(&self) -> Span {
+        self.span.clone()
     }
 }

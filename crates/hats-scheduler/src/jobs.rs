@@ -555,7 +555,7 @@ impl Jobs {
             Done::NotLooked(names) => {
                 self.looking = false;
                 for (name, definition) in names {
-                    tracing::error!(task = %name, "a look at the job has failed, it is looked at again");
+                    tracing::error!(task = %name, kind = "job", "a look at the job has failed, it is looked at again");
                     let job = self.table.entry(&name);
                     job.stale = true;
                     if definition {
@@ -599,7 +599,7 @@ impl Jobs {
         match definition {
             None => {}
             Some(Err(error)) => {
-                tracing::debug!(task = %name, %error, "the job could not be read");
+                tracing::debug!(task = %name, kind = "job", %error, "the job could not be read");
                 job.known = Known::Unknown;
                 return self.table.schedule(&name, Some(now_ms + RETRY_MS));
             }
@@ -608,7 +608,7 @@ impl Jobs {
         let job = self.table.entry(&name);
         match ticks {
             Err(error) => {
-                tracing::debug!(task = %name, %error, "the ticks could not be read");
+                tracing::debug!(task = %name, kind = "job", %error, "the ticks could not be read");
                 job.stale = true;
                 return self.table.schedule(&name, Some(now_ms + RETRY_MS));
             }
@@ -639,7 +639,7 @@ impl Jobs {
         let says = (mirror.state.as_deref() == Some("crashed")).then_some(mirror.error).flatten();
         let update = match &wrong {
             Some(error) if says.as_ref() != Some(error) => {
-                tracing::warn!(task = %name, error, "the job cannot run");
+                tracing::warn!(task = %name, kind = "job", error, "the job cannot run");
                 Some(MirrorUpdate::crashed(error.clone()))
             }
             // What was wrong with the definition is mended.
@@ -668,7 +668,13 @@ impl Jobs {
             let ours = self.place.lease.as_ref();
             let ours = ours.is_some_and(|lease| *lease.session() == run.session && lease.is_trusted());
             if ours && !self.shared.runs.has(&run.nonce) {
-                tracing::warn!(task = %name, tick = run.tick_ms, "a run of this worker that it knows nothing of: ended");
+                let tick = attempt::instant(run.tick_ms);
+                tracing::warn!(
+                    task = %name,
+                    kind = "job",
+                    tick,
+                    "a run of this worker that it knows nothing of: ended"
+                );
                 attempt::end_ghost(self.shared.clone(), name.clone(), run.nonce.clone());
             }
         }

@@ -249,7 +249,7 @@ impl Scheduler {
                 vacant.insert(start(&self.shared, grant));
             }
             Entry::Occupied(mut occupied) => {
-                tracing::debug!(task = %grant.name, "granted while its old run has not ended: waits for that");
+                tracing::debug!(task = %grant.name, kind = "thread", "granted while its old run has not ended: waits for that");
                 occupied.get_mut().waiting = Some(Box::new(grant));
             }
         }

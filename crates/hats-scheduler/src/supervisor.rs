@@ -25,10 +25,10 @@ use hats_cluster::id::Nonce;
 use hats_cluster::name::TaskName;
 use hats_cluster::records::RestartPolicy;
 use hats_cluster::{Grant, Handle, Release};
-use hats_script::{Lanes, ScriptTask};
+use hats_script::{Lanes, ScriptTask, span};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::Config;
 use crate::control::{Audit, Control, Loss, Orders, Stop, Wanted};
@@ -68,8 +68,7 @@ enum Next {
 /// Runs `grant` until its end. Spawned by the scheduler, which learns of the end through [`Shared::gone`].
 pub(crate) fn start(shared: Arc<Shared>, grant: Grant) -> Orders {
     let (orders, wanted) = Orders::new(grant.definition.clone());
-    // An error span, so that it is there whatever level the log has: it says whose warnings these are.
-    let span = tracing::error_span!("thread", task = %grant.name, epoch = grant.epoch);
+    let span = span::thread(&grant.name, shared.cluster.worker_name(), grant.epoch);
     let gone = Gone { tell: shared.gone.clone(), whose: Some((grant.name.clone(), grant.claim.clone())) };
     let supervisor = supervise(shared, grant, orders.clone(), wanted, gone);
     tokio::spawn(supervisor.instrument(span));
@@ -134,6 +133,7 @@ async fn supervise(
         Release::Crashed { error, back_off, .. } => {
             crate::metrics::THREAD_ERRORS.increment(1);
             tracing::warn!(error, ?back_off, "crashed");
+            span::failed(&Span::current(), error);
         }
         _ => tracing::debug!(?release, "ended"),
     }
@@ -158,6 +158,7 @@ async fn run_once(
         shared.cluster.clone(),
         orders.clone(),
         audit,
+        Span::current(),
     ));
     let limits = shared.config.limits_for(&seen.definition.limits);
     control.adopt(seen.definition.hang, limits.call_timeout);

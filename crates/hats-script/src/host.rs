@@ -73,6 +73,11 @@ pub trait TaskControl: Send + Sync + 'static {
 
     /// An effect (a host call that reaches outside the worker) has just passed the gate. For audits.
     fn effect(&self) {}
+
+    /// What the script logs is logged in this span. Asked at each line, and left before anything else is done.
+    fn span(&self) -> tracing::Span {
+        tracing::error_span!(target: crate::span::TARGET, "task", task = self.name())
+    }
 }
 
 /// The worker that scripts run on, as they see it (`worker.…`).

@@ -9,6 +9,7 @@
 //! On cancel and failure: dropping the last [`Lanes`] closes the lanes; scripts still on them are killed
 //! ([`hats_fiber::Ask::Kill`]) and run to their end. A panic in a script's fiber ends that script alone.
 
+mod load;
 mod warm;
 
 use std::cell::RefCell;
@@ -28,7 +29,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::bundle::{self, Library};
 use crate::error::{Error, ScriptError};
-use crate::host::{NoTask, TaskControl, WorkerInfo};
+use crate::host::{Kind, NoTask, TaskControl, WorkerInfo};
 use crate::limits::Limits;
 use crate::metrics::{LaneMetrics, Metrics};
 use crate::modules::env::EnvOverlay;
@@ -41,6 +42,9 @@ use crate::modules::sql;
 use crate::page::{Page, PageRequest, PageResponse};
 use crate::vm::Vm;
 
+pub use self::load::Weight;
+
+use self::load::Load;
 use self::warm::{Scope, Warm, Work};
 
 /// Stack that native code (the interpreter's own frames and host calls) may use beside the script's.
@@ -109,7 +113,7 @@ pub struct ScriptHandle {
 /// What a lane is doing, for whoever watches it from outside.
 pub struct LaneStatus {
     /// Scripts that live on the lane, from the moment that they are put there, by a number of their own.
-    scripts: Mutex<HashMap<usize, Arc<dyn TaskControl>>>,
+    scripts: Mutex<HashMap<usize, Living>>,
     numbers: AtomicUsize,
     /// Tasks of others that are polled on the lane.
     guests: AtomicUsize,
@@ -118,6 +122,12 @@ pub struct LaneStatus {
     begun: Instant,
     /// When it has come round last, in milliseconds since it begun.
     came_round: AtomicU64,
+}
+
+/// A script that lives on a lane.
+struct Living {
+    control: Arc<dyn TaskControl>,
+    load: Arc<Load>,
 }
 
 /// What every lane hands to the scripts on it.
@@ -342,9 +352,12 @@ async fn run<R: 'static>(
     f: impl FnOnce(&mut Vm) -> R + 'static,
 ) -> Result<R, Error> {
     let stack_bytes = stack_bytes(&task.limits)?;
-    let inner = handle.clone();
+    let (inner, load) = (handle.clone(), place.load.clone());
     let fiber = Fiber::new(handle, stack_bytes, move || {
         let mut vm = Vm::new(task, context, inner)?;
+        if let Some(gauge) = vm.heap_gauge() {
+            load.has_heap(gauge);
+        }
         Ok(f(&mut vm))
     })
     .map_err(|error| Error::Vm(error.to_string()))?;
@@ -412,7 +425,20 @@ impl LaneStatus {
     #[must_use]
     pub fn script(&self) -> Option<String> {
         let current = self.current.load(Ordering::Relaxed);
-        self.table().get(&current).map(|control| control.name().to_owned())
+        self.table().get(&current).map(|living| living.control.name().to_owned())
+    }
+
+    /// What each of the threads that live on the lane weighs.
+    #[must_use]
+    pub fn weights(&self) -> Vec<Weight> {
+        let table = self.table();
+        let threads = table.values().filter(|living| living.control.kind() == Kind::Thread);
+        let weight = |living: &Living| Weight {
+            task: living.control.name().to_owned(),
+            time: living.load.time(),
+            heap: living.load.heap(),
+        };
+        threads.map(weight).collect()
     }
 
     /// How many scripts live on the lane.
@@ -421,7 +447,7 @@ impl LaneStatus {
         self.table().len()
     }
 
-    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Arc<dyn TaskControl>>> {
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Living>> {
         // Nothing that holds this lock can panic half-way through a change.
         self.scripts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -549,7 +575,11 @@ impl<R: 'static> Future for OnLane<R> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let number = self.place.borrow().as_ref().map_or(0, |place| place.number);
         self.status.current.store(number, Ordering::Relaxed);
+        let began = load::now();
         let poll = Pin::new(&mut self.fiber).poll(context);
+        if let Some(place) = &*self.place.borrow() {
+            place.load.ran_since(began);
+        }
         self.status.current.store(0, Ordering::Relaxed);
         poll
     }
@@ -575,13 +605,15 @@ impl Drop for Guest {
 struct Place {
     status: Arc<LaneStatus>,
     number: usize,
+    load: Arc<Load>,
 }
 
 impl Place {
     fn new(status: Arc<LaneStatus>, control: Arc<dyn TaskControl>) -> Self {
         let number = status.numbers.fetch_add(1, Ordering::Relaxed) + 1;
-        status.table().insert(number, control);
-        Self { status, number }
+        let load = Arc::<Load>::default();
+        status.table().insert(number, Living { control, load: load.clone() });
+        Self { status, number, load }
     }
 }
 

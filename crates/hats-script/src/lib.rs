@@ -22,12 +22,13 @@ mod limits;
 pub mod metrics;
 mod modules;
 mod page;
+pub mod span;
 mod vm;
 
 pub use crate::bundle::{Bundle, Import, Imports, Library, Unresolvable, imports, resolve, syntax_error};
 pub use crate::error::{Error, ScriptError, Thrown};
 pub use crate::host::{BoxFuture, JobInfo, Kind, TaskControl, WorkerInfo};
-pub use crate::lane::{LaneStatus, Lanes, LanesConfig, ScriptHandle, ScriptTask};
+pub use crate::lane::{LaneStatus, Lanes, LanesConfig, ScriptHandle, ScriptTask, Weight};
 pub use crate::limits::Limits;
 pub use crate::modules::env::EnvOverlay;
 #[cfg(feature = "http")]

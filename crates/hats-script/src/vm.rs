@@ -23,6 +23,7 @@ mod source;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use hats_arena::{Interpreter, Kept};
@@ -138,7 +139,7 @@ impl Vm {
                 true
             }
             Err(why) => {
-                tracing::debug!(task = self.host.control().name(), %why, "an interpreter is thrown away");
+                self.host.log(|| tracing::debug!(reason = %why, "an interpreter is thrown away"));
                 false
             }
         }
@@ -366,6 +367,11 @@ impl Vm {
     #[must_use]
     pub fn memory_used(&self) -> usize {
         self.interpreter.used()
+    }
+
+    /// Where the bytes that the heap takes can be read at any time, if they can.
+    pub(crate) fn heap_gauge(&self) -> Option<Arc<AtomicUsize>> {
+        self.interpreter.gauge()
     }
 
     fn give_way(&self, asked: Ask) -> Result<Wake, ScriptError> {

@@ -380,6 +380,20 @@ fn without_an_arena_all_but_the_reset_is_the_same() {
 }
 
 #[test]
+fn what_an_interpreter_without_an_arena_takes_can_be_read_at_any_time() {
+    let interpreter = Interpreter::plain(LIMITS).unwrap();
+    let gauge = interpreter.gauge().unwrap();
+    let taken = || gauge.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(taken() >= interpreter.used());
+    let before = taken();
+    eval(&interpreter, "globalThis.large = new Uint8Array(5e6)");
+    assert!((5_000_000..5_100_000).contains(&(taken() - before)), "{before} bytes, then {}", taken());
+    eval(&interpreter, "globalThis.large = [1]; for (let n = 0; n < 1e5; n++) large.push(n)");
+    assert!(taken() - before < 3_000_000, "{before} bytes, then {}", taken());
+    assert!(warmed().gauge().is_none());
+}
+
+#[test]
 fn interpreters_come_and_go() {
     for n in 0..200 {
         let interpreter = sealed();

@@ -229,7 +229,7 @@ impl Return {
             Err(Unanswered::LeaseLost) => None,
         };
         if let Err(error) = mirrored {
-            tracing::debug!(task = %self.name, %error, "the state is not mirrored");
+            tracing::debug!(task = %self.name, kind = "thread", %error, "the state is not mirrored");
             if released == Some(Released::Released)
                 && let Some(mirror) = self.said_late()
             {

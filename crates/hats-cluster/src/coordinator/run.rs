@@ -165,6 +165,8 @@ pub(super) struct Coordinator {
     admission: Admission,
     /// How well we are, as far as the rest of the worker has found.
     condition: Condition,
+    /// Since when it is critical, or no longer.
+    condition_since: BootInstant,
     settling: Settling,
     /// A session was opened before the current one.
     opened_before: bool,
@@ -269,6 +271,7 @@ impl Coordinator {
             draining: false,
             admission: Admission::Open,
             condition: Condition::default(),
+            condition_since: now,
             runnable: Runnable::default(),
             blocked_until: BootInstant::default(),
             data_lost_until: BootInstant::default(),
@@ -590,9 +593,13 @@ impl Coordinator {
         let was_critical = self.condition.critical.is_some();
         self.condition = condition;
         if was_critical != self.condition.critical.is_some() {
+            let now = BootInstant::now();
+            self.condition_since = now;
             self.tell_peers();
             // People see it in the row, and peers in the session's next renewal.
-            self.row_at = BootInstant::now();
+            self.row_at = now;
+            // What peers are about to say of themselves counts.
+            self.sample_at = now;
             self.consider_all();
         }
     }

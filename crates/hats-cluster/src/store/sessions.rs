@@ -23,6 +23,8 @@ pub struct SessionInfo {
     pub lease: Duration,
     /// Which threads it takes, and how many.
     pub capacity: Capacity,
+    /// Whether it takes new threads.
+    pub ready: bool,
 }
 
 /// What a renewal says of its worker.
@@ -128,6 +130,7 @@ impl Store {
             weight.to_string(),
             threads_max.map(|most| most.to_string()).unwrap_or_default(),
             labels.to_string(),
+            u8::from(info.ready).to_string(),
         ];
         let reply = self.run(Call::new(&lua::OPEN, self.keys().session(id), args)).await?;
         match reply.text(0)?.as_str() {

@@ -177,6 +177,7 @@ fn info() -> SessionInfo {
         version: "0.1.0".to_owned(),
         lease: Duration::from_secs(5),
         capacity: crate::config::Capacity::default(),
+        ready: true,
     }
 }
 
@@ -258,6 +259,11 @@ async fn a_session_is_opened_once_per_id(bench: Bench) {
     assert_eq!((record.beat, record.name.as_str(), record.lease), (1, "w", Duration::from_secs(5)));
     assert!(now.abs_diff(record.opened_ms) < 5_000, "{now} {record:?}");
     assert_eq!(record.expiry_ms, record.opened_ms + 5_000);
+    let id = SessionId::random();
+    let closed = SessionInfo { ready: false, ..info() };
+    assert!(matches!(bench.store.open(&id, &closed).await.unwrap(), Opened::Opened { .. }));
+    let record = bench.store.sample(&[id]).await.unwrap().sessions[0].1.clone().unwrap();
+    assert!(record.alive && !record.ready);
 }
 
 async fn only_a_living_session_is_renewed(bench: Bench) {

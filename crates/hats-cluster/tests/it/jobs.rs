@@ -68,6 +68,7 @@ async fn a_death_that_only_runs_have_seen_is_noticed_and_settled(redis: &RedisCo
         version: "0".to_owned(),
         lease: LEASE,
         capacity: hats_cluster::config::Capacity::default(),
+        ready: true,
     };
     store.open(&silent, &info).await.unwrap();
     run_under(&store, &silent).await;

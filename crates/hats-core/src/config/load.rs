@@ -22,6 +22,7 @@ use figment::value::{Dict, Map, Num, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use hats_cluster::address::{RedisAddress, RedisConfig, Secret};
 use hats_cluster::name::{ClusterName, TaskName, WorkerName};
+use url::Url;
 
 use super::value::{boolean, duration, is_off, quoted, size};
 use super::{Config, Endpoint, Job, Library, Limits, Script, jobs};
@@ -75,6 +76,7 @@ const KEYS: &[Key] = &[
     key("log-line-limit"),
     key("log-format"),
     key("log-level"),
+    key("otlp-endpoint"),
     key("call-log"),
     key("system-root"),
     key("cpu-threshold"),
@@ -123,6 +125,15 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// What is worth a line.
     pub level: LogLevel,
+}
+
+/// Where traces go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceConfig {
+    /// The whole URL that spans are sent to.
+    pub endpoint: String,
+    /// The cluster that they are of.
+    pub cluster_name: ClusterName,
 }
 
 /// For people or for machines.
@@ -288,6 +299,17 @@ impl Settings {
             )),
             port => Ok(SocketAddr::new(ip, port)),
         }
+    }
+
+    /// Reads where traces go. None: nowhere.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] names the setting that cannot be used, and where it came from.
+    pub fn traces(&self) -> Result<Option<TraceConfig>, Error> {
+        let Some(endpoint) = self.read_as("otlp-endpoint", otlp_endpoint)? else { return Ok(None) };
+        let cluster_name = self.parsed("cluster-name")?.unwrap_or(Config::default().cluster_name);
+        Ok(Some(TraceConfig { endpoint, cluster_name }))
     }
 
     /// Reads how to write logs.
@@ -715,6 +737,23 @@ fn some_time(text: &str) -> Result<Duration, String> {
         Duration::ZERO => Err(format!("must be above 0, got {}", quoted(text))),
         time => Ok(time),
     }
+}
+
+/// What spans are posted to: the base URL of a collector with the path of the protocol.
+fn otlp_endpoint(text: &str) -> Result<String, String> {
+    const PATH: &str = "v1/traces";
+    if text.contains('@') {
+        // Whoever sees the flags of a process would see them, and so would whoever reads this error.
+        return Err("credentials belong into OTEL_EXPORTER_OTLP_HEADERS".to_owned());
+    }
+    let wrong = || format!("expected a URL such as http://collector:4318, got {}", quoted(text));
+    let url =
+        text.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https")).ok_or_else(wrong)?;
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(wrong());
+    }
+    let base = url.as_str().trim_end_matches('/');
+    Ok(if base.ends_with(&format!("/{PATH}")) { base.to_owned() } else { format!("{base}/{PATH}") })
 }
 
 fn bytes(text: &str) -> Result<usize, String> {

@@ -258,6 +258,25 @@ fn values_that_mean_nothing_are_refused() {
 }
 
 #[test]
+fn traces_go_to_the_path_of_the_protocol() {
+    let traces =
+        |endpoint| settings(&[("otlp-endpoint", endpoint), ("cluster-name", "c")], &[]).unwrap().traces();
+    for (endpoint, expected) in [
+        ("http://collector:4318", "http://collector:4318/v1/traces"),
+        ("https://otel.example/base/", "https://otel.example/base/v1/traces"),
+        ("http://collector:4318/v1/traces", "http://collector:4318/v1/traces"),
+    ] {
+        let config = traces(endpoint).unwrap().unwrap();
+        assert_eq!((config.endpoint.as_str(), config.cluster_name.as_str()), (expected, "c"));
+    }
+    assert_eq!(settings(&[], &[]).unwrap().traces().unwrap(), None);
+    for wrong in ["collector:4318", "grpc://collector:4317", "http://", "http://a/?b", "http://me:secret@a"] {
+        let error = traces(wrong).unwrap_err().to_string();
+        assert!(error.contains("otlp-endpoint") && !error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
 fn thresholds_lists_and_sizes_are_read() {
     let config = flags(&[
         ("cpu-threshold", "85%"),

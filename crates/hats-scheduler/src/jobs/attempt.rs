@@ -19,10 +19,11 @@ use hats_cluster::lease::Lease;
 use hats_cluster::name::{TaskKind, TaskName};
 use hats_cluster::records::{JobDefinition, JobRead, Mirror, State, TickOutcome, TicksRecord};
 use hats_cluster::store::{Asked, Ended, MirrorUpdate, Run, Said, Store, TickAnswer, TickRequest, Waiting};
-use hats_script::BoxFuture;
+use hats_script::{BoxFuture, span};
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::plan::Next;
 use super::table::{self, Known, Ready, Step};
@@ -93,12 +94,13 @@ struct Granted {
 
 /// Asks what the step says, and runs what is granted.
 pub(super) fn start(shared: Arc<Shared>, question: Question, step: Step) {
-    let span = tracing::error_span!("job", task = %question.name);
     let work = async move {
         let (name, asked_at) = (question.name.clone(), Instant::now());
+        // A run has a span of its own.
+        let span = tracing::error_span!("question", task = %name, kind = "job");
         let nothing = Done::Asked { name: name.clone(), asked_at, ticks: None, after: After::Rest(REST_MS) };
         let answer = Answer::or(&shared.done, nothing);
-        let (granted, ticks, after) = ask(&shared, &question, step).await;
+        let (granted, ticks, after) = ask(&shared, &question, step).instrument(span).await;
         answer.is(Done::Asked { name: name.clone(), asked_at, ticks, after });
         if let Some(granted) = granted {
             // Told when it goes, however it ends.
@@ -106,7 +108,7 @@ pub(super) fn start(shared: Arc<Shared>, question: Question, step: Step) {
             attend(&shared, &question, granted).await;
         }
     };
-    tokio::spawn(work.instrument(span));
+    tokio::spawn(work);
 }
 
 type Told = (Option<Granted>, Option<TicksRecord>, After);
@@ -232,12 +234,30 @@ async fn attend(shared: &Arc<Shared>, question: &Question, granted: Granted) {
     let mut known = question.known.ready().map(|ready| ready.definition.clone());
     let mut next = Some(granted);
     while let Some(granted) = next {
-        let Some(ended) = attend_one(shared, question, &granted, &mut known).await else { return };
-        let nonce = &granted.entered.by.nonce;
-        count(&granted, &ended);
-        shared.runs.finishing(nonce);
-        next = finish(shared, question, nonce, &ended).await;
+        let run = &granted.run;
+        let tick = instant(run.tick_ms);
+        let span = span::job(&question.name, &shared.worker, run.epoch, &tick, run.attempt);
+        next = attend_to_its_end(shared, question, &granted, &mut known).instrument(span).await;
     }
+}
+
+/// One run, until its end is answered. Gives what follows.
+async fn attend_to_its_end(
+    shared: &Arc<Shared>,
+    question: &Question,
+    granted: &Granted,
+    known: &mut Option<JobDefinition>,
+) -> Option<Granted> {
+    let ended = attend_one(shared, question, granted, known).await?;
+    let nonce = &granted.entered.by.nonce;
+    count(granted, &ended);
+    shared.runs.finishing(nonce);
+    finish(shared, question, nonce, &ended).await
+}
+
+/// As people read it.
+pub(super) fn instant(unix_ms: i64) -> String {
+    Timestamp::from_millisecond(unix_ms).map_or_else(|_| unix_ms.to_string(), |instant| instant.to_string())
 }
 
 /// A try that is followed by another is not the end of its tick, and a run by hand is none.
@@ -283,7 +303,7 @@ async fn attend_one(
         }
     };
     let run = &granted.run;
-    tracing::debug!(tick = run.tick_ms, epoch = run.epoch, attempt = run.attempt, "runs");
+    tracing::debug!("runs");
     let report =
         job::run(&shared.lanes, job(shared, question, granted, &ready), granted.entered.wanted.clone()).await;
     let ended = ended(run, granted.manual, ready.definition.retries, report)?;
@@ -359,6 +379,7 @@ fn tell(shared: &Arc<Shared>, name: &TaskName, mirror: &Mirror, (ended, error): 
     let update = match error {
         Some(error) => {
             tracing::warn!(error, "the run failed");
+            span::failed(&Span::current(), error);
             MirrorUpdate::crashed(error.clone())
         }
         None if crashed && ended.outcome == TickOutcome::Ran => MirrorUpdate::mended(),
@@ -372,7 +393,7 @@ pub(super) fn mirror_soon(shared: &Arc<Shared>, name: &TaskName, update: MirrorU
     let (shared, name) = (shared.clone(), name.clone());
     tokio::spawn(async move {
         if let Err(error) = shared.store.mirror_job(&name, &update).await {
-            tracing::debug!(task = %name, %error, "the state of the job is not written");
+            tracing::debug!(task = %name, kind = "job", %error, "the state of the job is not written");
         }
     });
 }
@@ -393,7 +414,7 @@ async fn finish(shared: &Arc<Shared>, question: &Question, nonce: &Nonce, ended:
 pub(super) fn end_ghost(shared: Arc<Shared>, name: TaskName, nonce: Nonce) {
     tokio::spawn(async move {
         if let Err(error) = shared.store.finish(&name, &nonce, &Ended::ghost(), None).await {
-            tracing::debug!(task = %name, %error, "a ghost is ended at the next look");
+            tracing::debug!(task = %name, kind = "job", %error, "a ghost is ended at the next look");
         }
     });
 }
@@ -402,7 +423,7 @@ pub(super) fn end_ghost(shared: Arc<Shared>, name: TaskName, nonce: Nonce) {
 pub(super) fn retire(shared: Arc<Shared>, name: TaskName) {
     tokio::spawn(async move {
         if let Err(error) = shared.store.retire_ticks(&name).await {
-            tracing::debug!(task = %name, %error, "the ticks are retired by the next sweep");
+            tracing::debug!(task = %name, kind = "job", %error, "the ticks are retired by the next sweep");
         }
     });
 }
@@ -421,10 +442,10 @@ async fn answered<T, F: Future<Output = Result<T, Error>>>(
         match ask().await {
             Ok(answer) => return Some(answer),
             Err(error) if !error.may_pass() || error.is_of_another_type() => {
-                tracing::warn!(%error, what, "the ticks of the job cannot be used");
+                tracing::warn!(%error, question = what, "the ticks of the job cannot be used");
                 return None;
             }
-            Err(error) => tracing::debug!(%error, what, "not answered yet"),
+            Err(error) => tracing::debug!(%error, question = what, "not answered yet"),
         }
         tokio::select! {
             () = lease.lost() => return None,

@@ -25,6 +25,7 @@ use hats_script::{
     TaskControl,
 };
 use tokio::sync::{Notify, watch};
+use tracing::Span;
 
 use super::{audited, shortened};
 use crate::control::Audit;
@@ -142,6 +143,7 @@ pub(crate) async fn run(lanes: &Lanes, job: Job, mut wanted: watch::Receiver<Wan
         }),
         forfeited: AtomicBool::new(orders.seen == Wanted::Forfeit),
         audit: job.audit,
+        span: Span::current(),
     });
     let (source, timeout, guard) = (job.source, job.timeout, job.guard);
     let (asked_at, inner) = (Instant::now(), control.clone());
@@ -190,7 +192,7 @@ pub(crate) async fn run(lanes: &Lanes, job: Job, mut wanted: watch::Receiver<Wan
             () = control.stop.told.notified(), if !stopping => orders.seen = orders.seen.max(Wanted::Stop),
             () = &mut patience, if impatient => {
                 impatient = false;
-                tracing::warn!(task = control.name(), "interrupted: the run did not end within the drain timeout");
+                tracing::warn!("interrupted: the run did not end within the drain timeout");
                 script.0.interrupt();
             }
         }
@@ -250,6 +252,7 @@ struct Control {
     /// The run is no longer ours although the session lives on.
     forfeited: AtomicBool,
     audit: Option<Audit>,
+    span: Span,
 }
 
 struct StopAsked {
@@ -309,6 +312,10 @@ impl TaskControl for Control {
         if let Some(audit) = &self.audit {
             audit.log.effect(&audit.caller);
         }
+    }
+
+    fn span(&self) -> Span {
+        self.span.clone()
     }
 }
 

@@ -62,10 +62,9 @@ pub(crate) fn run(vm: &mut Vm, thread: &Thread, started: impl FnOnce()) -> Ended
         Ok(()) => {}
         // The stop's patience is over: still an end in good order, as the thread is still ours.
         Err(ScriptError::Interrupted) if thread.control.is_stopped() => {
-            tracing::warn!(
-                task = thread.control.name(),
-                "interrupted: the call in hand did not return within the drain timeout"
-            );
+            say(thread, || {
+                tracing::warn!("interrupted: the call in hand did not return within the drain timeout");
+            });
         }
         Err(error) => return ended_by(error),
     }
@@ -74,11 +73,11 @@ pub(crate) fn run(vm: &mut Vm, thread: &Thread, started: impl FnOnce()) -> Ended
         Err(error @ ScriptError::Lost) => ended_by(error),
         // Its limit is no setting: the error's own text would name one.
         Err(ScriptError::Timeout(limit)) => {
-            tracing::warn!(task = thread.control.name(), ?limit, "cleanup() did not return in time");
+            say(thread, || tracing::warn!(?limit, "cleanup() did not return in time"));
             Ended::InOrder
         }
         Err(error) => {
-            tracing::warn!(task = thread.control.name(), %error, "cleanup() failed");
+            say(thread, || tracing::warn!(%error, "cleanup() failed"));
             Ended::InOrder
         }
     }
@@ -148,6 +147,11 @@ fn logged(
     body: impl FnOnce(&mut Vm) -> Result<(), ScriptError>,
 ) -> Result<(), ScriptError> {
     super::audited(control, control.audit(), function, || body(vm))
+}
+
+/// On the fiber nothing but this line is in the thread's span.
+fn say(thread: &Thread, line: impl FnOnce()) {
+    thread.control.span().in_scope(line);
 }
 
 fn ended_by(error: ScriptError) -> Ended {

@@ -255,7 +255,7 @@ impl Warm {
                 let fiber = OnLane { fiber, place, status: lane.status.clone() };
                 spawn_local(async move {
                     if let Err(panicked) = (Serving { fiber, turn }).await {
-                        tracing::error!(%panicked, "an interpreter has failed between two pieces of work");
+                        tracing::error!(error = %panicked, "an interpreter has failed between two pieces of work");
                     }
                 });
             }

@@ -17,7 +17,7 @@ pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
         if tracing::enabled!(target: "script", Level::DEBUG) {
             let line = line(host, call);
             host.keep_line("debug: ", &line);
-            tracing::debug!(target: "script", task = host.control().name(), "{line}");
+            host.log(|| tracing::debug!(target: "script", "{line}"));
         }
         undefined(call)
     })?;
@@ -25,7 +25,7 @@ pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
         if host.keeps_log() || tracing::enabled!(target: "script", Level::WARN) {
             let line = line(host, call);
             host.keep_line("warn: ", &line);
-            tracing::warn!(target: "script", task = host.control().name(), "{line}");
+            host.log(|| tracing::warn!(target: "script", "{line}"));
         }
         undefined(call)
     })?;
@@ -33,7 +33,7 @@ pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
         if host.keeps_log() || tracing::enabled!(target: "script", Level::ERROR) {
             let line = line(host, call);
             host.keep_line("error: ", &line);
-            tracing::error!(target: "script", task = host.control().name(), "{line}");
+            host.log(|| tracing::error!(target: "script", "{line}"));
         }
         undefined(call)
     })?;
@@ -44,7 +44,7 @@ fn info<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'j
     if host.keeps_log() || tracing::enabled!(target: "script", Level::INFO) {
         let line = line(host, call);
         host.keep_line("", &line);
-        tracing::info!(target: "script", task = host.control().name(), "{line}");
+        host.log(|| tracing::info!(target: "script", "{line}"));
     }
     undefined(call)
 }

@@ -501,7 +501,7 @@ impl Db {
         let failure = console::cut(failure, host.limits.log_line);
         let line = format!("{}: {failure}", call.name);
         host.keep_line("warn: ", &line);
-        tracing::warn!(target: "script", task = host.control().name(), "{line}");
+        host.log(|| tracing::warn!(target: "script", "{line}"));
         *self.error.borrow_mut() = Some(failure);
         Ok(None)
     }

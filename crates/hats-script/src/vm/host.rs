@@ -126,6 +126,11 @@ impl Host {
         self.control.borrow().clone()
     }
 
+    /// Logs something that the work in hand has done. `log` must not wait.
+    pub(crate) fn log(&self, log: impl FnOnce()) {
+        self.control.borrow().span().in_scope(log);
+    }
+
     /// What is asked of the work in hand.
     pub(crate) fn asked(&self) -> Ask {
         self.fiber.borrow().asked()

@@ -1,7 +1,8 @@
 //! Giving threads away: for even shares, and because this worker is not healthy.
 //!
 //! A thread is stopped in good order, `cleanup()` included, and released with a preference for the one who is to have it.
-//! What must hold: no more than a few are on their way at any time, and nothing is given away where nobody would take it.
+//! What must hold: no more than a few are on their way at any time, and nothing is given away where nobody would take it. Who
+//! becomes critical therefore hears first how its peers are now: what has come over it may have come over all.
 
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ impl Coordinator {
             Some(why) if self.has_ready_peer(now) => self.shed(now, &own, &why),
             Some(why) if now >= self.alone_said_until => {
                 self.alone_said_until = now + ALONE_SAID_EVERY;
-                warn!(%why, "this worker is critical, and there is no healthy one: it keeps what it has and goes on");
+                warn!(reason = %why, "this worker is critical, and there is no healthy one: it keeps what it has and goes on");
             }
             Some(_) => {}
             None if self.admission == Admission::Open => {
@@ -125,18 +126,22 @@ impl Coordinator {
     fn shed(&mut self, now: BootInstant, own: &SessionId, why: &str) {
         let count = self.table.owned_len().div_ceil(SHED_PART).min(self.room());
         let members = self.members(now);
+        let weights = (self.config.weigh)();
         let mut heaviest: Vec<(u64, &TaskName, SessionId)> = self
             .stoppable()
             .filter_map(|(name, requires)| {
                 let to = members.successor(name, requires, own)?;
-                Some(((self.config.weigh)(name), name, to.clone()))
+                if !self.observer.has_spoken_since(to, self.condition_since) {
+                    return None;
+                }
+                Some((weights.get(name).copied().unwrap_or(0), name, to.clone()))
             })
             .collect();
         heaviest.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1)));
         let moves: Vec<_> =
             heaviest.into_iter().take(count).map(|(_, name, to)| (name.clone(), to)).collect();
         if !moves.is_empty() {
-            warn!(%why, threads = moves.len(), "this worker is critical: given to healthy ones");
+            warn!(reason = %why, threads = moves.len(), "this worker is critical: given to healthy ones");
         }
         self.hand_over(moves);
     }

@@ -217,18 +217,18 @@ impl Coordinator {
             Claimed::NothingToRun { read } => thread.read(read.as_ref()),
             Claimed::Of2020 { heartbeat, since } => {
                 if thread.of_2020.is_none() {
-                    info!(task = %name, "says running and nobody claims it: watched before it is claimed");
+                    info!(task = %name, kind = "thread", "says running and nobody claims it: watched before it is claimed");
                 }
                 thread.of_2020 = Some((heartbeat, since));
                 thread.not_before = BootInstant::now() + self.timing.sample_every();
             }
             Claimed::Unread(error) => {
-                debug!(task = %name, %error, "the definition could not be read");
+                debug!(task = %name, kind = "thread", %error, "the definition could not be read");
                 thread.not_before = BootInstant::now() + RETRY;
             }
             Claimed::Unclaimable(error) => {
                 if !std::mem::replace(&mut thread.unclaimable, true) {
-                    warn!(task = %name, %error, "its claim cannot be used, nobody can run it");
+                    warn!(task = %name, kind = "thread", %error, "its claim cannot be used, nobody can run it");
                 }
                 thread.not_before = BootInstant::now() + UNCLAIMABLE_REST;
             }
@@ -278,7 +278,7 @@ impl Coordinator {
                 if read.mirror.error.as_deref() != Some(POISON)
                     || read.mirror.state.as_deref() != Some("crashed")
                 {
-                    error!(task = %name, "{POISON}");
+                    error!(task = %name, kind = "thread", "{POISON}");
                     self.write_poison(name);
                 }
             }
@@ -297,7 +297,7 @@ impl Coordinator {
         let update = crashed_mirror(POISON.to_owned());
         tokio::spawn(async move {
             if let Err(error) = store.mirror(&name, &update).await {
-                debug!(task = %name, %error, "the mark of poison is not written, whoever meets it next does");
+                debug!(task = %name, kind = "thread", %error, "the mark of poison is not written, whoever meets it next does");
             }
         });
     }
@@ -334,7 +334,7 @@ impl Coordinator {
             }
             Some(DefinitionRead { enabled: true, definition: Err(error), .. }) => {
                 let error = error.to_string();
-                warn!(task = %name, error, "the definition is malformed");
+                warn!(task = %name, kind = "thread", error, "the definition is malformed");
                 // No back-off: it starts as soon as it is mended, and what says so already is not claimed.
                 let how = Handover::crashed(Duration::ZERO, granted.restarts);
                 self.table.entry(name).not_before = BootInstant::now() + MALFORMED_REST;
@@ -387,7 +387,7 @@ impl Coordinator {
         if !self.ghosts.insert(nonce.clone()) {
             return;
         }
-        debug!(task = %name, %nonce, "a claim of ours that we know nothing of is given up");
+        debug!(task = %name, kind = "thread", claim = %nonce, "a claim of ours that we know nothing of is given up");
         let (store, done) = (self.store.clone(), self.done.clone());
         let (name, nonce) = (name.clone(), nonce.clone());
         tokio::spawn(async move {

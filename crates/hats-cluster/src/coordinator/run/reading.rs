@@ -120,7 +120,7 @@ impl Coordinator {
                 if is_ours {
                     owned.doubted = false;
                 } else if owned.doubted {
-                    warn!(task = %name, "the claim no longer names us: it stops");
+                    warn!(task = %name, kind = "thread", "the claim no longer names us: it stops");
                     self.table.set_claim(name, claim);
                     self.ask_to_stop(name, StopReason::Moved);
                 } else {
@@ -174,7 +174,7 @@ impl Coordinator {
         let read = match read {
             Ok(read) => read,
             Err(error) => {
-                debug!(task = %name, %error, "the definition could not be read, read again");
+                debug!(task = %name, kind = "thread", %error, "the definition could not be read, read again");
                 self.dirty_definitions.insert(name.clone());
                 self.flush_at = Some(BootInstant::now() + RETRY);
                 return;

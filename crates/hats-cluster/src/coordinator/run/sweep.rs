@@ -113,7 +113,7 @@ impl Coordinator {
         let (store, name) = (self.store.clone(), name.clone());
         tokio::spawn(async move {
             if let Err(error) = store.retire(&name, dead.as_ref()).await {
-                debug!(task = %name, %error, "the claim is retired by the next sweep");
+                debug!(task = %name, kind = "thread", %error, "the claim is retired by the next sweep");
             }
         });
     }

@@ -434,7 +434,9 @@ fn seen(world: &mut World, peers: &[(&str, bool, usize)]) {
     let mut sessions = Vec::new();
     for (id, ready, threads) in peers {
         let id = SessionId::from(*id);
-        let record = SessionRecord { ready: *ready, ..crate::observe::living() };
+        // It has beaten since whatever was seen before.
+        let beat = BootInstant::now().as_nanos();
+        let record = SessionRecord { ready: *ready, beat, ..crate::observe::living() };
         sessions.push((id.clone(), Some(record)));
         for number in 0..*threads {
             let claim = ClaimRecord { session: Some(id.clone()), ..was_claimed() };
@@ -506,10 +508,13 @@ async fn nothing_is_given_to_who_takes_nothing_and_nothing_by_who_drains() {
 #[tokio::test]
 async fn a_critical_worker_sheds_the_heaviest_first_and_a_few_at_a_time() {
     let mut world = World::new();
-    world.it.config.weigh = Arc::new(|name| if name.as_str() == "own-7" { 9 } else { 1 });
+    world.it.config.weigh = Arc::new(|| HashMap::from([(name("own-7"), 9)]));
     own_many(&mut world, 50);
-    seen(&mut world, &[("peer", true, 50)]);
+    let peer = [("peer", true, 50)];
+    seen(&mut world, &peer);
     world.it.condition_is(critical(Some("load")));
+    seen(&mut world, &peer);
+    seen(&mut world, &peer);
     let now = BootInstant::now();
     assert!(!world.it.takes(now));
     world.it.balance(now);
@@ -518,6 +523,25 @@ async fn a_critical_worker_sheds_the_heaviest_first_and_a_few_at_a_time() {
     assert_eq!(relocated(&mut world).len(), 2);
     world.it.condition_is(critical(None));
     assert!(world.it.takes(now));
+}
+
+#[tokio::test]
+async fn who_becomes_critical_gives_nothing_away_before_it_has_heard_how_its_peers_are_now() {
+    for is_ready in [true, false] {
+        let mut world = World::new();
+        own_many(&mut world, 50);
+        seen(&mut world, &[("peer", true, 50)]);
+        world.it.condition_is(critical(Some("load")));
+        world.it.balance(BootInstant::now());
+        assert_eq!(relocated(&mut world).len(), 0, "what the peer has said is older");
+        // That it has beaten meanwhile may have been before.
+        seen(&mut world, &[("peer", true, 50)]);
+        world.it.balance(BootInstant::now() + Duration::from_secs(1));
+        assert_eq!(relocated(&mut world).len(), 0);
+        seen(&mut world, &[("peer", is_ready, 50)]);
+        world.it.balance(BootInstant::now() + Duration::from_secs(2));
+        assert_eq!(relocated(&mut world).len(), if is_ready { 2 } else { 0 }, "ready: {is_ready}");
+    }
 }
 
 #[tokio::test]

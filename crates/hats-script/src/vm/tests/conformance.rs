@@ -265,7 +265,7 @@ async fn console_writes_lines_to_the_log() {
             }
         });
         let kept = run.1.await.unwrap();
-        let lines: Vec<_> = std::mem::take(&mut *log.0.lock().unwrap());
+        let lines: Vec<_> = std::mem::take(&mut *log.lines.lock().unwrap());
         let lines: Vec<_> = lines.iter().filter(|line| line.text.starts_with("logged:")).collect();
         for (line, (level, text)) in lines.iter().zip(expected) {
             assert_eq!((line.level, line.task.as_str(), line.text.as_str()), (level, "test.js", text));
@@ -279,7 +279,12 @@ async fn console_writes_lines_to_the_log() {
 }
 
 /// The lines that all scripts of this process have logged.
-struct Log(Mutex<Vec<Logged>>);
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<Logged>>,
+    /// The task of each span that was made.
+    spans: Mutex<Vec<String>>,
+}
 
 #[derive(Debug)]
 struct Logged {
@@ -292,7 +297,7 @@ impl Log {
     fn of_the_process() -> Arc<Self> {
         static LOG: OnceLock<Arc<Log>> = OnceLock::new();
         LOG.get_or_init(|| {
-            let log = Arc::new(Self(Mutex::default()));
+            let log = Arc::<Self>::default();
             tracing::subscriber::set_global_default(Collector(log.clone())).unwrap();
             log
         })
@@ -302,22 +307,37 @@ impl Log {
 
 struct Collector(Arc<Log>);
 
+thread_local! {
+    /// The tasks of the spans that this OS thread is inside of.
+    static INSIDE: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
 impl Subscriber for Collector {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == "script"
+        metadata.target() == "script" || metadata.target() == crate::span::TARGET
     }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let mut said = Logged { level: *span.metadata().level(), task: String::new(), text: String::new() };
+        span.record(&mut said);
+        let mut spans = self.0.spans.lock().unwrap();
+        spans.push(said.task);
+        Id::from_u64(spans.len() as u64)
     }
     fn record(&self, _: &Id, _: &Record<'_>) {}
     fn record_follows_from(&self, _: &Id, _: &Id) {}
     fn event(&self, event: &Event<'_>) {
-        let mut line = Logged { level: *event.metadata().level(), task: String::new(), text: String::new() };
+        let task = INSIDE.with_borrow(|inside| inside.last().cloned().unwrap_or_default());
+        let mut line = Logged { level: *event.metadata().level(), task, text: String::new() };
         event.record(&mut line);
-        self.0.0.lock().unwrap().push(line);
+        self.0.lines.lock().unwrap().push(line);
     }
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
+    fn enter(&self, span: &Id) {
+        let task = self.0.spans.lock().unwrap()[span.into_u64() as usize - 1].clone();
+        INSIDE.with_borrow_mut(|inside| inside.push(task));
+    }
+    fn exit(&self, _: &Id) {
+        INSIDE.with_borrow_mut(|inside| drop(inside.pop()));
+    }
 }
 
 impl Visit for Logged {

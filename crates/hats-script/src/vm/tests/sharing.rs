@@ -107,3 +107,45 @@ async fn closing_the_lanes_ends_the_scripts_on_them() {
     // Either the script was killed or it had not begun; in both cases it is over.
     let _ = tokio::time::timeout(Duration::from_secs(5), tokio::spawn(ended)).await.expect("it has ended");
 }
+
+#[tokio::test]
+async fn who_takes_a_lane_or_a_heap_weighs_more_than_the_others() {
+    let lanes = one_lane();
+    let fake = Fake::new();
+    let loaded = |source: &'static str| {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let (handle, ended) = spawn(&lanes, &fake, Limits::default(), move |vm| {
+            vm.load(source, "test.js")?;
+            let _ = tell.send(());
+            vm.call("main")
+        });
+        (handle, ended, told)
+    };
+    let mut scripts = vec![
+        loaded("function main() { while (true) {} }"),
+        loaded("const large = new Uint8Array(5e6); function main() { while (true) sleep(10) }"),
+        loaded("function main() { while (true) sleep(10) }"),
+        loaded("function main() { while (true) sleep(10) }"),
+    ];
+    for (_, _, told) in &mut scripts {
+        told.await.unwrap();
+    }
+    let weights = loop {
+        let mut weights = lanes.status()[0].weights();
+        weights.sort_by(|a, b| b.time.total_cmp(&a.time));
+        if weights[0].time > 0.05 {
+            break weights;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!(weights.len(), 4);
+    assert!(weights[1].time < weights[0].time / 2.0, "{weights:?}");
+    let large: Vec<_> = weights.iter().map(|weight| weight.heap > 5_000_000).collect();
+    assert_eq!(large.iter().filter(|large| **large).count(), 1, "{weights:?}");
+    assert!(!large[0] && weights.iter().all(|weight| weight.heap > 10_000), "{weights:?}");
+    for (handle, ended, _) in scripts {
+        handle.kill();
+        assert_eq!(ended.await, Err(ScriptError::Lost));
+    }
+    assert!(lanes.status()[0].weights().is_empty());
+}

@@ -578,3 +578,19 @@ async fn handlers_and_what_they_import_are_evaluated_anew_for_each_request() {
     assert_eq!(String::from_utf8(answer.body).unwrap(), "1,1,1,1,1,ReferenceError,");
     assert_eq!(warm.idle().await.0, 1);
 }
+
+/// What follows from the end of a task must not wait for the next one.
+#[tokio::test]
+async fn nothing_of_a_task_is_kept_once_its_work_is_over() {
+    let lanes = one_lane();
+    let page = anything(Limits::default());
+    for body in ["1 + 1", "throw new Error('on purpose')", "2"] {
+        let fake = Fake::of(Kind::Endpoint);
+        let request = PageRequest { body: body.into(), ..PageRequest::default() };
+        let (_, ended) = lanes.answer(&page, fake.clone(), request);
+        let _ = ended.await.unwrap();
+        // The interpreter is reset behind the answer.
+        lanes.idle().await;
+        assert_eq!(Arc::strong_count(&fake), 1, "{body}");
+    }
+}

@@ -1,0 +1,254 @@
+//! What stands in the log: whoever says something of a task says whose it is, in the words of `crates/README.md`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use hats_tests::cluster::{Cluster, NAME};
+use hats_tests::redis::{self, RedisServer};
+use hats_tests::worker::{Options, Worker, workspace};
+use hats_tests::{Lab, clock};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn start(lab: &Lab, redis: &RedisServer, log: &[(&str, &str)]) -> Result<Worker> {
+    let options = Options::new("w0", NAME, &redis.address().to_string()).argument("--host-port", "0");
+    let options = log.iter().fold(options, |options, (flag, value)| options.argument(flag, value));
+    Worker::start(lab, options.flag("--host"))
+}
+
+fn define(redis: &RedisServer) -> Result<()> {
+    let thread =
+        "function main() { console.log('says', thread.Epoch); sleep(50); throw new Error('on purpose') }";
+    redis.ask(&["HSET", &Cluster::key("a thread"), "Source", thread])?;
+    let job = "console.warn('runs', job.Attempt, job.Tick.toISOString()); if (job.Attempt < 2) throw new Error('again')";
+    let key = format!("{NAME}:Jobs:a job");
+    redis.ask(&["HSET", &key, "Source", job, "Cron", "* * * * * *", "Retries", "1"])?;
+    let page = "<? console.error('asked') ?>";
+    redis.ask(&["HSET", &format!("{NAME}:Endpoints:/page"), "Source", page])?;
+    Ok(())
+}
+
+/// Asks for the page until it is there.
+fn ask(worker: &Worker) -> Result<()> {
+    let line = worker.wait_for_line("endpoints are served", PATIENCE)?;
+    // In text or in JSON.
+    let address =
+        line.split(['=', ' ', '"']).find(|word| word.starts_with("127.0.0.1:")).context(line.clone())?;
+    clock::wait_for("the page", PATIENCE, || {
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(b"GET /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.starts_with("HTTP/1.1 200").then_some(()))
+    })
+}
+
+/// The first line in which all of these stand.
+fn line(worker: &Worker, words: &[&str]) -> Result<String> {
+    clock::wait_for(&format!("a line with {words:?}"), PATIENCE, || {
+        let log = fs::read_to_string(worker.log())?;
+        let mut lines = log.lines();
+        Ok(lines.find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned))
+    })
+}
+
+#[test]
+fn json_says_of_each_line_whose_it_is() -> Result<()> {
+    Lab::run("json logs", |lab| {
+        let redis =
+            RedisServer::start_with(lab, "redis", redis::Options { persistent: true, fake_clock: false })?;
+        define(&redis)?;
+        let worker = start(lab, &redis, &[("--log-format", "json")])?;
+        ask(&worker)?;
+        let json = |words: &[&str]| -> Result<Value> { Ok(serde_json::from_str(&line(&worker, words)?)?) };
+        let is = |line: &Value, fields: &[(&str, Value)]| -> Result<()> {
+            let wrong = fields.iter().find(|(name, value)| line[name] != *value);
+            ensure!(wrong.is_none(), "{wrong:?} in {line}");
+            Ok(())
+        };
+        let of_thread = [("task", "a thread".into()), ("kind", "thread".into()), ("worker", "w0".into())];
+        let says = json(&["says"])?;
+        is(&says, &of_thread)?;
+        is(&says, &[("target", "script".into()), ("level", "INFO".into())])?;
+        let epoch = says["epoch"].as_u64().context("no epoch")?;
+        ensure!(says["message"] == format!("says {epoch}"), "{says}");
+        let crashed = json(&["\"crashed\""])?;
+        is(&crashed, &of_thread)?;
+        is(&crashed, &[("epoch", epoch.into())])?;
+        ensure!(crashed["error"].as_str().is_some_and(|error| error.contains("on purpose")), "{crashed}");
+
+        let of_job = [("task", "a job".into()), ("kind", "job".into()), ("worker", "w0".into())];
+        for attempt in [1, 2] {
+            let runs = json(&[&format!("runs {attempt}")])?;
+            is(&runs, &of_job)?;
+            is(&runs, &[("attempt", attempt.into()), ("target", "script".into())])?;
+            let tick = runs["tick"].as_str().context("no tick")?.trim_end_matches('Z');
+            ensure!(runs["message"].as_str().is_some_and(|message| message.contains(tick)), "{runs}");
+            ensure!(runs["epoch"].is_u64(), "{runs}");
+        }
+        let failed = json(&["the run failed"])?;
+        is(&failed, &of_job)?;
+        is(&failed, &[("attempt", 1.into())])?;
+
+        let asked = json(&["asked"])?;
+        is(&asked, &[("task", "/page".into()), ("kind", "endpoint".into()), ("worker", "w0".into())])?;
+        worker.drain(PATIENCE)?;
+        Ok(())
+    })
+}
+
+/// However little is asked for, what there is says whose it is.
+#[test]
+fn text_says_so_too_whatever_else_is_wanted() -> Result<()> {
+    Lab::run("text logs", |lab| {
+        let redis =
+            RedisServer::start_with(lab, "redis", redis::Options { persistent: true, fake_clock: false })?;
+        define(&redis)?;
+        let worker = start(lab, &redis, &[("--log-level", "debug")])?;
+        ask(&worker)?;
+        line(&worker, &["INFO thread{task=a thread kind=\"thread\" epoch=", " worker=w0}: script: says "])?;
+        let job = ["WARN job{task=a job kind=\"job\" epoch=", " attempt=2 worker=w0}: script: runs 2"];
+        line(&worker, &job)?;
+        line(&worker, &["ERROR endpoint{task=/page kind=\"endpoint\" worker=w0}: script: asked"])?;
+        worker.drain(PATIENCE)?;
+
+        // A new source ends a back-off.
+        let source = "function main() { console.log('says'); throw new Error('on purpose') }";
+        redis.ask(&["HSET", &Cluster::key("a thread"), "Source", source])?;
+        let mut quiet = Options::new("w1", NAME, &redis.address().to_string());
+        quiet = quiet.environment("RUST_LOG", "warn,script=off");
+        let worker = Worker::start(lab, quiet)?;
+        line(
+            &worker,
+            &["WARN thread{task=a thread kind=\"thread\" epoch=", " worker=w1}: hats_scheduler", ": crashed"],
+        )?;
+        ensure!(!fs::read_to_string(worker.log())?.contains("says"));
+        worker.drain(PATIENCE)?;
+        Ok(())
+    })
+}
+
+/// The names of the fields of events and spans, as the code has them.
+fn fields_used() -> Result<BTreeSet<(String, String)>> {
+    const MACROS: [&str; 11] = [
+        "trace",
+        "debug",
+        "info",
+        "warn",
+        "error",
+        "event",
+        "trace_span",
+        "debug_span",
+        "info_span",
+        "warn_span",
+        "error_span",
+    ];
+    let mut used = BTreeSet::new();
+    let mut folders = vec![workspace().join("crates"), workspace().join("bins")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !is_test(&path) {
+                let text = fs::read_to_string(&path)?;
+                let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+                for name in MACROS {
+                    for call in calls(text, name) {
+                        used.extend(
+                            fields(call).into_iter().map(|field| (field, path.display().to_string())),
+                        );
+                    }
+                }
+            }
+        }
+    }
+    Ok(used)
+}
+
+fn is_test(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs")
+}
+
+/// What stands between the brackets of each call of a macro.
+fn calls<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+    let head = format!("{name}!(");
+    let begins = text.match_indices(&head).filter(|(at, _)| {
+        let before = text[..*at].chars().next_back();
+        before.is_none_or(|before| !before.is_alphanumeric() && before != '_')
+    });
+    let rest = begins.map(|(at, _)| &text[at + head.len()..]);
+    let body = |rest: &'a str| {
+        let mut depth = 1;
+        let mut quoted = false;
+        let mut escaped = false;
+        let end = rest.find(|c: char| {
+            match c {
+                _ if escaped => escaped = false,
+                '\\' if quoted => escaped = true,
+                '"' => quoted = !quoted,
+                '(' | '[' | '{' if !quoted => depth += 1,
+                ')' | ']' | '}' if !quoted => depth -= 1,
+                _ => {}
+            }
+            depth == 0
+        });
+        &rest[..end.unwrap_or(rest.len())]
+    };
+    rest.map(body).collect()
+}
+
+/// The names of the fields in what stands between the brackets.
+fn fields(call: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let (mut depth, mut quoted, mut escaped) = (0, false, false);
+    for c in call.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            '(' | '[' | '{' if !quoted => depth += 1,
+            ')' | ']' | '}' if !quoted => depth -= 1,
+            ',' if !quoted && depth == 0 => {
+                parts.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        parts.last_mut().map(|part| part.push(c)).unwrap_or_default();
+    }
+    let name = |part: &String| {
+        let part = part.trim();
+        let name = part.split('=').next().unwrap_or(part).trim().trim_start_matches(['%', '?']);
+        let is_name = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
+        (is_name && !part.starts_with("Level::")).then(|| name.to_owned())
+    };
+    parts.iter().filter_map(name).collect()
+}
+
+/// The first column of the tables below a heading.
+fn words(heading: &str) -> Result<BTreeSet<String>> {
+    let text = fs::read_to_string(workspace().join("crates/README.md"))?;
+    let section =
+        text.split("\n## ").find(|section| section.starts_with(heading)).context("no such section")?;
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let cells = rows.filter_map(|row| row.split(" |").next());
+    Ok(cells.flat_map(|cell| cell.split(", ").map(|word| word.trim_matches('`').to_owned())).collect())
+}
+
+#[test]
+fn one_thing_has_one_name_in_all_logs() -> Result<()> {
+    let (known, used) = (words("Logs and traces")?, fields_used()?);
+    ensure!(used.len() > 50, "{used:?}");
+    let unknown: Vec<_> = used.iter().filter(|(field, _)| !known.contains(field)).collect();
+    ensure!(unknown.is_empty(), "not in the table of crates/README.md: {unknown:#?}");
+    let idle: Vec<_> = known.iter().filter(|word| !used.iter().any(|(field, _)| field == *word)).collect();
+    ensure!(idle.is_empty(), "in the table of crates/README.md, and nowhere else: {idle:?}");
+    Ok(())
+}
