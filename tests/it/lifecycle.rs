@@ -250,6 +250,8 @@ fn run_now_claims_what_is_free_and_leaves_alone_what_runs() -> Result<()> {
         let options = Options::new("new", NAME, &cluster.redis.address().to_string())
             .argument("--lease-seconds", "2")
             .argument("--scripts", &format!("{mine},{theirs}"))
+            // Its share is less than the one that it claims, so that nothing moves to it by itself.
+            .argument("--weight", "0.1")
             .flag("--run-now");
         let worker = Worker::start(lab, options)?;
         cluster.history.add(worker.calls().to_owned());

@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::{Config, StuckNamer};
 use crate::error::Error;
@@ -52,6 +52,10 @@ pub use self::feed::{JobFeed, JobNews, Peers};
 
 /// Redis must have answered within this at the start.
 const START_MAX: Duration = Duration::from_secs(10);
+/// How long is waited for the coordinator to have come round.
+const FIRST_ROUND: Duration = Duration::from_secs(1);
+/// Peers leave a thread that is about to be registered to this worker for so long.
+const PREFERRED_FOR: Duration = Duration::from_secs(3);
 const START_RETRY: Duration = Duration::from_millis(200);
 
 /// What the coordinator tells whoever runs the scripts.
@@ -241,6 +245,21 @@ impl Handle {
     /// When Redis does not answer.
     pub async fn state(&self, name: &TaskName) -> Result<String, Error> {
         Ok(self.shared.store.status_and_state(TaskKind::Thread, name).await?.1)
+    }
+
+    /// Before a thread is registered: nobody else claims it for the time that this worker needs to do so. One that is owned
+    /// is left alone, and so are all where this worker may take nothing.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn prefer(&self, name: &TaskName) -> Result<(), Error> {
+        let mut peers = self.shared.peers.clone();
+        // Known as soon as the coordinator has come round once.
+        let known = timeout(FIRST_ROUND, peers.wait_for(|peers| peers.lease.is_some())).await;
+        let Some(lease) = known.ok().and_then(Result::ok).and_then(|peers| peers.lease.clone()) else {
+            return Ok(());
+        };
+        self.shared.store.prefer(name, lease.session(), PREFERRED_FOR).await.map(drop)
     }
 
     /// Claims these threads at once, whatever their rank here. Those that run elsewhere are left alone.

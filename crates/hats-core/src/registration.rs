@@ -139,6 +139,10 @@ impl Registrar {
         if when == When::Later && self.is_known(task).await? {
             return Ok(());
         }
+        let runs_here = kind == TaskKind::Thread && self.run_now && when == When::Start;
+        if runs_here {
+            self.cluster.prefer(name).await?;
+        }
         let modules = modules(&task.source).fields();
         let modules = modules.iter().map(|(field, text)| (field.as_str(), text.clone()));
         let fields: Vec<_> = task.fields.iter().cloned().chain(modules).collect();
@@ -148,7 +152,7 @@ impl Registrar {
         };
         if kind == TaskKind::Thread {
             self.cluster.look(vec![name.clone()]);
-            if self.run_now && when == When::Start {
+            if runs_here {
                 // Each at once and not when all are registered: peers see the new ones as soon as this worker does.
                 self.cluster.claim_now(vec![name.clone()]);
             }

@@ -243,6 +243,22 @@ impl Store {
         Ok(reply.text(0)? == "PARDONED")
     }
 
+    /// Nobody but this session claims a thread for a while, at most [`PREFER_MAX`], which need not be there yet. False: it is
+    /// owned.
+    ///
+    /// # Errors
+    /// When the outcome is not known; it may be repeated.
+    pub async fn prefer(
+        &self,
+        thread: &TaskName,
+        session: &SessionId,
+        duration: Duration,
+    ) -> Result<bool, Error> {
+        let args = vec![session.to_string(), duration.min(PREFER_MAX).as_millis().to_string()];
+        let reply = self.run(Call::new(&lua::PREFER, self.keys().claim(thread), args)).await?;
+        Ok(reply.text(0)? == "PREFERRED")
+    }
+
     /// Lets the claim of a thread without definition go in 24 hours. False: somebody else than `dead` owns it.
     ///
     /// # Errors

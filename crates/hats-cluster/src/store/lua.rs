@@ -53,6 +53,7 @@ scripts! {
     CLAIM "claim"
     RELEASE "release"
     PARDON "pardon"
+    PREFER "prefer"
     RETIRE "retire"
     READ "read"
     PUT "put"

@@ -229,6 +229,7 @@ conformance![
     another_source_or_a_restart_ends_a_back_off,
     an_operator_ends_a_back_off,
     a_preferred_session_goes_first_for_a_while,
+    who_registers_a_thread_may_be_preferred_before_it_is_there,
     three_deaths_in_a_row_are_poison,
     only_a_burial_soon_after_the_claim_counts,
     where_the_watchdog_named_one_only_that_one_counts,
@@ -537,6 +538,23 @@ async fn an_operator_ends_a_back_off(bench: Bench) {
     assert!(bench.store.pardon(&none).await.unwrap());
     let there: bool = bench.store.client.exists(bench.store.keys.claim(&none)).await.unwrap();
     assert!(!there);
+}
+
+async fn who_registers_a_thread_may_be_preferred_before_it_is_there(bench: Bench) {
+    let owner = request();
+    assert!(bench.store.prefer(&thread(), &owner.session, Duration::from_secs(60)).await.unwrap());
+    let left: i64 = bench.store.client.pttl(bench.store.keys.claim(&thread())).await.unwrap();
+    assert!(left > 0, "it goes by itself");
+    let Answer::Prefer { session, until_ms, server_ms } = bench.claim(&request()).await else {
+        panic!("another is preferred");
+    };
+    assert_eq!(session, owner.session);
+    assert!(until_ms > server_ms && until_ms - server_ms <= 10_000);
+    bench.granted(&owner).await;
+    let left: i64 = bench.store.client.pttl(bench.store.keys.claim(&thread())).await.unwrap();
+    assert_eq!(left, -1);
+    assert!(!bench.store.prefer(&thread(), &request().session, Duration::from_secs(60)).await.unwrap());
+    assert_eq!(bench.record(&thread()).await.prefer, None, "it is owned");
 }
 
 async fn a_preferred_session_goes_first_for_a_while(bench: Bench) {
