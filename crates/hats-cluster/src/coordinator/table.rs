@@ -45,6 +45,8 @@ pub(super) struct Thread {
     pub(super) free_since: Option<BootInstant>,
     /// This worker leaves it alone until then.
     pub(super) not_before: BootInstant,
+    /// It was given away, and is not taken back before this, unless whoever has it gives it to us.
+    pub(super) given_until: BootInstant,
     /// To be claimed here at once, whatever the rank.
     pub(super) run_now: bool,
     /// The claim has changed while one of our own requests was under way.

@@ -71,7 +71,7 @@ impl Coordinator {
     }
 
     /// When the thread may be claimed by somebody; none = as far as is known, not before something changes.
-    fn claimable_at(&mut self, name: &TaskName, now: BootInstant) -> Option<BootInstant> {
+    pub(super) fn claimable_at(&mut self, name: &TaskName, now: BootInstant) -> Option<BootInstant> {
         let thread = self.table.get(name)?;
         if thread.mine.is_some() {
             return None;
@@ -89,7 +89,11 @@ impl Coordinator {
             return None;
         };
         let changed = thread.has_changed();
+        let preferred = self.lease.as_ref().is_some_and(|own| claim.prefer.as_ref() == Some(own.session()));
         let mut at = thread.not_before;
+        if !preferred {
+            at = at.max(thread.given_until);
+        }
         match &claim.session {
             Some(session) if self.observer.dead(session).is_none() => return None,
             Some(_) => {}
@@ -98,8 +102,6 @@ impl Coordinator {
                     at = at.max(self.server_instant(claim.next_start_ms, now, NEXT_START_MAX));
                     at = at.max(self.server_instant(claim.poison_ms, now, POISON_MAX));
                 }
-                let preferred =
-                    self.lease.as_ref().is_some_and(|own| claim.prefer.as_ref() == Some(own.session()));
                 if !preferred && claim.prefer.is_some() {
                     at = at.max(self.server_instant(claim.prefer_until_ms, now, PREFER_MAX));
                 }

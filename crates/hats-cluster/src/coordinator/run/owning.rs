@@ -66,7 +66,7 @@ impl Coordinator {
                 crashed_mirror(error.clone())
             }
             (Release::Free { cool_down, prefer_other }, _) => {
-                thread.not_before = now + *cool_down;
+                thread.given_until = now + *cool_down;
                 if *prefer_other {
                     handover.prefer = self.heir(name);
                 } else if stop == Some(StopReason::Restart) {

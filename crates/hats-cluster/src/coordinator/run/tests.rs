@@ -493,6 +493,24 @@ async fn who_has_more_than_its_share_gives_some_away_once() {
 }
 
 #[tokio::test]
+async fn what_was_given_away_is_taken_back_at_once_from_who_gives_it_to_us() {
+    let mut world = World::new();
+    own_many(&mut world, 1);
+    let thread = world.it.table.names(|_| true).remove(0);
+    let claim = world.it.table.get(&thread).unwrap().owned().unwrap().nonce.clone();
+    let how = Release::Free { cool_down: Duration::from_secs(3), prefer_other: true };
+    world.it.release(&thread, &claim, how);
+    world.it.table.set_mine(&thread, None);
+    let own = world.it.lease.as_ref().unwrap().session().clone();
+    let now = BootInstant::now();
+    for (prefer, waits) in [(None, true), (Some(own), false)] {
+        world.it.table.entry(&thread).claim = Some(ClaimRecord { prefer: prefer.clone(), ..was_claimed() });
+        let at = world.it.claimable_at(&thread, now).unwrap();
+        assert_eq!(at > now + Duration::from_secs(2), waits, "{prefer:?}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_given_to_who_takes_nothing_and_nothing_by_who_drains() {
     let mut world = World::new();
     own_many(&mut world, 10);
