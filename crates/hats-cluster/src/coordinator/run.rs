@@ -165,6 +165,8 @@ pub(super) struct Coordinator {
     admission: Admission,
     /// How well we are, as far as the rest of the worker has found.
     condition: Condition,
+    /// Shares are not compared before this: who has what is changing, and peers do not know it yet.
+    calm_at: BootInstant,
     /// Since when it is critical, or no longer.
     condition_since: BootInstant,
     settling: Settling,
@@ -271,6 +273,7 @@ impl Coordinator {
             draining: false,
             admission: Admission::Open,
             condition: Condition::default(),
+            calm_at: BootInstant::default(),
             condition_since: now,
             runnable: Runnable::default(),
             blocked_until: BootInstant::default(),
@@ -654,6 +657,7 @@ impl Coordinator {
             // Ours: the session's OS thread will hear of it by its own renewal.
             return;
         }
+        self.calm_at = balancing::calm_at();
         if !self.is_own(&id) {
             info!(session = %id, end = ?dead.end, "a session has ended");
         }

@@ -26,6 +26,14 @@ const SHED_PART: usize = 40;
 const WAITED_LONG: Duration = Duration::from_secs(2);
 /// A worker that is critical and alone says so this often.
 const ALONE_SAID_EVERY: Duration = Duration::from_secs(60);
+/// After somebody has left, or this worker was given what was another's, so long passes before shares are compared: by then
+/// all have told what they have now. Who compares sooner gives away what another is about to give to it.
+const CALM_AFTER: Duration = Duration::from_secs(3);
+
+/// When shares may be compared again after something has changed who has what.
+pub(super) fn calm_at() -> BootInstant {
+    BootInstant::now() + CALM_AFTER
+}
 
 impl Coordinator {
     pub(super) fn balance(&mut self, now: BootInstant) {
@@ -61,6 +69,9 @@ impl Coordinator {
     }
 
     fn even_out(&mut self, now: BootInstant, own: &SessionId) {
+        if now < self.calm_at {
+            return;
+        }
         let members = self.members(now);
         let mut room = self.room();
         let mut moves: Vec<(TaskName, SessionId)> = Vec::new();

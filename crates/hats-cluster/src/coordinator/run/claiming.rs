@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
+use super::balancing::calm_at;
 use super::{CLAIMS_MAX, Coordinator, Done, MALFORMED_REST, RETRY, crashed_mirror};
 use crate::clock::BootInstant;
 use crate::coordinator::operation::{Claimed, Claims, Wanted, until_answered};
@@ -202,6 +203,10 @@ impl Coordinator {
                 metrics::CLAIMS_GRANTED.increment(1);
                 let of_dead = thread.claim.as_ref().is_some_and(|claim| claim.session.is_some());
                 metrics::TAKEOVERS.increment(u64::from(of_dead));
+                let given = |claim: &ClaimRecord| claim.prefer.as_ref() == Some(lease.session());
+                if of_dead || thread.claim.as_ref().is_some_and(given) {
+                    self.calm_at = calm_at();
+                }
             }
             Claimed::Refused { .. } => metrics::CLAIMS_REFUSED.increment(1),
             Claimed::Unread(_) | Claimed::Unclaimable(_) => metrics::CLAIMS_FAILED.increment(1),

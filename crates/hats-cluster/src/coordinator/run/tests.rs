@@ -511,6 +511,23 @@ async fn what_was_given_away_is_taken_back_at_once_from_who_gives_it_to_us() {
 }
 
 #[tokio::test]
+async fn shares_are_compared_when_all_have_told_what_they_have() {
+    let mut world = World::new();
+    own_many(&mut world, 10);
+    seen(&mut world, &[("peer", true, 0)]);
+    let now = BootInstant::now();
+    assert!(world.it.calm_at <= now);
+    world.it.died(DeadSession::gone(SessionId::random()));
+    assert!(world.it.calm_at > now, "somebody has left");
+    // The peer is no newcomer any more.
+    world.it.calm_at = now + Duration::from_secs(12);
+    world.it.balance(now + Duration::from_secs(11));
+    assert!(relocated(&mut world).is_empty());
+    world.it.balance(now + Duration::from_secs(13));
+    assert_eq!(relocated(&mut world).len(), 5);
+}
+
+#[tokio::test]
 async fn nothing_is_given_to_who_takes_nothing_and_nothing_by_who_drains() {
     let mut world = World::new();
     own_many(&mut world, 10);
