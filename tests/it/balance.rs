@@ -222,7 +222,9 @@ fn threads_run_where_what_they_require_is_offered_and_no_more_than_fit() -> Resu
         let since = clock::now();
         cluster.join_with("us", &[("--labels", "zone=us")])?;
         cluster.run(&["a".to_owned()], since, PATIENCE)?;
-        ensure!(cluster.redis.field(&Cluster::key("a"), "Owner")?.contains("us"));
+        clock::wait_for("a to be with the one that offers it", PATIENCE, || {
+            Ok(cluster.redis.field(&Cluster::key("a"), "Owner")?.contains("us").then_some(()))
+        })?;
 
         // What is no label is an error of that thread alone.
         cluster.redis.ask(&["HSET", &Cluster::key("b"), "Requires", "g p u"])?;
