@@ -384,7 +384,9 @@ fn what_an_interpreter_without_an_arena_takes_can_be_read_at_any_time() {
     let interpreter = Interpreter::plain(LIMITS).unwrap();
     let gauge = interpreter.gauge().unwrap();
     let taken = || gauge.load(std::sync::atomic::Ordering::Relaxed);
-    assert!(taken() >= interpreter.used());
+    // The engine adds to each piece what it takes a system to need beside it.
+    let counted = interpreter.used();
+    assert!((counted / 2..2 * counted).contains(&taken()), "{} bytes, {counted} by the engine", taken());
     let before = taken();
     eval(&interpreter, "globalThis.large = new Uint8Array(5e6)");
     assert!((5_000_000..5_100_000).contains(&(taken() - before)), "{before} bytes, then {}", taken());
