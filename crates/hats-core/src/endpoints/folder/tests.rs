@@ -181,6 +181,7 @@ fn a_folder_that_cannot_be_served_as_a_whole_is_refused_by_the_file() {
         (vec![("a.html", "x"), ("a.js", HANDLER)], vec!["a.html", "a.js", "are both /a"]),
         (vec![("u/[id].html", "x"), ("u/:name.html", "x")], vec!["[id].html", ":name.html", "are both"]),
         (vec![("u/[...all].html", "x")], vec!["[...all]", "no parameter"]),
+        (vec![("u/[1].html", "x")], vec!["[1]", "no parameter"]),
         (vec![("a.ts", "const a: number = 1;")], vec!["a.ts", "no default export"]),
         (vec![("a.js", "import './none.js'; export default 1")], vec!["a.js:1", "none.js"]),
         (vec![("a.js", "export default (;")], vec!["a.js is no module", "a.js:1"]),
