@@ -2,16 +2,19 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests, and what only they call, fail by panicking")]
 
+mod worker;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use self::worker::{Worker, hats};
 
 const SECRET: &str = "hunter2";
 
@@ -233,7 +236,7 @@ fn an_embedded_redis_can_be_joined_and_ends_with_its_worker() {
     fs::write(&script, "function main() {}").unwrap();
     let mut worker = hats(&["--scripts", script.to_str().unwrap(), "--log-format", "json"]);
     worker.env("HATS_NO_SUCH_THING", "1");
-    let mut worker = Worker::start(worker);
+    let mut worker = Worker::start(worker, SILENCE_MAX);
     let line = worker.line_with("redis://127.0.0.1:");
     let url = line.split(['"', ' ']).find(|word| word.starts_with("redis://")).unwrap();
     worker.line_with("registered");
@@ -249,7 +252,7 @@ fn an_embedded_redis_can_be_joined_and_ends_with_its_worker() {
 #[test]
 fn a_worker_that_waits_for_redis_stops_when_asked() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let mut worker = Worker::start(hats(&["--redis-address", &closed]));
+    let mut worker = Worker::start(hats(&["--redis-address", &closed]), SILENCE_MAX);
     worker.line_with("health is served");
     worker.signal("TERM");
     worker.line_with("draining");
@@ -262,7 +265,8 @@ fn a_second_signal_ends_a_worker_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("busy.js");
     fs::write(&script, "function main() { console.log('busy now'); while (true) {} }").unwrap();
-    let mut worker = Worker::start(hats(&["--scripts", script.to_str().unwrap(), "--drain-timeout", "60s"]));
+    let mut worker =
+        Worker::start(hats(&["--scripts", script.to_str().unwrap(), "--drain-timeout", "60s"]), SILENCE_MAX);
     worker.line_with("busy now");
     worker.signal("TERM");
     worker.line_with("a second signal");
@@ -271,18 +275,6 @@ fn a_second_signal_ends_a_worker_at_once() {
     worker.signal("TERM");
     let (code, log) = worker.end();
     assert_eq!(code, Some(143), "{log}");
-}
-
-/// The program, with nothing of this process' environment that it would read.
-fn hats(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hats-worker"));
-    command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
-    for (variable, _) in std::env::vars_os() {
-        if variable.to_string_lossy().starts_with("HATS_") {
-            command.env_remove(variable);
-        }
-    }
-    command
 }
 
 fn run(mut command: Command) -> Answer {
@@ -315,67 +307,6 @@ impl Answer {
             self.stdout,
             self.stderr
         );
-    }
-}
-
-/// A worker that runs until it is asked to stop. What it logs is kept.
-struct Worker {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-    seen: String,
-}
-
-impl Worker {
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
-        let (send, lines) = mpsc::channel();
-        thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
-        Self { child, lines, seen: String::new() }
-    }
-
-    /// The next line of the log; none when it has ended. A worker that says nothing for long is stuck.
-    #[track_caller]
-    fn next_line(&mut self) -> Option<String> {
-        match self.lines.recv_timeout(SILENCE_MAX) {
-            Ok(line) => {
-                self.seen.push_str(&line);
-                self.seen.push('\n');
-                Some(line)
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => None,
-            Err(mpsc::RecvTimeoutError::Timeout) => panic!("the worker is stuck:\n{}", self.seen),
-        }
-    }
-
-    /// Waits for a line of the log.
-    #[track_caller]
-    fn line_with(&mut self, text: &str) -> String {
-        while let Some(line) = self.next_line() {
-            if line.contains(text) {
-                return line;
-            }
-        }
-        panic!("the worker ended before it said {text:?}:\n{}", self.seen)
-    }
-
-    fn signal(&self, name: &str) {
-        let kill = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
-        assert!(kill.unwrap().success());
-    }
-
-    /// Waits for its end: its exit code and all it has logged.
-    #[track_caller]
-    fn end(mut self) -> (Option<i32>, String) {
-        while self.next_line().is_some() {}
-        (self.child.wait().unwrap().code(), std::mem::take(&mut self.seen))
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

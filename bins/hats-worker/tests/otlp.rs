@@ -2,14 +2,17 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests, and what only they call, fail by panicking")]
 
+mod worker;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use self::worker::{Worker, hats};
 
 /// A worker or a collector that is silent for so long is stuck.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -43,7 +46,7 @@ fn a_collector_gets_a_span_for_each_life_run_and_request() {
     fs::write(path("j.js"), "console.log('runs')").unwrap();
     fs::create_dir(path("site")).unwrap();
     fs::write(path("site/page.html"), "<? if (request.Query.bad) throw new Error('bad') ?>hello").unwrap();
-    let mut worker = Worker::start(&[
+    let mut worker = start(&[
         "--scripts",
         &format!("{},{}", path("a.js"), path("b.js")),
         "--jobs",
@@ -125,7 +128,7 @@ fn a_collector_that_is_away_is_said_once_and_keeps_nobody() {
     let script = folder.path().join("a.js");
     fs::write(&script, "function main() { console.log('on'); sleep(10); throw new Error('on purpose') }")
         .unwrap();
-    let mut worker = Worker::start(&[
+    let mut worker = start(&[
         "--scripts",
         script.to_str().unwrap(),
         "--health-port=0",
@@ -271,71 +274,19 @@ fn batch(bytes: &[u8]) -> Batch {
     Batch { resource, spans: scopes.flat_map(|scope| messages(scope, 2)).map(span).collect() }
 }
 
-/// A worker with a Redis of its own, and what it logs.
-struct Worker {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-    seen: String,
-}
-
-impl Worker {
-    fn start(arguments: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hats-worker"));
-        command.args(arguments).env_remove("RUST_LOG").env("NO_COLOR", "1");
-        for (variable, _) in std::env::vars_os() {
-            let name = variable.to_string_lossy();
-            if name.starts_with("HATS_") || name.starts_with("OTEL_") {
-                command.env_remove(&variable);
-            }
-        }
-        // Spans leave as soon as they may.
-        command
-            .env("OTEL_BSP_SCHEDULE_DELAY", "100")
-            .env("HATS_MEM_THRESHOLD", "off")
-            .env("HATS_MEMORY_BUDGET", "off");
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
-        let (send, lines) = mpsc::channel();
-        thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
-        Self { child, lines, seen: String::new() }
-    }
-
-    fn next_line(&mut self) -> Option<String> {
-        match self.lines.recv_timeout(SILENCE_MAX) {
-            Ok(line) => {
-                self.seen.push_str(&line);
-                self.seen.push('\n');
-                Some(line)
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => None,
-            Err(mpsc::RecvTimeoutError::Timeout) => panic!("the worker is stuck:\n{}", self.seen),
+/// A worker with a Redis of its own.
+fn start(arguments: &[&str]) -> Worker {
+    let mut command = hats(arguments);
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("OTEL_") {
+            command.env_remove(&variable);
         }
     }
-
-    fn line_with(&mut self, text: &str) -> String {
-        while let Some(line) = self.next_line() {
-            if line.contains(text) {
-                return line;
-            }
-        }
-        panic!("the worker ended before it said {text:?}:\n{}", self.seen)
-    }
-
-    fn signal(&self, name: &str) {
-        let kill = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
-        assert!(kill.unwrap().success());
-    }
-
-    fn end(mut self) -> (Option<i32>, String) {
-        while self.next_line().is_some() {}
-        (self.child.wait().unwrap().code(), std::mem::take(&mut self.seen))
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    // Spans leave as soon as they may.
+    command
+        .env("NO_COLOR", "1")
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .env("HATS_MEM_THRESHOLD", "off")
+        .env("HATS_MEMORY_BUDGET", "off");
+    Worker::start(command, SILENCE_MAX)
 }
