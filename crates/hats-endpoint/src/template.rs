@@ -89,8 +89,8 @@ pub fn compile(source: &str) -> Result<String, TemplateError> {
     for piece in &pieces {
         match piece {
             Piece::Text(bounds) => script.text(bounds),
-            Piece::Code(bounds) => script.code(bounds.clone()),
-            Piece::Value(bounds) => script.value(bounds.clone()),
+            Piece::Code(block) => script.code(block),
+            Piece::Value(block) => script.value(block),
         }
     }
     Ok(script.finish())
@@ -100,15 +100,22 @@ pub fn compile(source: &str) -> Result<String, TemplateError> {
 enum Piece {
     /// What is to be written: several parts where something between them is not.
     Text(Vec<Range<usize>>),
-    Code(Range<usize>),
-    Value(Range<usize>),
+    Code(Block),
+    Value(Block),
+}
+
+/// The code of a block.
+struct Block {
+    bounds: Range<usize>,
+    /// It ends inside of a comment, which may end in a block to come.
+    in_comment: bool,
 }
 
 impl Piece {
     fn code<'a>(&self, source: &'a str) -> Option<&'a str> {
         match self {
             Self::Text(_) => None,
-            Self::Code(bounds) | Self::Value(bounds) => Some(&source[bounds.clone()]),
+            Self::Code(block) | Self::Value(block) => Some(&source[block.bounds.clone()]),
         }
     }
 }
@@ -149,7 +156,8 @@ fn pieces(source: &str) -> Result<Vec<Piece>, TemplateError> {
                 }
             }
             in_comment = scanned.in_comment;
-            pieces.push(if is_value { Piece::Value(bounds) } else { Piece::Code(bounds) });
+            let block = Block { bounds, in_comment };
+            pieces.push(if is_value { Piece::Value(block) } else { Piece::Code(block) });
             (begin, look) = (end + 2, end + 2);
         }
     }
@@ -233,16 +241,16 @@ impl<'a> Script<'a> {
         self.newlines(newlines - usize::from(ends_line));
     }
 
-    fn code(&mut self, bounds: Range<usize>) {
-        self.align(bounds.start, 0);
-        self.take(bounds);
+    fn code(&mut self, block: &Block) {
+        self.align(block.bounds.start, 0);
+        self.take(block);
     }
 
-    fn value(&mut self, bounds: Range<usize>) {
+    fn value(&mut self, block: &Block) {
         let assignment = format!("{{{}.e=", self.write);
-        self.align(bounds.start, assignment.len());
+        self.align(block.bounds.start, assignment.len());
         self.script.push_str(&assignment);
-        self.take(bounds);
+        self.take(block);
         if may_end_in_line_comment(self.last) {
             self.script.push_str(END_COMMENT);
         }
@@ -251,13 +259,13 @@ impl<'a> Script<'a> {
     }
 
     /// Writes a part of the source as it is.
-    fn take(&mut self, bounds: Range<usize>) {
-        let code = &self.source[bounds];
+    fn take(&mut self, block: &Block) {
+        let code = &self.source[block.bounds.clone()];
         if let Some(newline) = code.rfind('\n') {
             self.line_start = self.script.len() + newline + 1;
         }
         self.script.push_str(code);
-        self.in_comment = scan(code, self.in_comment).in_comment;
+        self.in_comment = block.in_comment;
         self.last = code;
     }
 
