@@ -92,7 +92,7 @@ pub struct LanesConfig {
 /// The lanes of a worker. Cheap to clone; the last clone dropped closes them.
 #[derive(Clone)]
 pub struct Lanes {
-    pub(crate) lanes: Arc<Vec<Lane>>,
+    lanes: Arc<Vec<Lane>>,
     metrics: Metrics,
 }
 
@@ -168,7 +168,7 @@ thread_local! {
 /// Run on the lane, inside its set of tasks.
 type Job = Box<dyn FnOnce(&Rc<LaneContext>) + Send>;
 
-pub(crate) struct Lane {
+struct Lane {
     // None once closing has begun, so that the lane's loop ends.
     jobs: Option<mpsc::UnboundedSender<Job>>,
     status: Arc<LaneStatus>,
@@ -328,6 +328,11 @@ impl Lanes {
 
 #[cfg(test)]
 impl Lanes {
+    /// Whether any lane is stuck.
+    pub(crate) fn is_any_stuck(&self) -> bool {
+        self.lanes.iter().any(Lane::is_stuck)
+    }
+
     /// How many interpreters of the first lane wait for work, and how many bytes they take, once all that was handed to the
     /// lane before has begun.
     pub(crate) async fn idle(&self) -> (usize, usize) {
@@ -479,7 +484,7 @@ impl Lane {
     }
 
     /// It is stuck in native code, or has gone.
-    pub(crate) fn is_stuck(&self) -> bool {
+    fn is_stuck(&self) -> bool {
         self.status.since_round() > STUCK_AFTER
             || self.jobs.as_ref().is_none_or(mpsc::UnboundedSender::is_closed)
     }

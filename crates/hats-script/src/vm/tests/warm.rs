@@ -356,7 +356,7 @@ async fn a_lane_that_is_stuck_is_given_nothing_more() {
         let _ = wait.recv();
     });
     let stuck = began.await.unwrap();
-    while !lanes.lanes.iter().any(|lane| lane.is_stuck()) {
+    while !lanes.is_any_stuck() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let page = anything(Limits::default());
@@ -367,7 +367,7 @@ async fn a_lane_that_is_stuck_is_given_nothing_more() {
         world.ask(&lanes, &page, "1").await.unwrap();
     }
     go.send(()).unwrap();
-    while lanes.lanes.iter().any(|lane| lane.is_stuck()) {
+    while lanes.is_any_stuck() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
