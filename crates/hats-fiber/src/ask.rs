@@ -92,12 +92,8 @@ impl Handle {
         self.shared.abandoned.load(Ordering::Acquire)
     }
 
-    /// From now on a wake wakes nobody.
-    pub(crate) fn unregister(&self) {
-        drop(self.shared.waker.take());
-    }
-
-    pub(crate) fn register(&self, waker: &std::task::Waker) {
+    /// A change of what is asked, or [`Handle::wake`], wakes this. For futures beside the fiber that go by the same handle.
+    pub fn register(&self, waker: &std::task::Waker) {
         self.shared.waker.register(waker);
     }
 }

@@ -5,12 +5,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::{
-    Ask, DEFAULT_STACK_BYTES, Ended, Fiber, Handle, adopt, current_ask, running_for, trim_stack, wait,
+    Ask, DEFAULT_STACK_BYTES, Ended, Fiber, Handle, current_ask, running_for, trim_stack, wait,
     wait_ending, wait_through, wait_unless_killed,
 };
 use tokio::time::sleep;
 
-fn fiber<T: 'static>(f: impl FnOnce() -> T + 'static) -> Fiber<T> {
+fn fiber<T, F: FnMut() -> T>(f: F) -> Fiber<F, T> {
     Fiber::new(Handle::new(), DEFAULT_STACK_BYTES, f).unwrap()
 }
 
@@ -260,58 +260,4 @@ async fn a_trimmed_stack_gives_memory_back_and_keeps_its_frames() {
     local.await;
     assert_eq!(dug.get(), 100 * 110);
     trim_stack();
-}
-
-#[tokio::test(flavor = "current_thread", start_paused = true)]
-async fn a_fiber_goes_by_the_handle_that_it_adopted_last() {
-    let (first, second) = (Handle::new(), Handle::new());
-    let (asked_early, inner) = (Handle::new(), second.clone());
-    asked_early.ask(Ask::Interrupt);
-    let early = asked_early.clone();
-    let fiber = Fiber::new(first.clone(), DEFAULT_STACK_BYTES, move || {
-        let long = || sleep(Duration::from_secs(3600));
-        adopt(inner);
-        let by_second = wait(long());
-        // What was asked of a handle before it was adopted is asked.
-        let former = adopt(early);
-        let at_once = wait(long());
-        adopt(Handle::new());
-        (by_second, at_once, former.asked(), current_ask(), wait(sleep(Duration::from_secs(1))))
-    })
-    .unwrap();
-    let local = tokio::task::LocalSet::new();
-    let running = local.spawn_local(fiber);
-    local
-        .run_until(async {
-            tokio::task::yield_now().await;
-            // Nobody goes by the first one any more.
-            first.ask(Ask::Kill);
-            sleep(Duration::from_secs(60)).await;
-            assert!(!running.is_finished());
-            second.ask(Ask::Interrupt);
-            let ended = running.await.unwrap().unwrap();
-            let interrupted = Err(Ended::Interrupted);
-            assert_eq!(ended, (interrupted, interrupted, Ask::Interrupt, Ask::Nothing, Ok(())));
-        })
-        .await;
-}
-
-#[tokio::test(flavor = "current_thread", start_paused = true)]
-async fn a_fiber_that_is_dropped_ends_whatever_handle_it_adopts() {
-    let ended = Rc::new(Cell::new(None));
-    let inner = ended.clone();
-    let mut fiber = Box::pin(fiber(move || {
-        let dropped = wait(sleep(Duration::from_secs(3600)));
-        adopt(Handle::new());
-        inner.set(Some((dropped, wait(sleep(Duration::from_secs(3600))))));
-    }));
-    assert!(poll_once(&mut fiber).await.is_pending());
-    drop(fiber);
-    assert_eq!(ended.get(), Some((Err(Ended::Interrupted), Err(Ended::Interrupted))));
-}
-
-/// Polls once.
-async fn poll_once<F: Future + Unpin>(future: &mut F) -> std::task::Poll<F::Output> {
-    std::future::poll_fn(|context| std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(context)))
-        .await
 }
