@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use hats_arena::{Interpreter, Limits, compile};
 
-const LIMITS: Limits = Limits { memory: 64 << 20, stack: 512 << 10, gc_threshold: 256 << 10 };
+const LIMITS: Limits =
+    Limits { memory: 64 << 20, stack: 512 << 10, native_stack: 512 << 10, gc_threshold: 256 << 10 };
 const PAGE: &str = "globalThis.count = (globalThis.count || 0) + 1; Object.prototype.seen = count; \
      let out = ''; for (let n = 0; n < ROWS; n++) { out += `<li>${n}</li>` } out.length + count";
 
@@ -23,7 +24,7 @@ fn main() {
         println!("{name:>24} {:>9.1} {:>9.1}", took[0], took[1]);
     }
     let warmed = || {
-        let interpreter = Interpreter::in_arena(LIMITS).unwrap();
+        let interpreter = Interpreter::new(LIMITS).unwrap();
         let page = interpreter.with(|ctx| compile(ctx, &PAGE.replace("ROWS", "100"), "page").unwrap());
         interpreter.seal().unwrap();
         interpreter.with(|ctx| page.run(ctx).map(|_| ()).unwrap());
@@ -80,7 +81,7 @@ fn fresh(page: &str) -> Duration {
 }
 
 fn reset(page: &str) -> Duration {
-    let interpreter = Interpreter::in_arena(LIMITS).unwrap();
+    let interpreter = Interpreter::new(LIMITS).unwrap();
     let page = interpreter.with(|ctx| compile(ctx, page, "page").unwrap());
     interpreter.seal().unwrap();
     time(2000, || {
@@ -92,7 +93,7 @@ fn reset(page: &str) -> Duration {
 }
 
 fn bare(_: &str) -> Duration {
-    let interpreter = Interpreter::in_arena(LIMITS).unwrap();
+    let interpreter = Interpreter::new(LIMITS).unwrap();
     interpreter.seal().unwrap();
     time(2000, || interpreter.reset().unwrap())
 }

@@ -1,11 +1,11 @@
 //! The memory of one interpreter, its state at one moment, and the way back to it.
 #![expect(unsafe_code, reason = "the memory of an interpreter is copied and written, see the safety notes")]
 
-use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 
-use rquickjs::allocator::Allocator;
+use hats_fiber::host;
+use rquickjs::qjs;
 use rustix::param::page_size;
 
 use crate::heap::{Heap, REGION_MAX};
@@ -21,7 +21,6 @@ const KEEP_BYTES: usize = 256 << 10;
 pub(crate) struct Arena {
     region: Rc<Region>,
     heap: Rc<Heap>,
-    refused: Rc<Cell<bool>>,
 }
 
 /// What an arena's memory was at one moment, up to the last byte that was not zero.
@@ -30,14 +29,12 @@ pub(crate) struct Snapshot {
 }
 
 impl Arena {
-    /// An arena with room for a heap of `limit` bytes, but without that limit. Once `is_leaving`, nothing is freed any more.
-    pub(crate) fn new(limit: usize, is_leaving: Rc<Cell<bool>>) -> io::Result<Self> {
+    /// An arena with room for a heap of `limit` bytes and a stack of `stack`, but without that limit yet.
+    pub(crate) fn new(limit: usize, stack: usize) -> io::Result<Self> {
         let space = limit.saturating_mul(SPACE_PER_BYTE).clamp(SPACE_MIN, REGION_MAX);
-        let region = Rc::new(Region::reserve(space)?);
-        let refused = Rc::new(Cell::new(false));
-        let heap =
-            Heap::new(region.clone(), refused.clone(), is_leaving).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { region, heap: Rc::new(heap), refused })
+        let region = Rc::new(Region::reserve(stack, space)?);
+        let heap = Heap::new(region.clone()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { region, heap: Rc::new(heap) })
     }
 
     /// Bytes that may be in use from now on.
@@ -45,19 +42,13 @@ impl Arena {
         self.heap.set_limit(bytes);
     }
 
-    /// Hands out the arena's memory.
-    pub(crate) fn allocator(&self) -> ArenaAllocator {
-        ArenaAllocator { heap: self.heap.clone() }
-    }
-
-    /// True if memory was asked for that could not be given.
-    pub(crate) fn has_refused(&self) -> bool {
-        self.refused.get()
-    }
-
     /// Knows how many bytes are in use, by blocks and what is around them.
-    pub(crate) fn heap(&self) -> Rc<Heap> {
-        self.heap.clone()
+    pub(crate) fn heap(&self) -> &Rc<Heap> {
+        &self.heap
+    }
+
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
     }
 
     /// Bytes that the arena may have of the system's memory at present, its snapshot apart.
@@ -123,40 +114,90 @@ impl Snapshot {
     }
 }
 
-/// An arena as the engine sees it.
-pub(crate) struct ArenaAllocator {
-    // Kept by the engine's allocator until its runtime has gone, and with it the region.
-    heap: Rc<Heap>,
+/// How the engine asks for memory: each function is given a pointer to the [`Heap`]. Each is a call of the host, whose end is a
+/// place to give way at.
+pub(crate) static MALLOC_FUNCTIONS: qjs::JSMallocFunctions = qjs::JSMallocFunctions {
+    js_calloc: Some(calloc),
+    js_malloc: Some(malloc),
+    js_free: Some(free),
+    js_realloc: Some(realloc),
+    js_malloc_usable_size: Some(usable_size),
+};
+
+/// # Safety
+/// As for all below: the engine calls, with the pointer that it was given and with payloads that it has got and not given back.
+unsafe fn heap<'a>(heap: *mut qjs::c_void) -> &'a Heap {
+    // SAFETY: the pointer is that of a heap that outlives its engine.
+    unsafe { &*heap.cast::<Heap>() }
 }
 
-// SAFETY: what the heap hands out is as long as was asked for, at a multiple of 16 and nobody else's until it is given back.
-unsafe impl Allocator for ArenaAllocator {
-    fn alloc(&mut self, size: usize) -> *mut u8 {
-        self.heap.alloc(size)
-    }
+fn bytes(size: qjs::size_t) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
 
-    fn calloc(&mut self, count: usize, size: usize) -> *mut u8 {
+unsafe extern "C" fn malloc(opaque: *mut qjs::c_void, size: qjs::size_t) -> *mut qjs::c_void {
+    host(|may_die| {
+        // SAFETY: the engine's word.
+        let heap = unsafe { heap(opaque) };
+        let payload = heap.alloc(bytes(size), may_die);
+        heap.tell_gauge();
+        payload.cast()
+    })
+}
+
+unsafe extern "C" fn calloc(
+    opaque: *mut qjs::c_void,
+    count: qjs::size_t,
+    size: qjs::size_t,
+) -> *mut qjs::c_void {
+    host(|may_die| {
+        // SAFETY: the engine's word.
+        let heap = unsafe { heap(opaque) };
         // What does not fit into a number fits into no arena either.
-        self.heap.calloc(count.saturating_mul(size))
-    }
+        let payload = heap.calloc(bytes(count).saturating_mul(bytes(size)), may_die);
+        heap.tell_gauge();
+        payload.cast()
+    })
+}
 
-    unsafe fn dealloc(&mut self, pointer: *mut u8) {
-        if !pointer.is_null() {
-            // SAFETY: by the caller's word it was handed out by this heap.
-            unsafe { self.heap.free(pointer) };
+unsafe extern "C" fn free(opaque: *mut qjs::c_void, payload: *mut qjs::c_void) {
+    if payload.is_null() {
+        return;
+    }
+    host(|_| {
+        // SAFETY: the engine's word.
+        unsafe {
+            let heap = heap(opaque);
+            heap.free(payload.cast());
+            heap.tell_gauge();
         }
-    }
+    });
+}
 
-    unsafe fn realloc(&mut self, pointer: *mut u8, size: usize) -> *mut u8 {
-        if pointer.is_null() {
-            return self.heap.alloc(size);
+unsafe extern "C" fn realloc(
+    opaque: *mut qjs::c_void,
+    payload: *mut qjs::c_void,
+    size: qjs::size_t,
+) -> *mut qjs::c_void {
+    host(|may_die| {
+        // SAFETY: the engine's word.
+        unsafe {
+            let heap = heap(opaque);
+            let moved = if payload.is_null() {
+                heap.alloc(bytes(size), may_die)
+            } else {
+                heap.realloc(payload.cast(), bytes(size), may_die)
+            };
+            heap.tell_gauge();
+            moved.cast()
         }
-        // SAFETY: by the caller's word it was handed out by this heap.
-        unsafe { self.heap.realloc(pointer, size) }
-    }
+    })
+}
 
-    unsafe fn usable_size(pointer: *mut u8) -> usize {
-        // SAFETY: by the caller's word it was handed out by a heap.
-        unsafe { Heap::usable_size(pointer) }
+unsafe extern "C" fn usable_size(payload: *const qjs::c_void) -> qjs::size_t {
+    if payload.is_null() {
+        return 0;
     }
+    // SAFETY: the engine's word.
+    unsafe { Heap::usable_size(payload.cast_mut().cast()) as qjs::size_t }
 }

@@ -6,6 +6,7 @@
 
 use std::ffi::{CString, c_char};
 
+use hats_fiber::engine;
 use rquickjs::{Ctx, Error, Value, qjs};
 
 use crate::kept::Kept;
@@ -50,10 +51,8 @@ impl Compiled {
         let compiled = self.0.get(ctx)?;
         // SAFETY: the value is alive and of this runtime, which `get` has seen to, and it is bytecode of the engine's own
         // making. The call takes over one reference, which is why there is one more.
-        let value = unsafe {
-            let context = ctx.as_raw().as_ptr();
-            qjs::JS_EvalFunction(context, qjs::JS_DupValue(context, compiled.as_raw()))
-        };
+        let (context, compiled) = (ctx.as_raw().as_ptr(), compiled.as_raw());
+        let value = engine(|| unsafe { qjs::JS_EvalFunction(context, qjs::JS_DupValue(context, compiled)) });
         owned(ctx, value)
     }
 }

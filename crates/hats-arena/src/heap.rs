@@ -20,6 +20,10 @@
 use std::cell::Cell;
 use std::ptr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hats_fiber::{Death, die};
 
 use crate::region::Region;
 
@@ -34,6 +38,8 @@ const STEPS: usize = 16;
 const STEPS_LOG2: u32 = 4;
 /// Powers of two that a size can have, those below [`STEPS`] being one.
 const LEVELS: usize = 28;
+/// Units beyond the limit that host calls may take before they return: 4 MiB.
+const RESERVE: u32 = ((4 << 20) / UNIT) as u32;
 /// So many blocks of a class that may be too small are looked at.
 const LOOKS: usize = 4;
 /// The largest region: a place fits 32 bits, and a size 31.
@@ -74,9 +80,9 @@ pub(crate) struct Heap {
     /// Of blocks in use, in units.
     limit: Cell<u32>,
     /// Memory was asked for and not given.
-    refused: Rc<Cell<bool>>,
-    /// Nothing is freed any more: all goes with the region.
-    is_leaving: Rc<Cell<bool>>,
+    refused: Cell<bool>,
+    /// Bytes in use, for other OS threads to read. Outside of the region, so that it can be read while the interpreter runs.
+    gauge: Arc<AtomicUsize>,
 }
 
 /// Where the first block begins, in units: its payload is the first multiple of [`UNIT`] beyond the control part that leaves
@@ -87,12 +93,9 @@ const fn first_block() -> u32 {
 
 impl Heap {
     /// Makes a heap without a limit in a region that nobody uses. None if there is no memory for its own needs.
-    pub(crate) fn new(
-        region: Rc<Region>,
-        refused: Rc<Cell<bool>>,
-        is_leaving: Rc<Cell<bool>>,
-    ) -> Option<Self> {
-        let heap = Self { region, limit: Cell::new(u32::MAX), refused, is_leaving };
+    pub(crate) fn new(region: Rc<Region>) -> Option<Self> {
+        let heap =
+            Self { region, limit: Cell::new(u32::MAX), refused: Cell::new(false), gauge: Arc::default() };
         if heap.region.length() > REGION_MAX || !heap.region.touch(first_block() as usize * UNIT) {
             return None;
         }
@@ -104,6 +107,27 @@ impl Heap {
     /// Bytes that may be in use.
     pub(crate) fn set_limit(&self, bytes: usize) {
         self.limit.set(u32::try_from(bytes / UNIT).unwrap_or(u32::MAX));
+    }
+
+    /// True if memory was asked for that could not be given.
+    pub(crate) fn has_refused(&self) -> bool {
+        self.refused.get()
+    }
+
+    /// True if a host call has taken more than the limit allows: it may, for a while, since it cannot be ended in its middle.
+    pub(crate) fn is_over_limit(&self) -> bool {
+        // SAFETY: as in `used`.
+        unsafe { (*self.control()).used > self.limit.get() }
+    }
+
+    /// Where it can be read at any time, from any OS thread, how many bytes are in use.
+    pub(crate) fn gauge(&self) -> Arc<AtomicUsize> {
+        self.gauge.clone()
+    }
+
+    /// One writer: no need for a locked instruction.
+    pub(crate) fn tell_gauge(&self) {
+        self.gauge.store(self.used(), Ordering::Relaxed);
     }
 
     fn control(&self) -> *mut Control {
@@ -135,15 +159,17 @@ impl Heap {
         unsafe { (*self.control()).top as usize * UNIT - HEADER }
     }
 
-    pub(crate) fn alloc(&self, bytes: usize) -> *mut u8 {
+    /// Memory for the engine, or null. What would lead beyond the limit ends the script where it `may_die`: the engine's own
+    /// ways out of that are not to be trusted. One request for more than the whole limit is an error that a script can catch.
+    pub(crate) fn alloc(&self, bytes: usize, may_die: bool) -> *mut u8 {
         let Some(size) = block_size(bytes) else { return self.refuse() };
         // SAFETY: the heap is in order whenever none of its own methods runs, and none runs inside another.
-        unsafe { self.take(size) }.map_or_else(|| self.refuse(), |place| self.payload(place))
+        unsafe { self.take(size, may_die) }.map_or_else(|| self.refuse(), |place| self.payload(place))
     }
 
-    pub(crate) fn calloc(&self, bytes: usize) -> *mut u8 {
+    pub(crate) fn calloc(&self, bytes: usize, may_die: bool) -> *mut u8 {
         let touched = self.region.touched();
-        let payload = self.alloc(bytes);
+        let payload = self.alloc(bytes, may_die);
         if !payload.is_null() {
             let start = payload.addr() - self.region.base().as_ptr().addr();
             let dirty = touched.saturating_sub(start).min(bytes);
@@ -156,16 +182,13 @@ impl Heap {
     /// # Safety
     /// `payload` was handed out by this heap and not taken back.
     pub(crate) unsafe fn free(&self, payload: *mut u8) {
-        if self.is_leaving.get() {
-            return;
-        }
         // SAFETY: by the caller's word there is a block in use there.
         unsafe { self.give_back(self.place(payload)) };
     }
 
     /// # Safety
     /// `payload` was handed out by this heap and not taken back.
-    pub(crate) unsafe fn realloc(&self, payload: *mut u8, bytes: usize) -> *mut u8 {
+    pub(crate) unsafe fn realloc(&self, payload: *mut u8, bytes: usize, may_die: bool) -> *mut u8 {
         let Some(size) = block_size(bytes) else { return self.refuse() };
         let place = self.place(payload);
         // SAFETY: by the caller's word there is a block in use there; a new one does not overlap it.
@@ -175,7 +198,7 @@ impl Heap {
                 self.cut(place, size);
                 return payload;
             }
-            if (*self.control()).used - before + size > self.limit.get() {
+            if !self.allows((*self.control()).used - before, size, may_die) {
                 return self.refuse();
             }
             if self.grow(place, size) {
@@ -183,9 +206,9 @@ impl Heap {
             }
             // The limit is for what remains in use, not for what is while it is copied.
             (*self.control()).used -= before;
-            let moved = self.take(size);
+            let moved = self.take(size, false);
             (*self.control()).used += before;
-            let Some(moved) = moved else { return self.refuse() };
+            let Some(moved) = moved else { return self.fail(may_die) };
             let new = self.payload(moved);
             ptr::copy_nonoverlapping(payload, new, before as usize * UNIT - HEADER);
             self.give_back(place);
@@ -200,6 +223,30 @@ impl Heap {
         unsafe { (*payload.sub(HEADER).cast::<Block>()).size as usize * UNIT - HEADER }
     }
 
+    /// Whether so many units more may be in use beside `used`.
+    fn allows(&self, used: u32, size: u32, may_die: bool) -> bool {
+        let limit = self.limit.get();
+        let Some(sum) = used.checked_add(size) else { return false };
+        if sum <= limit {
+            return true;
+        }
+        if size > limit {
+            return false;
+        }
+        if may_die {
+            die(Death::Memory);
+        }
+        sum <= limit.saturating_add(RESERVE)
+    }
+
+    /// There are no addresses left, or the system gives no memory.
+    fn fail(&self, may_die: bool) -> *mut u8 {
+        if may_die {
+            die(Death::Memory);
+        }
+        self.refuse()
+    }
+
     fn refuse(&self) -> *mut u8 {
         self.refused.set(true);
         ptr::null_mut()
@@ -207,11 +254,11 @@ impl Heap {
 
     /// # Safety
     /// As for all below: the heap is in order, and places that are given are those of blocks.
-    unsafe fn take(&self, size: u32) -> Option<u32> {
+    unsafe fn take(&self, size: u32, may_die: bool) -> Option<u32> {
         // SAFETY: what the lists name are free blocks in the part below `top`, which is usable.
         unsafe {
             let control = self.control();
-            if (*control).used.checked_add(size)? > self.limit.get() {
+            if !self.allows((*control).used, size, may_die) {
                 return None;
             }
             let place = match self.find(size) {
@@ -226,7 +273,12 @@ impl Heap {
                 }
                 None => {
                     let place = (*control).top;
-                    self.raise_top(place.checked_add(size)?)?;
+                    if place.checked_add(size).and_then(|top| self.raise_top(top)).is_none() {
+                        if may_die {
+                            die(Death::Memory);
+                        }
+                        return None;
+                    }
                     let block = self.block(place);
                     (*block).below = (*control).below_top;
                     (*block).size = size;

@@ -1,29 +1,39 @@
 //! One interpreter, its way through seal and resets, and what ends that way.
-#![expect(unsafe_code, reason = "memory under the engine is put back, see the safety notes")]
+//!
+//! It is entered on the caller's own stack to be set up ([`Interpreter::with`]), and on its own stack, as a fiber, to run scripts
+//! ([`Interpreter::enter`]): those may be preempted, and may die. After a death nobody enters the engine again, and nothing that
+//! Rust has of it is given back to it: the memory is discarded as a whole. So it is at every other end.
+#![expect(unsafe_code, reason = "the engine is made and entered with pointers, see the safety notes")]
 
 use std::cell::{Cell, OnceCell};
+use std::future::poll_fn;
 use std::io;
 use std::panic::resume_unwind;
+use std::pin::pin;
+use std::ptr::NonNull;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use rquickjs::loader::{Loader, Resolver};
-use rquickjs::runtime::RejectionTracker;
-use rquickjs::{Context, Ctx, Runtime, qjs};
+use hats_fiber::{Death, Failure, Fiber, Handle};
+use rquickjs::{Ctx, Runtime, qjs};
 
-use crate::arena::{Arena, Snapshot};
-use crate::meter::{Meter, Share, Used};
+use crate::arena::{Arena, MALLOC_FUNCTIONS, Snapshot};
+use crate::countdown;
+use crate::heap::Heap;
+use crate::hooks::{Hooks, ModuleSource, RejectionTracker};
+use crate::meter::{Meter, Share};
 use crate::native::Switchboard;
-use crate::plain::PlainAllocator;
 
 /// What an interpreter may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Heap in bytes.
     pub memory: usize,
-    /// Stack in bytes, from where the interpreter is entered.
+    /// Stack of scripts in bytes, from where the interpreter is entered.
     pub stack: usize,
+    /// Stack in bytes that native code may use beside that.
+    pub native_stack: usize,
     /// Cycles are looked for when so many bytes have been allocated, and then as the heap grows.
     pub gc_threshold: usize,
 }
@@ -33,7 +43,7 @@ pub struct Limits {
 #[non_exhaustive]
 pub enum Error {
     /// The system gives no memory, or no addresses.
-    #[error("no memory for an interpreter: {0}")]
+    #[error("no memory for an interpreter (see vm.max_map_count): {0}")]
     System(#[from] io::Error),
     /// The engine's own beginning does not fit into the heap.
     #[error("{0}")]
@@ -71,9 +81,12 @@ pub enum Unfit {
     /// Whoever uses it says so.
     #[error("it was condemned")]
     Condemned,
+    /// Its script died in the middle of the engine's work.
+    #[error("its script died: {0}")]
+    Dead(Death),
 }
 
-/// A runtime of the engine with one context.
+/// A runtime of the engine with one context, in memory of its own.
 pub struct Interpreter {
     // Others have it who keep values of it: see `Kept`.
     engine: Rc<Engine>,
@@ -83,20 +96,47 @@ pub struct Interpreter {
 
 /// The engine, and what has to be there for as long as it is.
 pub(crate) struct Engine {
-    // Dropped in this order: the runtime goes with the last reference to it, and then the memory that it was in.
-    context: Context,
-    runtime: Runtime,
-    switchboard: Rc<Switchboard>,
-    arena: Option<Arena>,
-    /// Bytes in use where there is no arena.
-    plain: Arc<AtomicUsize>,
-    /// Tells the allocator that the engine is being dropped.
-    is_leaving: Rc<Cell<bool>>,
+    context: NonNull<qjs::JSContext>,
+    runtime: NonNull<qjs::JSRuntime>,
+    hooks: Rc<Hooks>,
+    // Invariant: all memory of the engine is in it, and goes with it: the engine itself is never torn down.
+    arena: Arena,
+    /// Its script has died, or it is going: nobody enters it any more, nor gives anything back.
+    is_over: Cell<bool>,
+    /// What the bindings look for in every runtime: that of one of theirs.
+    _opaque: Rc<Bindings>,
 }
 
-impl Drop for Engine {
-    fn drop(&mut self) {
-        self.is_leaving.set(true);
+/// A runtime of the bindings' own making. They keep what they know of a runtime beside it, in a type that nobody else can make;
+/// ours share one for each OS thread, which stays empty: we have nothing of theirs that would use it.
+struct Bindings {
+    _runtime: Runtime,
+    opaque: *mut qjs::c_void,
+}
+
+impl Bindings {
+    fn of_this_thread() -> rquickjs::Result<Rc<Self>> {
+        thread_local! {
+            static BINDINGS: OnceCell<Rc<Bindings>> = const { OnceCell::new() };
+        }
+        BINDINGS.with(|bindings| {
+            if let Some(bindings) = bindings.get() {
+                return Ok(bindings.clone());
+            }
+            let runtime = Runtime::new()?;
+            let context = rquickjs::Context::custom::<()>(&runtime)?;
+            // SAFETY: the runtime is alive.
+            let opaque = unsafe { qjs::JS_GetRuntimeOpaque(context.get_runtime_ptr()) };
+            drop(context);
+            let made = Rc::new(Self { _runtime: runtime, opaque });
+            Ok(bindings.get_or_init(|| made).clone())
+        })
+    }
+}
+
+impl Engine {
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.get()
     }
 }
 
@@ -104,7 +144,10 @@ impl Drop for Engine {
 #[derive(Default)]
 pub(crate) struct State {
     engine: OnceCell<Weak<Engine>>,
+    heap: OnceCell<Rc<Heap>>,
     inside: Cell<u32>,
+    /// A fiber of it has been begun and not ended.
+    has_fiber: Cell<bool>,
     sealed: Cell<bool>,
     /// Values that were kept after the seal, and still are.
     pub(crate) kept: Cell<usize>,
@@ -123,6 +166,11 @@ impl State {
         self.sealed.get()
     }
 
+    /// True if a host call has taken more memory than the script may have.
+    pub(crate) fn is_over_limit(&self) -> bool {
+        self.heap.get().is_some_and(|heap| heap.is_over_limit())
+    }
+
     /// Tells how much of the heap is in use.
     pub(crate) fn tell_used(&self) {
         if let Some(share) = self.share.get() {
@@ -137,103 +185,183 @@ impl State {
     }
 }
 
-impl Interpreter {
-    /// An interpreter whose memory is the process's. It can be used, and not be reset.
-    ///
-    /// # Errors
-    /// When there is no memory for it.
-    pub fn plain(limits: Limits) -> Result<Self, Error> {
-        let is_leaving = Rc::new(Cell::new(false));
-        let used = Arc::<AtomicUsize>::default();
-        let runtime = Runtime::new_with_alloc(PlainAllocator::new(is_leaving.clone(), used.clone()))?;
-        Self::new(runtime, None, used, is_leaving, limits)
-    }
+/// What becomes of a preempted script, when its turn comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It goes on.
+    GoOn,
+    /// It goes on, and the engine calls its interrupt hook at the next turn of a loop or call of a function.
+    Hurry,
+    /// It dies.
+    Die,
+}
 
-    /// An interpreter whose memory is a region of its own. Of the heap, a little goes to gaps between what is in use.
+impl Interpreter {
+    /// An interpreter. Of the heap, a little goes to gaps between what is in use.
     ///
     /// # Errors
     /// When there is no memory for it, or no addresses.
-    pub fn in_arena(limits: Limits) -> Result<Self, Error> {
-        let is_leaving = Rc::new(Cell::new(false));
-        let arena = Arena::new(limits.memory, is_leaving.clone())?;
-        // Without a limit yet: that there is no room for the bare runtime is what the engine's own bindings overlook.
-        let runtime = Runtime::new_with_alloc(arena.allocator())?;
-        arena.set_limit(limits.memory);
-        Self::new(runtime, Some(arena), Arc::default(), is_leaving, limits)
-    }
-
-    fn new(
-        runtime: Runtime,
-        arena: Option<Arena>,
-        plain: Arc<AtomicUsize>,
-        is_leaving: Rc<Cell<bool>>,
-        limits: Limits,
-    ) -> Result<Self, Error> {
-        if arena.is_none() {
-            // An arena has its own, so that it is known there when it was reached.
-            runtime.set_memory_limit(limits.memory);
-        }
-        runtime.set_max_stack_size(limits.stack);
-        runtime.set_gc_threshold(limits.gc_threshold);
-        let context = Context::full(&runtime)?;
+    pub fn new(limits: Limits) -> Result<Self, Error> {
+        let arena = Arena::new(limits.memory, limits.stack.saturating_add(limits.native_stack))?;
+        let bindings = Bindings::of_this_thread()?;
+        let heap: *const Heap = &raw const **arena.heap();
+        // SAFETY: the heap outlives the engine, and its functions keep the engine's contract. The stack limit is the engine's own.
+        let (runtime, context) = unsafe {
+            let runtime = qjs::JS_NewRuntime2(&raw const MALLOC_FUNCTIONS, heap.cast_mut().cast());
+            let runtime = NonNull::new(runtime).ok_or(rquickjs::Error::Allocation)?;
+            qjs::JS_SetRuntimeOpaque(runtime.as_ptr(), bindings.opaque);
+            qjs::JS_SetMaxStackSize(runtime.as_ptr(), limits.stack as _);
+            qjs::JS_SetGCThreshold(runtime.as_ptr(), limits.gc_threshold as _);
+            let context = qjs::JS_NewContext(runtime.as_ptr());
+            (runtime, NonNull::new(context).ok_or(rquickjs::Error::Allocation)?)
+        };
         let state = Rc::new(State::default());
+        // Both were empty, since the state is new.
+        let _ = state.heap.set(arena.heap().clone());
         // SAFETY: the runtime is alive, and nobody is inside of one that has just been made.
-        let switchboard = unsafe { Switchboard::new(context.get_runtime_ptr(), state.clone()) };
+        let switchboard = unsafe { Switchboard::new(runtime.as_ptr(), state.clone()) };
         let switchboard = switchboard.ok_or(rquickjs::Error::Allocation)?;
-        // SAFETY: the context is alive, and is dropped before the switchboard is.
-        unsafe { switchboard.attach(context.as_raw()) };
-        let engine = Rc::new(Engine { context, runtime, switchboard, arena, plain, is_leaving });
-        // It was empty, since it is new.
+        // SAFETY: the context is alive, and the engine keeps the switchboard.
+        unsafe { switchboard.attach(context) };
+        let hooks = Rc::new(Hooks::new(state.clone(), switchboard));
+        // SAFETY: the runtime is alive and keeps to the hooks, which the engine keeps.
+        unsafe { hooks.attach(runtime) };
+        arena.set_limit(limits.memory);
+        if arena.heap().is_over_limit() {
+            return Err(rquickjs::Error::Allocation.into());
+        }
+        let is_over = Cell::new(false);
+        let engine = Rc::new(Engine { context, runtime, hooks, arena, is_over, _opaque: bindings });
         let _ = state.engine.set(Rc::downgrade(&engine));
         Ok(Self { engine, snapshot: OnceCell::new(), state })
     }
 
-    /// Enters the interpreter. Goes on with the panic of a host function, if one was on its way through the engine.
+    /// Enters the interpreter on the caller's own stack, for code that is known: it cannot be preempted, and what runs
+    /// away in it is stopped by the interrupt hook alone. Goes on with the panic of a host function, if one was on its way through
+    /// the engine.
+    ///
+    /// # Panics
+    /// While a script of the interpreter is suspended, or after it has died.
     pub fn with<R>(&self, f: impl for<'js> FnOnce(&Ctx<'js>) -> R) -> R {
+        assert!(
+            !self.state.has_fiber.get() && !self.engine.is_over(),
+            "the interpreter is not to be entered"
+        );
         let entered = Entered::new(&self.state);
-        let result = self.engine.context.with(|ctx| {
-            // SAFETY: the runtime is alive, and nobody else is inside: `Context::with` holds its lock.
-            unsafe { qjs::JS_UpdateStackTop(qjs::JS_GetRuntime(ctx.as_raw().as_ptr())) };
-            f(&ctx)
-        });
+        let result = self.inside(f);
         drop(entered);
-        self.state.tell_used();
-        if let Some(panic) = self.engine.switchboard.take_panic() {
-            resume_unwind(panic);
-        }
+        self.left();
         result
     }
 
-    /// Sets what is asked from time to time while code runs: true ends it with an error that it cannot catch.
-    pub fn set_interrupt(&self, mut hook: impl FnMut() -> bool + 'static) {
-        self.refuse_change();
-        let state = self.state.clone();
-        self.engine.runtime.set_interrupt_handler(Some(Box::new(move || {
-            state.tell_used();
-            let is_ended = hook();
-            if is_ended {
-                state.condemn(Unfit::Interrupted);
-            }
-            is_ended
-        })));
+    fn inside<R>(&self, f: impl for<'js> FnOnce(&Ctx<'js>) -> R) -> R {
+        // SAFETY: the engine is alive, nobody else is inside on another stack, and `Ctx` has a lifetime that ends with the call.
+        let ctx = unsafe {
+            qjs::JS_UpdateStackTop(self.engine.runtime.as_ptr());
+            Ctx::from_raw(self.engine.context)
+        };
+        f(&ctx)
     }
 
-    /// Sets what hears of promises that are rejected with nobody listening, and of those that are listened to after all.
+    fn left(&self) {
+        self.state.tell_used();
+        if let Some(panic) = self.engine.hooks.take_panic() {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Enters the interpreter on a stack of its own, where scripts can wait, are preempted and may die. `turn` decides what
+    /// becomes of a preempted script, each time that its turn comes. `f` is called once; while scripts run, it and what it calls
+    /// may own nothing that must not be lost: a death unwinds nothing.
+    ///
+    /// # Errors
+    /// How the script died, or that `f` panicked. After a death the interpreter is never to be entered again.
+    ///
+    /// # Panics
+    /// While another script of the interpreter is suspended, or after one has died.
+    ///
+    /// # Cancel safety
+    /// Dropped, the script is killed, and the interpreter is not to be entered any more.
+    pub async fn enter<R>(
+        &self,
+        handle: Handle,
+        mut turn: impl FnMut() -> Turn,
+        mut f: impl for<'js> FnMut(&Ctx<'js>) -> R,
+    ) -> Result<R, Failure> {
+        assert!(
+            !self.state.has_fiber.get() && !self.engine.is_over(),
+            "the interpreter is not to be entered"
+        );
+        assert!(self.state.inside.get() == 0, "the interpreter is entered already");
+        let entered = Entered::new(&self.state);
+        let in_fiber = InFiber::new(self);
+        // SAFETY: the stack is the interpreter's, which runs one fiber at a time and outlives this one.
+        let stack = unsafe { self.engine.arena.region().stack() };
+        let fiber = Fiber::on(stack, handle, || self.inside(&mut f));
+        // SAFETY: the countdown is a part of the interpreter that the fiber enters.
+        let fiber = match countdown::of(self.engine.context) {
+            Some(countdown) => unsafe { fiber.with_countdown(countdown) },
+            None => fiber,
+        };
+        let mut fiber = pin!(fiber);
+        let result = poll_fn(|context| {
+            if fiber.is_preempted() {
+                match turn() {
+                    Turn::GoOn => {}
+                    Turn::Hurry => fiber.hurry(),
+                    Turn::Die => fiber.kill(),
+                }
+            }
+            fiber.as_mut().poll(context)
+        })
+        .await;
+        in_fiber.over(&result);
+        drop(entered);
+        self.left();
+        result
+    }
+
+    /// How a script of it has died.
+    #[must_use]
+    pub fn death(&self) -> Option<Death> {
+        match self.state.condemned.get() {
+            Some(Unfit::Dead(death)) => Some(death),
+            _ => None,
+        }
+    }
+
+    /// Gives back the memory of the interpreter's stack, but for the `keep` bytes that calls use first.
+    ///
+    /// # Panics
+    /// While a script of the interpreter is suspended.
+    pub fn trim_stack(&self, keep: usize) {
+        assert!(!self.state.has_fiber.get(), "the stack is in use");
+        // SAFETY: no fiber runs on it.
+        unsafe { self.engine.arena.region().trim_stack(keep) };
+    }
+
+    /// Sets what is asked from time to time while code runs: true ends it with an error that it cannot catch.
+    pub fn set_interrupt(&self, hook: impl Fn() -> bool + 'static) {
+        self.refuse_change();
+        self.engine.hooks.set_interrupt(Box::new(hook));
+    }
+
+    /// Sets what learns of promises that are rejected without a handler, and of those that get one after all.
     pub fn set_rejection_tracker(&self, tracker: RejectionTracker) {
         self.refuse_change();
-        self.engine.runtime.set_host_promise_rejection_tracker(Some(tracker));
+        self.engine.hooks.set_tracker(tracker);
     }
 
     /// Sets what finds modules.
-    pub fn set_loader(&self, resolver: impl Resolver + 'static, loader: impl Loader + 'static) {
+    pub fn set_modules(&self, modules: impl ModuleSource + 'static) {
         self.refuse_change();
-        self.engine.runtime.set_loader(resolver, loader);
+        self.engine.hooks.set_modules(Box::new(modules));
     }
 
-    /// Sets what hears that the engine has freed a [token](crate::new_token). It is called in the middle of the engine's work,
+    /// Sets what learns that the engine has freed a [token](crate::new_token). It is called in the middle of the engine's work,
     /// and may not enter it.
     pub fn set_released(&self, hook: impl Fn(u32) + 'static) {
-        self.engine.switchboard.set_released(Box::new(hook));
+        self.engine.hooks.switchboard().set_released(Box::new(hook));
     }
 
     fn refuse_change(&self) {
@@ -245,16 +373,21 @@ impl Interpreter {
     /// Ends the warm-up: this is what each reset leads back to.
     ///
     /// # Errors
-    /// When the interpreter is in no arena, somebody is inside, or it has already gone wrong.
+    /// When it is sealed already, somebody is inside, or it has already gone wrong.
     pub fn seal(&self) -> Result<(), Unfit> {
-        let Some(arena) = self.engine.arena.as_ref().filter(|_| !self.state.is_sealed()) else {
+        let arena = &self.engine.arena;
+        if self.state.is_sealed() {
             return Err(Unfit::Unsealed);
-        };
+        }
         self.fit(arena)?;
-        self.engine.runtime.run_gc();
+        // SAFETY: the runtime is alive, and nobody is inside.
+        unsafe {
+            qjs::JS_UpdateStackTop(self.engine.runtime.as_ptr());
+            qjs::JS_RunGC(self.engine.runtime.as_ptr());
+        }
         // SAFETY: nobody is inside, which `fit` has seen to.
         let snapshot = unsafe { arena.snapshot() };
-        self.engine.switchboard.seal();
+        self.engine.hooks.switchboard().seal();
         self.state.sealed.set(true);
         // It was empty, since there was no seal.
         let _ = self.snapshot.set(snapshot);
@@ -266,15 +399,15 @@ impl Interpreter {
     /// # Errors
     /// Why it has to be thrown away.
     pub fn reset(&self) -> Result<(), Unfit> {
-        let (Some(arena), Some(snapshot)) = (&self.engine.arena, self.snapshot.get()) else {
-            return Err(Unfit::Unsealed);
-        };
+        let arena = &self.engine.arena;
         self.fit(arena)?;
+        let Some(snapshot) = self.snapshot.get() else { return Err(Unfit::Unsealed) };
         // SAFETY: the snapshot is this arena's. Nobody is inside, and no value is kept that was not there at the seal, which
         // `fit` has seen to. Values that are not kept live no longer than an entry, by their lifetime; what else could refer
         // to the engine's memory or be owned by it is banned where this crate is used, see the crate's documentation.
         unsafe { arena.restore(snapshot) };
-        self.engine.switchboard.reset();
+        self.engine.hooks.switchboard().reset();
+        arena.heap().tell_gauge();
         self.state.tell_used();
         Ok(())
     }
@@ -285,7 +418,7 @@ impl Interpreter {
         match state.condemned.get() {
             Some(why) => Err(why),
             None if state.inside.get() > 0 => Err(Unfit::Inside),
-            None if arena.has_refused() => Err(Unfit::OutOfMemory),
+            None if arena.heap().has_refused() => Err(Unfit::OutOfMemory),
             None if kept > 0 => Err(Unfit::Kept(kept)),
             None if state.released.get() => Err(Unfit::Released),
             None => Ok(()),
@@ -306,51 +439,70 @@ impl Interpreter {
     /// Bytes of heap in use.
     #[must_use]
     pub fn used(&self) -> usize {
-        match &self.engine.arena {
-            Some(arena) => arena.heap().used(),
-            None => usize::try_from(self.engine.runtime.memory_usage().malloc_size).unwrap_or(0),
-        }
+        self.engine.arena.heap().used()
     }
 
-    /// Where the bytes that the heap takes can be read at any time, from any OS thread. None where the heap is an arena.
+    /// Where the bytes of heap in use can be read at any time, from any OS thread.
     #[must_use]
-    pub fn gauge(&self) -> Option<Arc<AtomicUsize>> {
-        self.engine.arena.is_none().then(|| self.engine.plain.clone())
-    }
-
-    /// Where it stands how much the engine has taken: a little more than it has in use, and found out at once.
-    fn where_used(&self) -> Used {
-        match &self.engine.arena {
-            Some(arena) => Used::Arena(arena.heap()),
-            None => Used::Plain(self.engine.plain.clone()),
-        }
+    pub fn gauge(&self) -> Arc<AtomicUsize> {
+        self.engine.arena.heap().gauge()
     }
 
     /// From now on its heap counts in this meter, once; all interpreters of one meter live on one OS thread.
     pub fn set_meter(&self, meter: Arc<Meter>) {
         // The first one stays.
-        let _ = self.state.share.set(Share::new(meter, self.where_used()));
+        let _ = self.state.share.set(Share::new(meter, self.engine.arena.heap().clone()));
     }
 
     /// Bytes of memory that the interpreter takes at most at present, its snapshot included.
     #[must_use]
     pub fn resident(&self) -> usize {
-        match &self.engine.arena {
-            Some(arena) => arena.resident() + self.snapshot.get().map_or(0, Snapshot::len),
-            None => self.used(),
-        }
+        self.engine.arena.resident() + self.snapshot.get().map_or(0, Snapshot::len)
     }
 
     #[cfg(test)]
     pub(crate) fn first_difference(&self) -> Option<usize> {
-        self.engine.arena.as_ref()?.first_difference(self.snapshot.get()?)
+        self.engine.arena.first_difference(self.snapshot.get()?)
     }
 }
 
 impl Drop for Interpreter {
     fn drop(&mut self) {
-        // A token that the engine frees from now on is nobody's business.
-        self.engine.switchboard.clear();
+        // Values that are kept for longer are forgotten, not given back.
+        self.engine.is_over.set(true);
+        // Closures may know of the interpreter's owner.
+        self.engine.hooks.clear();
+    }
+}
+
+/// A script of the interpreter is on its own stack. One that does not come to its end there has died.
+struct InFiber<'a>(&'a Interpreter);
+
+impl<'a> InFiber<'a> {
+    fn new(interpreter: &'a Interpreter) -> Self {
+        interpreter.state.has_fiber.set(true);
+        Self(interpreter)
+    }
+
+    fn over<R>(self, result: &Result<R, Failure>) {
+        if let Err(Failure::Dead(death)) = result {
+            self.died(*death);
+        }
+        self.0.state.has_fiber.set(false);
+        std::mem::forget(self);
+    }
+
+    fn died(&self, death: Death) {
+        self.0.engine.is_over.set(true);
+        // Outweighs whatever was wrong before.
+        self.0.state.condemned.set(Some(Unfit::Dead(death)));
+    }
+}
+
+impl Drop for InFiber<'_> {
+    fn drop(&mut self) {
+        self.died(Death::Killed);
+        self.0.state.has_fiber.set(false);
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::rc::Rc;
 
+use hats_fiber::engine;
 use rquickjs::{Ctx, JsLifetime, Persistent};
 
 use crate::interpreter::{Engine, State};
@@ -16,7 +17,7 @@ pub struct Kept<T> {
     // Invariant: taken out by `drop` alone.
     value: ManuallyDrop<Persistent<T>>,
     state: Rc<State>,
-    _engine: Rc<Engine>,
+    engine: Rc<Engine>,
     /// Kept before the seal: it is there again after each reset.
     is_old: bool,
 }
@@ -36,7 +37,7 @@ impl<T> Kept<T> {
         if !is_old {
             state.kept.set(state.kept.get() + 1);
         }
-        Ok(Self { value: ManuallyDrop::new(Persistent::save(ctx, value)), state, _engine: engine, is_old })
+        Ok(Self { value: ManuallyDrop::new(Persistent::save(ctx, value)), state, engine, is_old })
     }
 
     /// True if it is kept since after the seal: it has to be dropped before a reset.
@@ -59,15 +60,27 @@ impl<T> Kept<T> {
 
 impl<T> Drop for Kept<T> {
     fn drop(&mut self) {
-        // SAFETY: nobody uses the value after this.
-        #[expect(unsafe_code, reason = "see the safety note")]
-        let value = unsafe { ManuallyDrop::take(&mut self.value) };
-        drop(value);
         if !self.is_old {
             self.state.kept.set(self.state.kept.get() - 1);
         } else if self.state.is_sealed() {
             // After a reset the engine would count a reference that nobody has.
             self.state.released.set(true);
+        }
+        // Of an engine that is over it is forgotten: it goes with the engine's memory.
+        if !self.engine.is_over() {
+            // To free what the value led to may take long: so it is a part of the engine's work, where that may be.
+            let value = &mut self.value;
+            let mut give_back = || {
+                // SAFETY: nobody uses the value after this.
+                #[expect(unsafe_code, reason = "see the safety note")]
+                let value = unsafe { ManuallyDrop::take(value) };
+                drop(value);
+            };
+            if hats_fiber::may_enter_engine() {
+                engine(give_back);
+            } else {
+                give_back();
+            }
         }
     }
 }

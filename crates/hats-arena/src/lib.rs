@@ -36,16 +36,31 @@
 
 mod arena;
 mod compiled;
+mod countdown;
+pub mod entry;
 mod heap;
+mod hooks;
 mod interpreter;
 mod kept;
 mod meter;
 mod native;
-mod plain;
 mod region;
 
+use hats_fiber::{Preemption, PreemptionError, Ticks};
+
 pub use crate::compiled::{Compiled, compile};
-pub use crate::interpreter::{Error, Interpreter, Limits, Unfit};
+pub use crate::hooks::{ModuleSource, ModuleText, RejectionTracker};
+pub use crate::interpreter::{Error, Interpreter, Limits, Turn, Unfit};
 pub use crate::kept::Kept;
 pub use crate::meter::Meter;
 pub use crate::native::{Invocation, Native, define_accessor, new_token};
+
+/// Makes this OS thread one whose scripts are preempted, for as long as what is returned lives.
+///
+/// # Errors
+/// With [`Preemption::Signals`], why there are no signals.
+pub fn attach(preemption: Preemption) -> Result<Ticks, PreemptionError> {
+    hats_fiber::engine_is_at(rquickjs::qjs::JS_NewRuntime2 as *const () as usize);
+    countdown::find();
+    hats_fiber::attach(preemption)
+}

@@ -31,37 +31,22 @@ impl Meter {
     }
 }
 
-/// Where it stands how many bytes an interpreter has in use.
-pub(crate) enum Used {
-    Plain(Arc<AtomicUsize>),
-    Arena(Rc<Heap>),
-}
-
-impl Used {
-    pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Self::Plain(bytes) => bytes.load(Ordering::Relaxed),
-            Self::Arena(heap) => heap.used(),
-        }
-    }
-}
-
 /// One interpreter's part of a meter.
 pub(crate) struct Share {
     meter: Arc<Meter>,
-    used: Used,
+    heap: Rc<Heap>,
     told: Cell<usize>,
 }
 
 impl Share {
-    pub(crate) fn new(meter: Arc<Meter>, used: Used) -> Self {
-        let share = Self { meter, used, told: Cell::new(0) };
+    pub(crate) fn new(meter: Arc<Meter>, heap: Rc<Heap>) -> Self {
+        let share = Self { meter, heap, told: Cell::new(0) };
         share.tell();
         share
     }
 
     pub(crate) fn tell(&self) {
-        let used = self.used.bytes();
+        let used = self.heap.used();
         let told = self.told.replace(used);
         if told != used {
             self.meter.replace(told, used);

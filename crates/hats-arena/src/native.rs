@@ -17,6 +17,7 @@ use std::ptr::{self, NonNull};
 use std::rc::Rc;
 use std::slice;
 
+use hats_fiber::{Death, die, end_slice_when_due, host};
 use rquickjs::{Ctx, Error, Exception, Function, Object, Value, qjs};
 
 use crate::compiled::owned;
@@ -230,6 +231,18 @@ impl Switchboard {
         unsafe { qjs::JS_SetContextOpaque(context.as_ptr(), Rc::as_ptr(self).cast_mut().cast()) };
     }
 
+    /// The switchboard of a context, if it has one.
+    ///
+    /// # Safety
+    /// The context is null or alive.
+    unsafe fn at<'a>(context: *mut qjs::JSContext) -> Option<&'a Self> {
+        if context.is_null() {
+            return None;
+        }
+        // SAFETY: by the caller's word; the pointer is null or was set by `attach`.
+        unsafe { qjs::JS_GetContextOpaque(context).cast::<Self>().as_ref() }
+    }
+
     pub(crate) fn of<'a>(ctx: &'a Ctx<'_>) -> rquickjs::Result<&'a Self> {
         // SAFETY: nobody else sets a context's pointer: `rquickjs` never does, and it is no safe call. So it is null, or leads
         // to a switchboard that is kept for longer than the context, which is alive for as long as there is a `Ctx`.
@@ -265,7 +278,7 @@ impl Switchboard {
         drop(all);
     }
 
-    fn panicked(&self, panic: Box<dyn Any + Send>) {
+    pub(crate) fn panicked(&self, panic: Box<dyn Any + Send>) {
         self.state.condemn(Unfit::Panicked);
         self.panic.set(Some(panic));
     }
@@ -276,6 +289,31 @@ impl Switchboard {
 /// # Safety
 /// Only the engine calls it, with what its own documentation says.
 unsafe extern "C" fn call(
+    context: *mut qjs::JSContext,
+    this: qjs::JSValue,
+    count: c_int,
+    arguments: *mut qjs::JSValue,
+    number: c_int,
+    data: *mut qjs::JSValue,
+) -> qjs::JSValue {
+    host(|may_die| {
+        // SAFETY: the engine's word.
+        let value = unsafe { dispatch(context, this, count, arguments, number, data) };
+        if may_die {
+            // SAFETY: as above. What the call has taken beyond the limit it could not be ended for.
+            let is_over = unsafe { Switchboard::at(context) }.is_some_and(|of| of.state.is_over_limit());
+            if is_over {
+                die(Death::Memory);
+            }
+        }
+        end_slice_when_due();
+        value
+    })
+}
+
+/// # Safety
+/// As of `call`.
+unsafe fn dispatch(
     context: *mut qjs::JSContext,
     this: qjs::JSValue,
     count: c_int,
@@ -325,7 +363,7 @@ unsafe extern "C" fn call(
 }
 
 /// Throws an error as `rquickjs` does for functions of its own.
-fn throw(ctx: &Ctx<'_>, error: Error) -> qjs::JSValue {
+pub(crate) fn throw(ctx: &Ctx<'_>, error: Error) -> qjs::JSValue {
     let message = |error: &Error| error.to_string();
     // Each returns `Error::Exception`, and leaves what was thrown pending.
     match &error {
@@ -352,6 +390,13 @@ fn throw(ctx: &Ctx<'_>, error: Error) -> qjs::JSValue {
 /// # Safety
 /// Only the engine calls it.
 unsafe extern "C" fn released(runtime: *mut qjs::JSRuntime, object: qjs::JSValue) {
+    // SAFETY: the engine's word.
+    host(|_| unsafe { release(runtime, object) });
+}
+
+/// # Safety
+/// As of `released`.
+unsafe fn release(runtime: *mut qjs::JSRuntime, object: qjs::JSValue) {
     // SAFETY: the object is being freed and still there. Its pointer is null if there was no memory for it, or was set by
     // `new_token`: then the memory is the engine's and nobody uses it after this, and the switchboard outlives the runtime.
     let (switchboard, number) = unsafe {

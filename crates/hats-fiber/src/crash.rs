@@ -85,8 +85,11 @@ impl AlternateStack {
                 return Err(io::Error::last_os_error());
             }
             let usable = base.byte_add(page);
-            let mut stack =
-                Self { base, length, before: libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 } };
+            let mut stack = Self {
+                base,
+                length,
+                before: libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 },
+            };
             if libc::mprotect(usable, ALTERNATE_STACK_BYTES, libc::PROT_READ | libc::PROT_WRITE) != 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -111,7 +114,13 @@ impl Drop for AlternateStack {
 }
 
 /// Which end of the script a fault is, if it is one.
-fn death(core: &Core, signal: c_int, fault: usize, instruction: usize, stack_pointer: usize) -> Option<Death> {
+fn death(
+    core: &Core,
+    signal: c_int,
+    fault: usize,
+    instruction: usize,
+    stack_pointer: usize,
+) -> Option<Death> {
     if !core.may_be_abandoned() {
         return None;
     }
@@ -272,12 +281,22 @@ unsafe extern "C" fn abort() -> ! {
 #[cfg(target_arch = "x86_64")]
 #[unsafe(no_mangle)]
 #[unsafe(naked)]
-unsafe extern "C" fn __assert_fail(text: *const c_char, file: *const c_char, line: u32, function: *const c_char) -> ! {
+unsafe extern "C" fn __assert_fail(
+    text: *const c_char,
+    file: *const c_char,
+    line: u32,
+    function: *const c_char,
+) -> ! {
     std::arch::naked_asm!("mov r8, [rsp]", "jmp {}", sym assertion_failed)
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-unsafe extern "C" fn __assert_fail(text: *const c_char, file: *const c_char, line: u32, function: *const c_char) -> ! {
+unsafe extern "C" fn __assert_fail(
+    text: *const c_char,
+    file: *const c_char,
+    line: u32,
+    function: *const c_char,
+) -> ! {
     // SAFETY: as for a caller that is not the engine.
     unsafe { assertion_failed(text, file, line, function, 0) }
 }

@@ -14,7 +14,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
 use std::ptr;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use corosensei::{Coroutine, CoroutineResult};
 
@@ -92,7 +92,6 @@ pub struct Fiber<F: FnMut() -> T, T> {
     /// Until the first poll.
     stack: Option<Stack>,
     state: State,
-    slice: Duration,
     _pinned: PhantomPinned,
 }
 
@@ -124,7 +123,6 @@ impl<F: FnMut() -> T, T> Fiber<F, T> {
             coroutine: None,
             stack: Some(stack),
             state: State::NotBegun,
-            slice: tick::SLICE,
             _pinned: PhantomPinned,
         }
     }
@@ -136,14 +134,6 @@ impl<F: FnMut() -> T, T> Fiber<F, T> {
     #[must_use]
     pub unsafe fn with_countdown(self, countdown: *mut i32) -> Self {
         self.core.countdown.set(countdown);
-        self
-    }
-
-
-    /// How long the fiber keeps its OS thread before it gives way, in the place of 2 ms: for tests at many instructions.
-    #[must_use]
-    pub fn with_slice(mut self, slice: Duration) -> Self {
-        self.slice = slice;
         self
     }
 
@@ -210,7 +200,7 @@ impl<F: FnMut() -> T, T> Fiber<F, T> {
         // The lifetime is erased here and kept by hand: see `wait::poll`.
         let context = TaskContext(ptr::NonNull::from(context).cast());
         this.core.resumed_at.set(Instant::now());
-        tick::begin_slice(this.slice);
+        tick::begin_slice();
         let out = preempt::as_current(&raw const this.core, || coroutine.resume(context));
         tick::end_slice();
         match out {
@@ -280,7 +270,10 @@ impl<F: FnMut() -> T, T> Drop for Fiber<F, T> {
 
 impl<F: FnMut() -> T, T> fmt::Debug for Fiber<F, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fiber").field("state", &self.state).field("asked", &self.core.handle.asked()).finish_non_exhaustive()
+        f.debug_struct("Fiber")
+            .field("state", &self.state)
+            .field("asked", &self.core.handle.asked())
+            .finish_non_exhaustive()
     }
 }
 

@@ -31,10 +31,14 @@ mod wait;
 
 pub use crate::ask::{Ask, Handle};
 pub use crate::fiber::{DEFAULT_STACK_BYTES, Death, Failure, Fiber, Panicked, StackError, catch_panic};
-pub use crate::preempt::{Stats, count_nested, die, end_slice_when_due, engine, host, stats};
+pub use crate::preempt::{
+    Stats, count_nested, die, end_slice_when_due, engine, host, may_enter_engine, stats,
+};
 pub use crate::queue::{run as run_queue, turn};
 pub use crate::stack::{GUARD_BYTES, Stack, trim_unused};
 pub use crate::text::engine_is_at;
+#[doc(hidden)]
+pub use crate::tick::set_slice_of_tests;
 pub use crate::tick::{Preemption, PreemptionError, Ticks, attach};
 pub use crate::wait::{
     Ended, current_ask, is_fiber, resumed_at, running_for, trim_stack, wait, wait_ending, wait_through,

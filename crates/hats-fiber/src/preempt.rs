@@ -15,7 +15,10 @@
 //!   above a frame of the host is counted ([`Stats::nested_entries`]) and is a panic in debug builds.
 //! - `host` is outside of `catch_unwind`, and both borders restore their state when they are unwound through.
 //! - The handlers read and write plain cells of [`Core`] and of this OS thread only.
-#![expect(unsafe_code, reason = "a pointer to the running fiber is read by signal handlers, see the safety notes")]
+#![expect(
+    unsafe_code,
+    reason = "a pointer to the running fiber is read by signal handlers, see the safety notes"
+)]
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -211,6 +214,12 @@ pub fn engine<R>(f: impl FnOnce() -> R) -> R {
     let result = f();
     drop(leave);
     result
+}
+
+/// True at the foot of a fiber, where the engine is not entered yet.
+#[must_use]
+pub fn may_enter_engine() -> bool {
+    current().is_some_and(|core| core.depth.get() == 0 && !core.is_polling.get())
 }
 
 /// Says that the engine was entered above a frame of the host, which makes a crash there the process's.

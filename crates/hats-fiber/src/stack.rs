@@ -45,7 +45,11 @@ impl Stack {
             let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
             let base = mmap_anonymous(ptr::null_mut(), length, ProtFlags::empty(), flags)?;
             let stack = Self { range: base.addr()..base.addr() + length, is_owned: true };
-            mprotect(base.byte_add(GUARD_BYTES), length - GUARD_BYTES, MprotectFlags::READ | MprotectFlags::WRITE)?;
+            mprotect(
+                base.byte_add(GUARD_BYTES),
+                length - GUARD_BYTES,
+                MprotectFlags::READ | MprotectFlags::WRITE,
+            )?;
             Ok(stack)
         }
     }

@@ -86,7 +86,8 @@ fn find() -> Result<Text, &'static str> {
     };
     let leaves = LEAVES.iter().filter_map(|name| leaf(resolve(name))).collect();
     // libm has no locks, and no state but errno and the flags of the processor.
-    let libm = mapping(resolve(c"sin")).filter(|libm| !engine.iter().any(|range| libm.contains(&range.start)));
+    let libm =
+        mapping(resolve(c"sin")).filter(|libm| !engine.iter().any(|range| libm.contains(&range.start)));
     Ok(Text { engine, libm: libm.unwrap_or(0..0), leaves })
 }
 
@@ -192,8 +193,7 @@ fn leaf(address: usize) -> Option<Range<usize>> {
     }
     let mut bases = [0; 3];
     // SAFETY: the unwinder looks an address up in the tables of the libraries that are loaded.
-    let entry =
-        unsafe { _Unwind_Find_FDE(ptr::without_provenance(address + 1), &raw mut bases) };
+    let entry = unsafe { _Unwind_Find_FDE(ptr::without_provenance(address + 1), &raw mut bases) };
     if entry.is_null() {
         return None;
     }

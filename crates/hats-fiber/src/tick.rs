@@ -54,7 +54,12 @@ pub enum PreemptionError {
     System(#[from] io::Error),
 }
 
+/// Makes the length of the next slice.
+type Slices = Box<dyn FnMut() -> Duration>;
+
 thread_local! {
+    /// In the place of [`SLICE`], for tests at many instructions.
+    static SLICES: std::cell::RefCell<Option<Slices>> = const { std::cell::RefCell::new(None) };
     /// This OS thread's timer, if it is a lane that is preempted by signals.
     static TIMER: Cell<Option<libc::timer_t>> = const { Cell::new(None) };
     /// A signal is on its way.
@@ -77,7 +82,8 @@ pub struct Ticks {
 /// # Errors
 /// With [`Preemption::Signals`], why there are no signals.
 pub fn attach(preemption: Preemption) -> Result<Ticks, PreemptionError> {
-    let nothing = |why_not| Ticks { timer: None, _alternate: None, why_not, _stays_here: std::marker::PhantomData };
+    let nothing =
+        |why_not| Ticks { timer: None, _alternate: None, why_not, _stays_here: std::marker::PhantomData };
     if preemption == Preemption::Yields {
         return Ok(nothing(None));
     }
@@ -138,7 +144,12 @@ fn start() -> Result<Ticks, PreemptionError> {
         timer
     };
     TIMER.set(Some(timer));
-    Ok(Ticks { timer: Some(timer), _alternate: Some(alternate), why_not: None, _stays_here: std::marker::PhantomData })
+    Ok(Ticks {
+        timer: Some(timer),
+        _alternate: Some(alternate),
+        why_not: None,
+        _stays_here: std::marker::PhantomData,
+    })
 }
 
 /// True if signals end slices on this OS thread.
@@ -153,11 +164,18 @@ fn now_ns() -> u64 {
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }
 
+/// Has the slices of this OS thread be as long as `slices` says, or as they are without.
+#[doc(hidden)]
+pub fn set_slice_of_tests(slices: Option<Slices>) {
+    SLICES.set(slices);
+}
+
 /// A fiber is resumed on this OS thread: its slice begins.
-pub(crate) fn begin_slice(slice: Duration) {
+pub(crate) fn begin_slice() {
     if TIMER.get().is_none() {
         return;
     }
+    let slice = SLICES.with_borrow_mut(|slices| slices.as_mut().map_or(SLICE, |next| next()));
     let slice = u64::try_from(slice.as_nanos()).unwrap_or(u64::MAX);
     SLICE_END.set(now_ns().saturating_add(slice));
     // One that is under way for an earlier slice comes too early, and is set again then: short slices cost no system call.

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::{
-    Ask, DEFAULT_STACK_BYTES, Ended, Fiber, Handle, current_ask, running_for, trim_stack, wait,
-    wait_ending, wait_through, wait_unless_killed,
+    Ask, DEFAULT_STACK_BYTES, Ended, Fiber, Handle, current_ask, running_for, trim_stack, wait, wait_ending,
+    wait_through, wait_unless_killed,
 };
 use tokio::time::sleep;
 
