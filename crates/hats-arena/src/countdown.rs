@@ -2,16 +2,15 @@
 //!
 //! It is found once, by running loops of known lengths and looking for the one number of the context that falls with each turn.
 //! Where none is found, or more than one, interrupts come when the engine's countdown is over by itself.
-#![expect(unsafe_code, reason = "the memory of a context is read, see the safety notes")]
-
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
 use rquickjs::qjs;
 
-use crate::heap::Heap;
 use crate::interpreter::{Interpreter, Limits};
 
+/// A context is no longer than this, in numbers of 32 bits.
+const WORDS_MAX: usize = 256;
 /// Bytes from the beginning of a context.
 static OFFSET: OnceLock<Option<usize>> = OnceLock::new();
 
@@ -30,19 +29,12 @@ fn search() -> Option<usize> {
     let limits =
         Limits { memory: 16 << 20, stack: 256 << 10, native_stack: 64 << 10, gc_threshold: 16 << 20 };
     let interpreter = Interpreter::new(limits).ok()?;
-    let words = |context: NonNull<qjs::JSContext>| -> Vec<i32> {
-        // SAFETY: the context is a block of the interpreter's heap, so it may be read to its end.
-        unsafe {
-            let bytes = Heap::usable_size(context.as_ptr().cast());
-            std::slice::from_raw_parts(context.as_ptr().cast::<i32>(), bytes / size_of::<i32>()).to_vec()
-        }
-    };
     // By how much each number falls while so many turns are made.
     let falls = |turns: u32| {
         interpreter.with(|ctx| {
-            let before = words(ctx.as_raw());
+            let before = interpreter.words_from(ctx.as_raw(), WORDS_MAX);
             ctx.eval::<(), _>(format!("for (let i = 0; i < {turns}; i++);")).ok()?;
-            let after = words(ctx.as_raw());
+            let after = interpreter.words_from(ctx.as_raw(), WORDS_MAX);
             Some(
                 before
                     .iter()
@@ -54,10 +46,10 @@ fn search() -> Option<usize> {
     };
     // The countdown may begin anew meanwhile, which it does not do three times in a row.
     (0..3).find_map(|_| {
-        let (few, many) = (falls(1000)?, falls(3000)?);
+        let (few, many) = (falls(100)?, falls(300)?);
         // It may fall more than once at each turn, but always as often.
         let is_countdown =
-            |n: &usize| few[*n] >= 1000 && many[*n] > few[*n] && (many[*n] - few[*n]) % 2000 == 0;
+            |n: &usize| few[*n] >= 100 && many[*n] > few[*n] && (many[*n] - few[*n]) % 200 == 0;
         let mut found = (0..few.len()).filter(is_countdown);
         found.next().filter(|_| found.next().is_none()).map(|n| n * size_of::<i32>())
     })

@@ -460,6 +460,15 @@ impl Interpreter {
         self.engine.arena.resident() + self.snapshot.get().map_or(0, Snapshot::len)
     }
 
+    /// What stands in the heap from a context on, as numbers of 32 bits.
+    pub(crate) fn words_from(&self, context: NonNull<qjs::JSContext>, most: usize) -> Vec<i32> {
+        let region = self.engine.arena.region();
+        let start = context.as_ptr().addr() - region.base().as_ptr().addr();
+        let count = most.min(region.touched().saturating_sub(start) / size_of::<i32>());
+        // SAFETY: all up to `touched` is usable and initialised, and nobody writes meanwhile.
+        unsafe { std::slice::from_raw_parts(context.as_ptr().cast::<i32>(), count) }.to_vec()
+    }
+
     #[cfg(test)]
     pub(crate) fn first_difference(&self) -> Option<usize> {
         self.engine.arena.first_difference(self.snapshot.get()?)
