@@ -204,7 +204,8 @@ fn an_interrupt_comes_at_the_next_turn_of_a_loop() {
     };
     let result = drive(run(&interpreter, Handle::new(), turn, &source)).unwrap();
     assert!(result.contains("interrupted"), "{result}");
-    assert_eq!(hooked.get(), 1);
+    // The engine itself would need 10,000 turns for one.
+    assert!((1..5).contains(&hooked.get()), "{}", hooked.get());
     assert_eq!(interpreter.death(), None);
     assert_eq!(super::eval(&interpreter, "1 + 1"), "2");
 }
