@@ -115,7 +115,7 @@ async fn every_limit_ends_in_its_own_error() {
         "try { while (true) {} } catch (e) { globalThis.caught = 1 } finally { while (true) {} }",
         "sleep(60000)",
         "while (true) { try { sleep(1000) } catch (e) {} }",
-        "await new Promise(() => {}); export {}",
+        "await new Promise(done => setTimeout(done, 60000)); export {}",
         "(function again() { Promise.resolve().then(again) })()",
         "/(x+x+)+y/.test('x'.repeat(40))",
     ] {
@@ -123,6 +123,45 @@ async fn every_limit_ends_in_its_own_error() {
         let expected = "TimeoutError: the call took longer than its limit of 30ms \
                         (CallTimeout of the task, --call-timeout of the worker)";
         assert_eq!(error, expected, "{slow}");
+    }
+}
+
+#[tokio::test]
+async fn rejections_that_are_handled_later_take_linear_time() {
+    // A table that is searched from end to end takes minutes for the last of these.
+    let limits = Limits { call_timeout: Some(Duration::from_secs(20)), ..Limits::default() };
+    let lanes = one_lane();
+    for count in [10_000, 60_000] {
+        let run = spawn(&lanes, &Fake::new(), limits, move |vm| {
+            let source = format!(
+                "async function main() {{ \
+                     const all = Array.from({{length: {count}}}, async (_, n) => {{ throw n }}); \
+                     const settled = await Promise.allSettled(all); \
+                     const right = settled.filter(({{status, reason}}, n) => status === 'rejected' && reason === n); \
+                     if (right.length !== {count}) throw new Error(right.length) }}"
+            );
+            vm.load(&source, "test.js")?;
+            vm.call("main")
+        });
+        assert_eq!(run.1.await, Ok(()), "{count}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_rejection_that_nobody_handles_is_the_error() {
+    for (source, expected) in [
+        ("Promise.reject(1); Promise.reject(2)", "unhandled rejection: uncaught 1"),
+        (
+            "const p = Promise.reject(1); Promise.reject(2); p.catch(() => {})",
+            "unhandled rejection: uncaught 2",
+        ),
+        (
+            "const [p, , r] = [1, 2, 3].map(n => Promise.reject(n)); r.catch(() => {}); p.catch(() => {}); \
+             p.catch(() => {}); Promise.reject(4)",
+            "unhandled rejection: uncaught 2",
+        ),
+    ] {
+        assert_eq!(load_error(source, Limits::default()).await, expected, "{source}");
     }
 }
 
