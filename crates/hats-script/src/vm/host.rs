@@ -464,6 +464,10 @@ impl Host {
                 }
                 Some(PromiseState::Pending) => {
                     self.check_rejections(ctx)?;
+                    // No job is left either: nothing of the script can run again.
+                    if self.events.no_timers() && self.operations.is_empty() {
+                        return Err(self.end_now().unwrap_or(ScriptError::Unsettled).into());
+                    }
                     let next = [self.events.next_timer(), self.deadline.get()].into_iter().flatten().min();
                     // An error means that an end was asked for, which the next line finds.
                     let _ = wait(self.event(next));

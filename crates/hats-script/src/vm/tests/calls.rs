@@ -166,6 +166,60 @@ async fn the_first_rejection_that_nobody_handles_is_the_error() {
 }
 
 #[tokio::test]
+async fn a_promise_that_nothing_can_settle_ends_the_call() {
+    let lanes = one_lane();
+    let limits = Limits { call_timeout: Some(Duration::from_secs(10)), ..Limits::default() };
+    for source in [
+        "async function main() { await new Promise(() => {}) }",
+        "async function main() { for (;;) try { await new Promise(() => {}) } finally { continue } }",
+        "async function main() { await new Promise(r => setTimeout(r, 1)); await new Promise(() => {}) }",
+        "async function main() { clearInterval(setInterval(() => {}, 1e6)); await new Promise(() => {}) }",
+        "const main = () => ({ then() {} }).then ? Promise.resolve({ then() {} }) : 0",
+        // A fault of the engine: a call after `return()` that came before the first `next()` is never answered.
+        "async function main() { const g = (async function* () { yield 1 })(); g.return(1); await g.next() }",
+    ] {
+        let run = spawn(&lanes, &Fake::new(), limits, move |vm| {
+            vm.load(source, "test.js")?;
+            vm.call("main")
+        });
+        assert_eq!(run.1.await, Err(ScriptError::Unsettled), "{source}");
+    }
+    // As soon as it is loaded: a module awaits at its top level.
+    let error = load_error("await new Promise(() => {}); export {}", limits).await;
+    assert_eq!(
+        error,
+        "UnsettledError: the promise that the call returned, or that a module awaits, can never settle: \
+         nothing is left that could resolve it (no timer, no request in flight)"
+    );
+    // What settles it in time, and what fails before, counts.
+    for (source, expected) in [
+        (
+            "async function main() { setTimeout(() => { throw 1 }, 1); await new Promise(() => {}) }",
+            "uncaught 1",
+        ),
+        (
+            "async function main() { Promise.reject(2); await new Promise(() => {}) }",
+            "unhandled rejection: uncaught 2",
+        ),
+        (
+            "let n = 0, done; setInterval(() => { if (++n > 9) done() }, 1); \
+          async function main() { await new Promise(r => done = r); throw n }",
+            "uncaught 10",
+        ),
+        (
+            "async function main() { await new Promise(r => AbortSignal.timeout(1).onabort = r); throw 3 }",
+            "uncaught 3",
+        ),
+    ] {
+        let run = spawn(&lanes, &Fake::new(), limits, move |vm| {
+            vm.load(source, "test.js")?;
+            vm.call("main")
+        });
+        assert_eq!(run.1.await.unwrap_err().to_string(), expected, "{source}");
+    }
+}
+
+#[tokio::test]
 async fn an_effect_behind_a_lost_lease_does_not_happen() {
     let fake = Fake::new();
     let inner = fake.clone();
