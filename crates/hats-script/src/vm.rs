@@ -41,7 +41,7 @@ use self::source::Evaluated;
 
 use self::loader::HostModules;
 
-pub(crate) use self::host::Host;
+pub(crate) use self::host::{Host, Passed};
 #[cfg(feature = "http")]
 pub(crate) use self::operations::Finish;
 pub use self::run::Run;
