@@ -56,6 +56,8 @@ pub enum ScriptError {
     SourceTooLong(usize, usize),
     /// The source has more modules than a script may have: their number and the limit.
     TooManyModules(usize, usize),
+    /// The promise that the call waits for is pending, and nothing is left that could settle it.
+    Unsettled,
     /// The call was ended from outside, because the task has to stop and did not.
     Interrupted,
     /// The lease was lost: the task is no longer ours.
@@ -113,6 +115,10 @@ impl fmt::Display for ScriptError {
             Self::TooManyModules(count, limit) => {
                 write!(f, "SourceError: the source has {count} modules, more than the limit of {limit}")
             }
+            Self::Unsettled => f.write_str(
+                "UnsettledError: the promise that the call returned, or that a module awaits, can never settle: \
+                 nothing is left that could resolve it (no timer, no request in flight)",
+            ),
             Self::Interrupted => {
                 f.write_str("InterruptedError: the call did not end in time when the task was stopped")
             }

@@ -41,7 +41,7 @@ use self::source::Evaluated;
 
 use self::loader::HostModules;
 
-pub(crate) use self::host::Host;
+pub(crate) use self::host::{Host, Passed};
 #[cfg(feature = "http")]
 pub(crate) use self::operations::Finish;
 pub use self::run::Run;
@@ -426,7 +426,10 @@ impl Vm {
         let result = self.interpreter.with(|ctx| f(ctx).map_err(|failure| self.host.explain(ctx, failure)));
         // A call that stood still while its lease ran out, and then found nothing more to do, has not gone well.
         let result = if self.host.is_lost() { Err(ScriptError::Lost) } else { result };
-        if result.as_ref().is_err_and(|error| !matches!(error, ScriptError::Thrown(_))) {
+        if result
+            .as_ref()
+            .is_err_and(|error| !matches!(error, ScriptError::Thrown(_) | ScriptError::Unsettled))
+        {
             self.interpreter.condemn();
         }
         result

@@ -106,9 +106,8 @@ fn perform(
         timeout: options.timeout,
         body_limit: host.limits.http_body,
         budget: host.bodies.borrow().clone(),
-        control: host.control(),
+        passed: host.gate(call.ctx)?,
     };
-    host.gate(call.ctx)?;
     let sent = host.lane.io.spawn(async move { client.send(request).await });
     let answer = host.wait(call.ctx, AbortOnDropHandle::new(sent))?;
     drop(held);

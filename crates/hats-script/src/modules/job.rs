@@ -20,8 +20,8 @@ pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     getter(&job, "Tick", host, |host| info(host).map(|info| date(info.tick_ms)))?;
     getter(&job, "Attempt", host, |host| info(host).map(|info| info.attempt))?;
     getter(&job, "Stopped", host, |host| host.control().stopped())?;
-    define(&job, "job.State", host, |host, call| answer(host, call, host.control().state()))?;
-    define(&job, "job.Status", host, |host, call| answer(host, call, host.control().status()))?;
+    define(&job, "job.State", host, |host, call| answer(host, call, |task| task.state()))?;
+    define(&job, "job.Status", host, |host, call| answer(host, call, |task| task.status()))?;
     define(&job, "job.Disable", host, disable)?;
     ctx.globals().set("thread", job.clone())?;
     ctx.globals().set("job", job)

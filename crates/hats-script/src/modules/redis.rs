@@ -163,14 +163,14 @@ fn send_over(
     if host.call_outlasts_lease(COMMAND_TIMEOUT_MAX)
         && let Some(command) = Frequent::new(name, &mut arguments)
     {
-        // It passes the gate when its round leaves.
-        let answer = connection.send_frequent(command, host.control());
+        // It passes the gate once more when its round leaves.
+        let answer = connection.send_frequent(command, host.gate_to_wait(ctx)?);
         let answer = host.wait_through(ctx, answer)?;
         return Ok(answer.unwrap_or_else(|_| Err("ERR the connection to Redis is being closed".to_owned())));
     }
-    host.gate(ctx)?;
+    let passed = host.gate(ctx)?;
     // Pinned where it is made: it is large, and would be copied at each step down otherwise.
-    let sent = pin!(connection.send(name, arguments, host.time_for_io(COMMAND_TIMEOUT_MAX)));
+    let sent = pin!(connection.send(&passed, name, arguments, host.time_for_io(COMMAND_TIMEOUT_MAX)));
     host.wait_through(ctx, sent)
 }
 

@@ -474,10 +474,13 @@ impl Db {
         action: Action,
         arguments: Vec<value::Argument>,
     ) -> rquickjs::Result<Option<Outcome>> {
-        let failure = match self.ready(host, text, action, arguments) {
+        let failure = match self.ready(text) {
             Err(message) => message,
-            Ok((database, request)) => {
-                host.gate(call.ctx)?;
+            Ok((database, statement)) => {
+                let passed = host.gate(call.ctx)?;
+                // A larger result would not fit beside what the script has already.
+                let limit = host.limits.memory / 2;
+                let request = Request { action, statement, arguments, limit, passed };
                 let counted = host.lane.sql.as_ref().map(|sql| sql.calls().begin(counted_as(&*database)));
                 let answered = host.wait(call.ctx, answer(&host.lane.io, database, request))?;
                 if let Some(counted) = counted {
@@ -490,7 +493,7 @@ impl Db {
                     }
                     // The next step of the script ends it.
                     Err(Failure::Lost) => {
-                        host.gate(call.ctx)?;
+                        host.gate_to_wait(call.ctx)?;
                         Failure::Lost.to_string()
                     }
                     Err(failure) => failure.to_string(),
@@ -506,23 +509,14 @@ impl Db {
         Ok(None)
     }
 
-    fn ready(
-        &self,
-        host: &Rc<Host>,
-        text: &str,
-        action: Action,
-        arguments: Vec<value::Argument>,
-    ) -> Result<(Arc<dyn Database>, Request), String> {
+    fn ready(&self, text: &str) -> Result<(Arc<dyn Database>, Statement), String> {
         let database = match &*self.state.borrow() {
             State::Open { database, .. } => database.clone(),
             State::Unusable(message) => return Err(message.clone()),
             State::Closed => return Err(session::CLOSED.to_owned()),
         };
         let statement = Statement::read(database.dialect(), text)?;
-        // A larger result would not fit beside what the script has already.
-        let limit = host.limits.memory / 2;
-        let request = Request { action, statement, arguments, limit, control: host.control() };
-        Ok((database, request))
+        Ok((database, statement))
     }
 
     /// Closed from now on. What was open, for whoever closes it.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use rquickjs::{Ctx, Exception, IntoJs, Object, Value};
 
 use super::{Call, define, getter};
-use crate::host::BoxFuture;
+use crate::host::{BoxFuture, TaskControl};
 use crate::vm::Host;
 
 pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
@@ -15,21 +15,21 @@ pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     getter(&thread, "Hang", host, |host| host.control().hang().as_secs_f64() * 1e3)?;
     getter(&thread, "Epoch", host, |host| host.control().epoch() as f64)?;
     getter(&thread, "Stopped", host, |host| host.control().stopped())?;
-    define(&thread, "thread.State", host, |host, call| answer(host, call, host.control().state()))?;
-    define(&thread, "thread.Status", host, |host, call| answer(host, call, host.control().status()))?;
+    define(&thread, "thread.State", host, |host, call| answer(host, call, |task| task.state()))?;
+    define(&thread, "thread.Status", host, |host, call| answer(host, call, |task| task.status()))?;
     define(&thread, "thread.Stop", host, stop)?;
     define(&thread, "thread.Disable", host, disable)?;
     ctx.globals().set("thread", thread)
 }
 
 fn stop<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
-    host.control().stop();
+    host.gate(call.ctx)?.control().stop();
     Ok(Value::new_undefined(call.ctx.clone()))
 }
 
 pub(super) fn disable<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
-    host.gate(call.ctx)?;
-    match host.wait(call.ctx, host.control().disable())? {
+    let passed = host.gate(call.ctx)?;
+    match host.wait(call.ctx, passed.control().disable())? {
         Ok(()) => Ok(Value::new_undefined(call.ctx.clone())),
         Err(error) => Err(Exception::throw_message(call.ctx, &format!("{}: {error}", call.name))),
     }
@@ -38,9 +38,10 @@ pub(super) fn disable<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::R
 pub(super) fn answer<'js>(
     host: &Rc<Host>,
     call: &Call<'_, 'js>,
-    question: BoxFuture<Result<String, String>>,
+    question: impl FnOnce(&dyn TaskControl) -> BoxFuture<Result<String, String>>,
 ) -> rquickjs::Result<Value<'js>> {
-    match host.wait(call.ctx, question)? {
+    let passed = host.gate(call.ctx)?;
+    match host.wait(call.ctx, question(&**passed.control()))? {
         Ok(answer) => answer.into_js(call.ctx),
         Err(error) => Err(Exception::throw_message(call.ctx, &format!("{}: {error}", call.name))),
     }

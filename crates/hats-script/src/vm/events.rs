@@ -3,7 +3,8 @@
 //! All of it holds values of the interpreter, so [`Events::clear`] is called before the interpreter goes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use hats_arena::Kept;
@@ -25,9 +26,62 @@ pub(crate) struct Events {
     // Timers and their arguments.
     timed_values: Cell<usize>,
     last_timer: Cell<u32>,
-    // Promise and reason.
-    rejections: RefCell<Vec<(Saved, Saved)>>,
+    rejections: RefCell<Rejections>,
     job_error: RefCell<Option<ScriptError>>,
+}
+
+/// Rejected promises that nobody has handled yet, oldest first. To add one and to find one again takes logarithmic time:
+/// `Promise.allSettled` over async functions that throw reports each promise twice.
+///
+/// An entry takes about 200 bytes outside of the script's heap. It keeps its promise alive, which takes about as much inside,
+/// so the memory limit of the heap bounds the number of entries too.
+#[derive(Default)]
+struct Rejections {
+    /// By the order of their rejection.
+    entries: BTreeMap<u64, Rejection>,
+    /// The hash of each entry's promise and the entry's number. Two promises may have the same hash.
+    by_promise: BTreeSet<(u64, u64)>,
+    last: u64,
+}
+
+struct Rejection {
+    promise: Saved,
+    reason: Saved,
+}
+
+impl Rejections {
+    fn insert<'js>(
+        &mut self,
+        ctx: &Ctx<'js>,
+        promise: Value<'js>,
+        reason: Value<'js>,
+    ) -> rquickjs::Result<()> {
+        let hash = identity_hash(&promise);
+        let rejection = Rejection { promise: Kept::new(ctx, promise)?, reason: Kept::new(ctx, reason)? };
+        self.last += 1;
+        self.entries.insert(self.last, rejection);
+        self.by_promise.insert((hash, self.last));
+        Ok(())
+    }
+
+    fn remove<'js>(&mut self, ctx: &Ctx<'js>, promise: &Value<'js>) -> Option<Rejection> {
+        let hash = identity_hash(promise);
+        let is_it = |number: &u64| {
+            let entry = self.entries.get(number);
+            entry.is_some_and(|entry| entry.promise.get(ctx).is_ok_and(|known| known == *promise))
+        };
+        let mut numbers = self.by_promise.range((hash, 0)..=(hash, u64::MAX)).map(|&(_, number)| number);
+        let number = numbers.find(is_it)?;
+        self.by_promise.remove(&(hash, number));
+        self.entries.remove(&number)
+    }
+}
+
+/// The hash of an object's identity: it stays the same for as long as the object lives.
+fn identity_hash(value: &Value<'_>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 struct Timer {
@@ -130,20 +184,23 @@ impl Events {
     ) {
         let mut rejections = self.rejections.borrow_mut();
         if handled {
-            rejections.retain(|(saved, _)| saved.get(ctx).is_ok_and(|known| known != promise));
-        } else if let (Ok(promise), Ok(reason)) = (Kept::new(ctx, promise), Kept::new(ctx, reason)) {
-            rejections.push((promise, reason));
+            let handled = rejections.remove(ctx, &promise);
+            // Its values are freed while nobody holds the table.
+            drop(rejections);
+            drop(handled);
+        } else {
+            // An error means that the interpreter is none of ours, which cannot be.
+            let _ = rejections.insert(ctx, promise, reason);
         }
     }
 
     /// The reason of the first rejection that nobody has handled; the others are forgotten with it.
     pub(super) fn take_rejection<'js>(&self, ctx: &Ctx<'js>) -> rquickjs::Result<Option<Value<'js>>> {
-        if self.rejections.borrow().is_empty() {
+        if self.rejections.borrow().entries.is_empty() {
             return Ok(None);
         }
-        let mut rejections = self.rejections.take();
-        let (_, reason) = rejections.swap_remove(0);
-        reason.get(ctx).map(Some)
+        let rejections = self.rejections.take();
+        rejections.entries.first_key_value().map(|(_, first)| first.reason.get(ctx)).transpose()
     }
 
     /// Forgets rejections and failed microtasks: another error is that of the call already.

@@ -37,6 +37,32 @@ const NATIVE_DEPTH_MAX: u32 = 64;
 /// Jobs that are run before the clock and the asks are looked at again.
 const JOBS_PER_LOOK: usize = 256;
 
+/// The permission to have one effect. Only the gate gives it ([`Host::gate`]), and whatever reaches outside for a script
+/// takes it, so that no host call can pass the gate by.
+pub(crate) struct Passed {
+    control: Arc<dyn TaskControl>,
+    fiber: Handle,
+}
+
+impl Passed {
+    /// The task whose effect it is.
+    pub(crate) fn control(&self) -> &Arc<dyn TaskControl> {
+        &self.control
+    }
+
+    /// The gate again, for an effect that has waited and would happen now: how long it may take, or None if it must not
+    /// happen any more.
+    #[cfg(feature = "redis")]
+    pub(crate) fn again(&self) -> Option<Duration> {
+        let trusted = self.control.trusted_for();
+        if trusted.is_zero() || self.fiber.asked() >= Ask::Interrupt {
+            return None;
+        }
+        self.control.effect();
+        Some(trusted)
+    }
+}
+
 /// Shared by an interpreter's hooks and host functions. Lives as long as the interpreter.
 pub(crate) struct Host {
     /// Of the work in hand.
@@ -353,8 +379,16 @@ impl Host {
         self.asked() >= Ask::EndWaits
     }
 
-    /// The lease gate, which every effect passes right before it happens.
-    pub(crate) fn gate(&self, ctx: &Ctx<'_>) -> rquickjs::Result<()> {
+    /// The gate, which every effect passes right before it happens. What reaches outside takes the permission that it
+    /// gives.
+    pub(crate) fn gate(&self, ctx: &Ctx<'_>) -> rquickjs::Result<Passed> {
+        let passed = self.gate_to_wait(ctx)?;
+        passed.control.effect();
+        Ok(passed)
+    }
+
+    /// As [`Self::gate`], for an effect that waits before it happens: [`Passed::again`] is asked then.
+    pub(crate) fn gate_to_wait(&self, ctx: &Ctx<'_>) -> rquickjs::Result<Passed> {
         if let Some(end) = self.end_now() {
             return Err(Exception::throw_internal(ctx, &end.to_string()));
         }
@@ -363,8 +397,7 @@ impl Host {
             let message = "a preloaded library reaches outside only from functions that a script calls";
             return Err(Exception::throw_message(ctx, message));
         }
-        self.control.borrow().effect();
-        Ok(())
+        Ok(Passed { control: self.control(), fiber: self.fiber() })
     }
 
     /// Waits for a host call's future within the time limit of the call in hand. The error is thrown into the
@@ -464,6 +497,10 @@ impl Host {
                 }
                 Some(PromiseState::Pending) => {
                     self.check_rejections(ctx)?;
+                    // No job is left either: nothing of the script can run again.
+                    if self.events.no_timers() && self.operations.is_empty() {
+                        return Err(self.end_now().unwrap_or(ScriptError::Unsettled).into());
+                    }
                     let next = [self.events.next_timer(), self.deadline.get()].into_iter().flatten().min();
                     // An error means that an end was asked for, which the next line finds.
                     let _ = wait(self.event(next));

@@ -16,6 +16,8 @@ mod conformance;
 mod declared;
 #[cfg(feature = "http")]
 mod fetch;
+#[cfg(all(feature = "http", feature = "redis", feature = "sql"))]
+mod gate;
 mod hostile;
 #[cfg(feature = "http")]
 mod http;

@@ -192,7 +192,7 @@ async fn what_does_not_stop_is_interrupted() {
     for source in [
         "job.State(); for (;;);",
         "function main() { job.State(); for (;;) try { for (;;); } catch {} finally { for (;;); } }",
-        "async function main() { job.State(); await new Promise(() => {}) }",
+        "async function main() { job.State(); setInterval(() => {}, 10); await new Promise(() => {}) }",
     ] {
         world.orders.send_replace(Wanted::GoOn);
         assert_eq!(world.outcome_after(source, || world.stop()).await, Outcome::Stopped, "{source}");

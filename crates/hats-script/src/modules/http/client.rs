@@ -26,6 +26,7 @@ use super::headers;
 use crate::egress::{self, Egress};
 use crate::host::TaskControl;
 use crate::metrics::{HttpCalls, HttpOutcome};
+use crate::vm::Passed;
 
 /// Redirects that are followed for one request.
 const REDIRECTS_MAX: usize = 10;
@@ -70,7 +71,8 @@ pub(super) struct Request {
     /// The longest body of the answer, in bytes.
     pub(super) body_limit: usize,
     pub(super) budget: Budget,
-    pub(super) control: Arc<dyn TaskControl>,
+    /// The gate has been passed.
+    pub(super) passed: Passed,
 }
 
 /// What to do about a redirect.
@@ -172,7 +174,7 @@ impl Client {
     /// # Cancel safety
     /// Dropped, the request is aborted: its connection is closed.
     pub(super) async fn send(&self, request: Request) -> Result<Answer, String> {
-        let control = request.control.clone();
+        let control = request.passed.control().clone();
         let timeout = request.timeout;
         let counted = self.calls.begin();
         let sent = while_trusted(&*control, tokio::time::timeout(timeout, self.follow(request)));
@@ -193,7 +195,7 @@ impl Client {
     async fn follow(&self, request: Request) -> Result<Answer, String> {
         let Request { mut method, mut url, mut headers, mut body, .. } = request;
         if self.fence
-            && let Some(fence) = headers::fence(&*request.control)
+            && let Some(fence) = headers::fence(&**request.passed.control())
         {
             headers.insert(headers::FENCE, fence);
         }

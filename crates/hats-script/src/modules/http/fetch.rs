@@ -143,9 +143,8 @@ fn send<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'j
         timeout: timeout.unwrap_or(TIMEOUT),
         body_limit: host.limits.http_body,
         budget: host.bodies.borrow().clone(),
-        control: host.control(),
+        passed: host.gate(call.ctx)?,
     };
-    host.gate(call.ctx)?;
     let sent = async move {
         let answer = client.send(request).await;
         drop(held);

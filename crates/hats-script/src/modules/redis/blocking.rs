@@ -25,7 +25,7 @@ use super::Reply;
 use super::command::{self, Timeout};
 use super::connections::{Broken, Connections, LaneConnection, Turn};
 use crate::host::TaskControl;
-use crate::vm::Host;
+use crate::vm::{Host, Passed};
 
 /// A slice while others wait.
 const SLICE_SHARED: Duration = Duration::from_secs(1);
@@ -84,14 +84,15 @@ pub(super) fn run(
         if trusted < SLICE_MIN {
             drop(turn);
             host.wait_ending(ctx, tokio::time::sleep(SLICE_MIN))?;
-            host.gate(ctx)?;
+            // The next turn of the loop passes it too; a script that was asked to end hears of it here.
+            host.gate_to_wait(ctx)?;
             continue;
         }
         let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
         let shared = if connections.blocking_is_scarce() { SLICE_SHARED } else { Duration::MAX };
         let slice = left.max(Duration::from_millis(1)).min(trusted).min(shared);
-        host.gate(ctx)?;
-        let reply = one_slice(host, ctx, connections, turn, name, &arguments, timeout, slice)?;
+        let passed = host.gate(ctx)?;
+        let reply = one_slice(host, ctx, passed, connections, turn, name, &arguments, timeout, slice)?;
         host.look_up(ctx)?;
         let over = until.is_some_and(|until| Instant::now() >= until) || host.stop_asked();
         match reply {
@@ -111,6 +112,7 @@ pub(super) fn run(
 fn one_slice(
     host: &Rc<Host>,
     ctx: &Ctx<'_>,
+    passed: Passed,
     connections: &Connections,
     turn: Turn,
     name: &str,
@@ -121,7 +123,7 @@ fn one_slice(
     let (stop, mut stopped) = oneshot::channel::<()>();
     let (answer, mut answered) = oneshot::channel();
     let (name, arguments, connections) = (name.to_owned(), arguments.to_vec(), connections.clone());
-    let (begun, control) = (Instant::now(), host.control());
+    let (begun, control) = (Instant::now(), passed.control().clone());
     host.lane.io.spawn(async move {
         let ready = async {
             let connection = connections.blocking(turn).await?;
@@ -152,7 +154,7 @@ fn one_slice(
         let slice = if id.is_some() { slice } else { slice.min(SLICE_UNSTOPPABLE) };
         let arguments = timeout.write(arguments, slice);
         let reply = {
-            let mut reply = std::pin::pin!(connection.send(&name, arguments, slice + ANSWER_MARGIN));
+            let mut reply = std::pin::pin!(connection.send(&passed, &name, arguments, slice + ANSWER_MARGIN));
             let unblocked = async {
                 tokio::select! {
                     reply = &mut reply => reply,

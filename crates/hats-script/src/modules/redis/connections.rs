@@ -22,8 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::frequent::{self, Asked, Frequent, Overdue};
 use super::{COMMAND_TIMEOUT_MAX, Reply, command, value};
-use crate::host::TaskControl;
 use crate::metrics::{Answered, Command, LaneMetrics};
+use crate::vm::Passed;
 
 /// An attempt to connect that was begun in an outage may hang until then, with the server long back; so it is short.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -228,7 +228,13 @@ impl LaneConnection {
 
     /// Sends a command. If it has not left by the end of `time`, it never will, provided that the future is not
     /// dropped before that.
-    pub(super) async fn send(&self, name: &str, arguments: Vec<RedisValue>, time: Duration) -> Reply {
+    pub(super) async fn send(
+        &self,
+        _: &Passed,
+        name: &str,
+        arguments: Vec<RedisValue>,
+        time: Duration,
+    ) -> Reply {
         let client = self.shared.client();
         let command = custom(name, command::hash_of(name, &arguments), false);
         let begun = Instant::now();
@@ -247,15 +253,11 @@ impl LaneConnection {
     }
 
     /// Sends a command together with all others of the lane's round. Its reply, or the error that it never left or is
-    /// not answered, comes by the end of the lease of `control`; until then it may leave.
-    pub(super) fn send_frequent(
-        &self,
-        command: Frequent,
-        control: Arc<dyn TaskControl>,
-    ) -> oneshot::Receiver<Reply> {
+    /// not answered, comes by the end of its task's lease; until then it may leave, unless its script is interrupted.
+    pub(super) fn send_frequent(&self, command: Frequent, passed: Passed) -> oneshot::Receiver<Reply> {
         let (reply, answer) = oneshot::channel();
         let mut asked = self.shared.asked.borrow_mut();
-        asked.push(Asked { command, control, reply });
+        asked.push(Asked { command, passed, reply });
         if asked.len() == 1 {
             // It has its turn behind all scripts that are ready now, and takes what they have asked for until then.
             tokio::task::spawn_local(self.shared.clone().send_round());
@@ -335,6 +337,7 @@ impl BlockingConnection {
     /// Sends a command that may block for `time`.
     pub(super) async fn send(
         &mut self,
+        _: &Passed,
         name: &str,
         arguments: Vec<RedisValue>,
         time: Duration,

@@ -4,10 +4,9 @@
 //! for all of them. Only commands with flat replies are carried so: a pipeline's replies are converted by the client,
 //! which goes as deep as a server has nested them.
 //!
-//! What must hold: each command passes the lease gate of its task when its round leaves, and a round that has not left
-//! when the first of these leases ends never will (see [`super::LaneConnection`]).
+//! What must hold: each command passes the gate of its task when it is asked for and again when its round leaves, so that
+//! a script that was interrupted, or whose lease is lost, sends nothing more; and a round that has not left when the first of these leases ends never will (see [`super::LaneConnection`]).
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fred::clients::Client;
@@ -19,8 +18,8 @@ use tokio::sync::oneshot;
 
 use super::connections::{answered, message_of};
 use super::{Reply, command};
-use crate::host::TaskControl;
 use crate::metrics::{Command, LaneMetrics};
+use crate::vm::Passed;
 
 /// A command that many may share a pipeline with.
 pub(super) enum Frequent {
@@ -41,7 +40,7 @@ pub(super) enum Frequent {
 /// A command of a script that waits for its round to leave, and then for its reply.
 pub(super) struct Asked {
     pub(super) command: Frequent,
-    pub(super) control: Arc<dyn TaskControl>,
+    pub(super) passed: Passed,
     pub(super) reply: oneshot::Sender<Reply>,
 }
 
@@ -128,16 +127,14 @@ pub(super) async fn send_round(
     let mut time = most;
     let mut commands = Vec::with_capacity(round.len());
     let mut waiting = Vec::with_capacity(round.len());
-    for Asked { command, control, reply } in round {
-        let trusted = control.trusted_for();
-        if trusted.is_zero() {
-            answer(reply, Err("ERR the task is no longer ours".to_owned()));
-        } else {
-            control.effect();
-            time = time.min(trusted);
-            waiting.push((reply, command.counted_as()));
-            commands.push(command);
-        }
+    for Asked { command, passed, reply } in round {
+        let Some(trusted) = passed.again() else {
+            answer(reply, Err("ERR the task is no longer ours, or was interrupted".to_owned()));
+            continue;
+        };
+        time = time.min(trusted);
+        waiting.push((reply, command.counted_as()));
+        commands.push(command);
     }
     let begun = Instant::now();
     let mut results = send_together(client, commands, time).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::statement::{Dialect, Statement};
 use super::value::{Argument, Table, TooLarge};
-use crate::host::TaskControl;
+use crate::vm::Passed;
 
 /// A statement that is longer than this many bytes is forgotten once it has run. Shorter ones are kept, prepared, on the
 /// connection: a hundred of them.
@@ -79,7 +79,7 @@ pub(super) struct Request {
     /// How large the result may become.
     pub(super) limit: usize,
     /// The script, for the lease gate.
-    pub(super) control: Arc<dyn TaskControl>,
+    pub(super) passed: Passed,
 }
 
 /// What the script wants to know afterwards.
@@ -123,7 +123,7 @@ pub(super) enum Failure {
 impl Request {
     /// The lease gate, again: the statement may have waited for its connection.
     pub(super) fn gate(&self) -> Result<(), Failure> {
-        if self.control.trusted_for().is_zero() { Err(Failure::Lost) } else { Ok(()) }
+        if self.passed.control().trusted_for().is_zero() { Err(Failure::Lost) } else { Ok(()) }
     }
 
     /// An error for a number of arguments that is not that of the placeholders.

@@ -238,7 +238,7 @@ async fn run_on<S: Server>(lease: &mut Lease<S>, request: &Arc<Request>) -> Resu
     let result = {
         let connection = lease.connection()?;
         let mut running = std::pin::pin!(pool.server.run(connection, request));
-        let mut lease_end = std::pin::pin!(end_of_lease(request.control.as_ref()));
+        let mut lease_end = std::pin::pin!(end_of_lease(request.passed.control().as_ref()));
         let mut timeout = std::pin::pin!(until(pool.server.statement_timeout()));
         loop {
             let probe = async {

@@ -295,7 +295,7 @@ impl Shared {
 
     fn run(&self, request: &Request) -> Result<Outcome, Failure> {
         let inner = self.lock();
-        self.guard.reset(Some(request.control.clone()));
+        self.guard.reset(Some(request.passed.control().clone()));
         request.gate()?;
         let result = run_on(&inner, request);
         let is_lost = request.gate();

@@ -115,7 +115,7 @@ async fn every_limit_ends_in_its_own_error() {
         "try { while (true) {} } catch (e) { globalThis.caught = 1 } finally { while (true) {} }",
         "sleep(60000)",
         "while (true) { try { sleep(1000) } catch (e) {} }",
-        "await new Promise(() => {}); export {}",
+        "await new Promise(done => setTimeout(done, 60000)); export {}",
         "(function again() { Promise.resolve().then(again) })()",
         "/(x+x+)+y/.test('x'.repeat(40))",
     ] {
@@ -123,6 +123,99 @@ async fn every_limit_ends_in_its_own_error() {
         let expected = "TimeoutError: the call took longer than its limit of 30ms \
                         (CallTimeout of the task, --call-timeout of the worker)";
         assert_eq!(error, expected, "{slow}");
+    }
+}
+
+#[tokio::test]
+async fn rejections_that_are_handled_later_take_linear_time() {
+    // A table that is searched from end to end takes minutes for the last of these.
+    let limits = Limits { call_timeout: Some(Duration::from_secs(20)), ..Limits::default() };
+    let lanes = one_lane();
+    for count in [10_000, 60_000] {
+        let run = spawn(&lanes, &Fake::new(), limits, move |vm| {
+            let source = format!(
+                "async function main() {{ \
+                     const all = Array.from({{length: {count}}}, async (_, n) => {{ throw n }}); \
+                     const settled = await Promise.allSettled(all); \
+                     const right = settled.filter(({{status, reason}}, n) => status === 'rejected' && reason === n); \
+                     if (right.length !== {count}) throw new Error(right.length) }}"
+            );
+            vm.load(&source, "test.js")?;
+            vm.call("main")
+        });
+        assert_eq!(run.1.await, Ok(()), "{count}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_rejection_that_nobody_handles_is_the_error() {
+    for (source, expected) in [
+        ("Promise.reject(1); Promise.reject(2)", "unhandled rejection: uncaught 1"),
+        (
+            "const p = Promise.reject(1); Promise.reject(2); p.catch(() => {})",
+            "unhandled rejection: uncaught 2",
+        ),
+        (
+            "const [p, , r] = [1, 2, 3].map(n => Promise.reject(n)); r.catch(() => {}); p.catch(() => {}); \
+             p.catch(() => {}); Promise.reject(4)",
+            "unhandled rejection: uncaught 2",
+        ),
+    ] {
+        assert_eq!(load_error(source, Limits::default()).await, expected, "{source}");
+    }
+}
+
+#[tokio::test]
+async fn a_promise_that_nothing_can_settle_ends_the_call() {
+    let lanes = one_lane();
+    let limits = Limits { call_timeout: Some(Duration::from_secs(10)), ..Limits::default() };
+    for source in [
+        "async function main() { await new Promise(() => {}) }",
+        "async function main() { for (;;) try { await new Promise(() => {}) } finally { continue } }",
+        "async function main() { await new Promise(r => setTimeout(r, 1)); await new Promise(() => {}) }",
+        "async function main() { clearInterval(setInterval(() => {}, 1e6)); await new Promise(() => {}) }",
+        "const main = () => ({ then() {} }).then ? Promise.resolve({ then() {} }) : 0",
+        // A fault of the engine: a call after `return()` that came before the first `next()` is never answered.
+        "async function main() { const g = (async function* () { yield 1 })(); g.return(1); await g.next() }",
+    ] {
+        let run = spawn(&lanes, &Fake::new(), limits, move |vm| {
+            vm.load(source, "test.js")?;
+            vm.call("main")
+        });
+        assert_eq!(run.1.await, Err(ScriptError::Unsettled), "{source}");
+    }
+    // As soon as it is loaded: a module awaits at its top level.
+    let error = load_error("await new Promise(() => {}); export {}", limits).await;
+    assert_eq!(
+        error,
+        "UnsettledError: the promise that the call returned, or that a module awaits, can never settle: \
+         nothing is left that could resolve it (no timer, no request in flight)"
+    );
+    // What settles it in time, and what fails before, counts.
+    for (source, expected) in [
+        (
+            "async function main() { setTimeout(() => { throw 1 }, 1); await new Promise(() => {}) }",
+            "uncaught 1",
+        ),
+        (
+            "async function main() { Promise.reject(2); await new Promise(() => {}) }",
+            "unhandled rejection: uncaught 2",
+        ),
+        (
+            "let n = 0, done; setInterval(() => { if (++n > 9) done() }, 1); \
+          async function main() { await new Promise(r => done = r); throw n }",
+            "uncaught 10",
+        ),
+        (
+            "async function main() { await new Promise(r => AbortSignal.timeout(1).onabort = r); throw 3 }",
+            "uncaught 3",
+        ),
+    ] {
+        let run = spawn(&lanes, &Fake::new(), limits, move |vm| {
+            vm.load(source, "test.js")?;
+            vm.call("main")
+        });
+        assert_eq!(run.1.await.unwrap_err().to_string(), expected, "{source}");
     }
 }
 

@@ -270,6 +270,7 @@ async fn what_goes_wrong_ends_the_request() {
     ] {
         check(code, expected).await;
     }
+    assert_eq!(answer(script("await new Promise(() => {})")).await, Err(ScriptError::Unsettled));
     let error = answer(script("\n\nnull.x")).await.unwrap_err().to_string();
     assert!(error.contains("(/test:3:"), "{error}");
     assert_eq!(
@@ -288,7 +289,7 @@ async fn a_request_has_a_time_limit() {
         "for (;;);",
         "for (;;) try { for (;;); } catch {}",
         "sleep(60000)",
-        "await new Promise(() => {})",
+        "setInterval(() => {}, 1); await new Promise(() => {})",
         "(async () => { for (;;) await null })()",
     ] {
         let page = Page::script("/test", format!("$=>async()=>{{{code}}}").into(), hasty);

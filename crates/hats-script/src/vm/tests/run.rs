@@ -108,6 +108,11 @@ async fn what_goes_wrong_fails_the_run() {
             "Error: timer\n",
         ),
         ("function main(", "SyntaxError: "),
+        (
+            "async function main() { await new Promise(() => {}) }",
+            "UnsettledError: the promise that the call returned",
+        ),
+        ("new Promise(() => {})", "UnsettledError: the promise that"),
     ] {
         let Run { result, log } = run(source).await;
         let error = result.unwrap_err().to_string();
@@ -140,8 +145,8 @@ async fn the_time_limit_is_that_of_the_whole_run() {
         "sleep(60); function main() { sleep(60) }",
         "function main() { for (;;) try { for (;;) sleep(1) } catch {} finally { for (;;); } }",
         "async function main() { for (;;) await null }",
-        "async function main() { await new Promise(() => {}) }",
-        "new Promise(() => {})",
+        "async function main() { setInterval(() => {}, 1); await new Promise(() => {}) }",
+        "setTimeout(() => {}, 1e6); new Promise(() => {})",
         "function main() { return { get x() { for (;;); } } }",
     ] {
         let run = run_for(source, Some(LIMIT), Limits::default()).await;

@@ -186,7 +186,7 @@ async fn whoever_reaches_a_limit_does_not_come_back() {
     for code in [
         "globalThis.leak = 1; for (;;);",
         "globalThis.leak = 1; sleep(100000)",
-        "globalThis.leak = 1; new Promise(() => {})",
+        "globalThis.leak = 1; setTimeout(() => {}, 1e6); new Promise(() => {})",
         "globalThis.leak = []; for (;;) leak.push('x'.repeat(1000) + leak.length)",
         "globalThis.leak = []; try { for (;;) leak.push(new ArrayBuffer(100000)) } catch { 'caught' }",
         "globalThis.leak = 1; redis.Blpop(0, 'nothing')",
@@ -512,7 +512,9 @@ async fn runs_of_jobs_see_nothing_of_each_other() {
 async fn lanes_close_whatever_their_interpreters_do() {
     let world = World::new().await;
     let page = anything(Limits::default());
-    for code in ["http.Get('§/held')", "sleep(1e6)", "new Promise(() => {})", "for (;;);", "1"] {
+    for code in
+        ["http.Get('§/held')", "sleep(1e6)", "new Promise(() => setTimeout(() => {}, 1e9))", "for (;;);", "1"]
+    {
         let lanes = world.lanes(LanesConfig::WARM_BYTES);
         world.ask(&lanes, &page, "1").await.unwrap();
         let request =
@@ -565,6 +567,7 @@ async fn handlers_and_what_they_import_are_evaluated_anew_for_each_request() {
         "Response = Request = fetch = null; 2",
         "Promise.prototype.then = null; 3",
         "throw new Error('thrown')",
+        "new Promise(() => {})",
         "Headers.prototype.append = null; Object.freeze(Response.prototype); 4",
         "new Promise(() => setTimeout(() => { throw 5 }, 1))",
         "",
