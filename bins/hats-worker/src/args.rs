@@ -212,6 +212,12 @@ struct WorkerFlags {
     #[arg(long, value_name = "SIZE")]
     warm_memory: Option<String>,
 
+    /// How scripts that compute give way to others: signals = at any instruction of the JavaScript engine (x86-64 Linux
+    /// with glibc), yields = at the ends of host calls and when the engine polls, auto = signals where they can be had
+    /// [default: auto]
+    #[arg(long, value_name = "HOW")]
+    preemption: Option<String>,
+
     /// Whether to start a Redis of its own where no address is given: auto or never [default: auto]
     #[arg(long, value_name = "WHEN", help_heading = "Redis")]
     embedded_redis: Option<String>,

@@ -130,6 +130,49 @@ pub fn call<'js>(
     owned(ctx, value)
 }
 
+/// As [`call`], with arguments that are given up: none of Rust's memory is in use while the function runs.
+///
+/// # Errors
+/// What it threw is pending in the interpreter.
+pub fn call_with<'js>(
+    ctx: &Ctx<'js>,
+    function: &Function<'js>,
+    arguments: Vec<Value<'js>>,
+) -> rquickjs::Result<Value<'js>> {
+    let context = ctx.as_raw().as_ptr();
+    let count = i32::try_from(arguments.len())
+        .map_err(|_| Error::TooManyArgs { expected: i32::MAX as usize, given: arguments.len() })?;
+    let function = function.as_value().as_raw();
+    // SAFETY: memory of the engine's, with room for all arguments; each is given a reference that is taken back below.
+    let copied = unsafe {
+        let copied = qjs::js_malloc(context, size_of_val(&*arguments) as _).cast::<qjs::JSValue>();
+        if copied.is_null() {
+            return Err(Error::Exception);
+        }
+        for (n, argument) in arguments.iter().enumerate() {
+            copied.add(n).write(dup(ctx, argument.as_raw()));
+        }
+        copied
+    };
+    drop(arguments);
+    // SAFETY: the function and the arguments are alive and of this runtime; the engine copies what it keeps.
+    let value = engine(|| unsafe { qjs::JS_Call(context, function, qjs::JS_UNDEFINED, count, copied) });
+    for n in 0..count {
+        // SAFETY: as many were written above.
+        let argument = unsafe { copied.add(n as usize).read() };
+        release(owned(ctx, argument)?);
+    }
+    // SAFETY: it was handed out above.
+    unsafe { qjs::js_free(context, copied.cast()) };
+    owned(ctx, value)
+}
+
+/// One reference more to a value.
+fn dup(ctx: &Ctx<'_>, value: qjs::JSValue) -> qjs::JSValue {
+    // SAFETY: the value is alive and of the context's runtime.
+    unsafe { qjs::JS_DupValue(ctx.as_raw().as_ptr(), value) }
+}
+
 /// Gives a value back to the engine. To free what it led to may take as long as a script does.
 pub fn release(value: Value<'_>) {
     let mut value = Some(value);

@@ -21,6 +21,7 @@ use hats_cluster::address::RedisConfig;
 use hats_cluster::labels::Labels;
 use hats_cluster::name::{ClusterName, EndpointPath, TaskName, WorkerName};
 use hats_cluster::records::SOURCE_BYTES_MAX;
+use hats_script::Preemption;
 use hats_script::egress::Egress;
 
 use crate::Error;
@@ -80,6 +81,8 @@ pub struct Config {
     /// Bytes that all interpreters may take together that are kept warmed up for endpoints and jobs; 0: each request and run
     /// makes one anew. None: 64 MiB for each core, but no more than an eighth of the memory limit. Default none.
     pub warm_memory: Option<usize>,
+    /// How scripts that compute are made to give way to others. Default auto.
+    pub preemption: Preemption,
     /// Between two readings of CPU and memory. Default 5 s.
     pub health_interval: Duration,
     /// Serve endpoints. Default false.
@@ -309,6 +312,7 @@ impl Default for Config {
             mem_threshold: Percent::new(90.0),
             memory_budget: Percent::new(80.0).map(MemoryBudget::Share),
             warm_memory: None,
+            preemption: Preemption::default(),
             health_interval: Duration::from_secs(5),
             host: false,
             host_port: 9999,

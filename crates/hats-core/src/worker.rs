@@ -393,6 +393,7 @@ async fn start_lanes(
         preload: config.preload.clone().into(),
         sql: Some(script_sql.clone()),
         warm_bytes: memory::warm_bytes(config, count),
+        preemption: config.preemption,
         on_turn: Arc::new(on_turn),
     })
     .map_err(|error| Error::System(error.to_string()))?;

@@ -1,8 +1,9 @@
-//! Runners: how a task of each kind is run on its fiber, from the first line of its source to the last.
+//! Runners: how a task of each kind is run on its lane, from the first line of its source to the last.
 
 pub(crate) mod job;
 pub(crate) mod thread;
 
+use std::future::Future;
 use std::sync::Arc;
 
 use hats_cluster::clock::BootInstant;
@@ -16,19 +17,19 @@ use crate::control::Audit;
 const ERROR_BYTES_MAX: usize = 10_000;
 
 /// Enters script code, and records it if somebody audits.
-fn audited<T>(
+async fn audited<T>(
     control: &dyn TaskControl,
     audit: Option<&Audit>,
     function: &str,
-    body: impl FnOnce() -> Result<T, ScriptError>,
+    body: impl Future<Output = Result<T, ScriptError>>,
 ) -> Result<T, ScriptError> {
-    let Some(audit) = audit else { return body() };
+    let Some(audit) = audit else { return body.await };
     let at = BootInstant::now();
     if control.trusted_for().is_zero() {
         return Err(ScriptError::Lost);
     }
     audit.log.start(at, &audit.caller, function);
-    let result = body();
+    let result = body.await;
     let outcome = match &result {
         Ok(_) => CallOutcome::Ok,
         Err(ScriptError::Lost) => CallOutcome::Lost,

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! What must hold:
-//! - the [`RunGuard`](hats_cluster::lease::RunGuard) of the lease lives until the script is really out of its fiber: the
+//! - the [`RunGuard`](hats_cluster::lease::RunGuard) of the lease lives until the script is really out of its lane: the
 //!   watchdog counts on it;
 //! - nothing is released before that, and a lost claim is not released at all;
 //! - the scheduler hears of the end exactly once, even if the supervisor itself panics: only then may another run of
@@ -25,7 +25,7 @@ use hats_cluster::id::Nonce;
 use hats_cluster::name::TaskName;
 use hats_cluster::records::RestartPolicy;
 use hats_cluster::{Grant, Handle, Release};
-use hats_script::{Lanes, ScriptTask, span};
+use hats_script::{Lanes, ScriptTask, Vm, span};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{Instrument, Span};
@@ -173,10 +173,10 @@ async fn run_once(
     let guard = grant.lease.enter(&grant.name);
     let (cluster, name, claim) = (shared.cluster.clone(), grant.name.clone(), grant.claim.clone());
     let definition = seen.definition.clone();
-    let (script, ended) = shared.lanes.spawn(task, move |vm| {
-        // Moved in, so that it is dropped with the fiber's frame and not when somebody stops waiting for it.
+    let (script, ended) = shared.lanes.spawn(task, async move |vm: &mut Vm| {
+        // Moved in, so that it is dropped when the script is out of its lane and not when somebody stops waiting for it.
         let _guard = guard;
-        thread::run(vm, &thread, || cluster.started(&name, &claim, &definition))
+        thread::run(vm, &thread, || cluster.started(&name, &claim, &definition)).await
     });
 
     let mut ended = pin!(ended);

@@ -69,6 +69,7 @@ impl World {
             redis: None,
             sql: None,
             warm_bytes: LanesConfig::WARM_BYTES,
+            preemption: Default::default(),
             on_turn: Arc::new(|_| {}),
         })
         .unwrap();

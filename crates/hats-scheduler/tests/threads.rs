@@ -85,6 +85,7 @@ impl World {
             redis: Some(connections),
             sql: None,
             warm_bytes: LanesConfig::WARM_BYTES,
+            preemption: Default::default(),
             on_turn: Arc::new(|_| {}),
         })
         .unwrap();

@@ -269,7 +269,7 @@ impl Resolver for Seen {
         name: &str,
         attributes: Option<ImportAttributes<'js>>,
     ) -> rquickjs::Result<String> {
-        refuse_attributes(ctx, attributes.as_ref())?;
+        refuse_attributes(ctx, attributes.and_then(|attributes| attributes.keys().next()).transpose()?)?;
         let mut specifiers = self.specifiers.borrow_mut();
         if !specifiers.iter().any(|known| known == name) {
             specifiers.push(name.to_owned());
@@ -291,11 +291,8 @@ impl Loader for Seen {
 }
 
 /// Refuses `import … with { … }`: there is only one type of module.
-pub(crate) fn refuse_attributes<'js>(
-    ctx: &Ctx<'js>,
-    attributes: Option<&ImportAttributes<'js>>,
-) -> rquickjs::Result<()> {
-    match attributes.and_then(|attributes| attributes.keys().next()).transpose()? {
+pub(crate) fn refuse_attributes(ctx: &Ctx<'_>, first: Option<String>) -> rquickjs::Result<()> {
+    match first {
         None => Ok(()),
         Some(key) => {
             let message = format!(

@@ -17,6 +17,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// Scripts cannot be preempted by signals, which was asked for; why.
+    #[error("--preemption signals cannot be had: {0}; use auto or yields")]
+    Preemption(String),
     /// No stack or no interpreter could be made.
     #[error("no interpreter for the script: {0}")]
     Vm(String),
@@ -58,6 +61,8 @@ pub enum ScriptError {
     TooManyModules(usize, usize),
     /// The promise that the call waits for is pending, and nothing is left that could settle it.
     Unsettled,
+    /// The JavaScript engine itself failed in the script; what it failed of.
+    Engine(String),
     /// The call was ended from outside, because the task has to stop and did not.
     Interrupted,
     /// The lease was lost: the task is no longer ours.
@@ -119,6 +124,7 @@ impl fmt::Display for ScriptError {
                 "UnsettledError: the promise that the call returned, or that a module awaits, can never settle: \
                  nothing is left that could resolve it (no timer, no request in flight)",
             ),
+            Self::Engine(what) => write!(f, "EngineError: {what}; the script was ended and its scope discarded"),
             Self::Interrupted => {
                 f.write_str("InterruptedError: the call did not end in time when the task was stopped")
             }

@@ -12,10 +12,10 @@
 mod load;
 mod warm;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,9 +23,9 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hats_fiber::{Ask, Fiber, Handle, catch_panic};
+use hats_fiber::{Ask, Handle, Preemption, catch_panic, run_queue, turn};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{LocalSet, spawn_local, yield_now};
 
 use crate::bundle::{self, Library};
 use crate::error::{Error, ScriptError};
@@ -47,8 +47,6 @@ pub use self::load::Weight;
 use self::load::Load;
 use self::warm::{Scope, Warm, Work};
 
-/// Stack that native code (the interpreter's own frames and host calls) may use beside the script's.
-const NATIVE_STACK_BYTES: usize = 512 << 10;
 /// Stack of a lane's OS thread, on which the Redis client reads replies: it calls itself for each level of nesting, and
 /// a script can have the server nest thousands of arrays. Pages that are never touched cost nothing.
 const LANE_STACK_BYTES: usize = 16 << 20;
@@ -85,6 +83,8 @@ pub struct LanesConfig {
     /// Bytes of interpreters that each lane keeps ready for endpoints and jobs, to be reset after each request or run. 0: each
     /// gets a new one.
     pub warm_bytes: usize,
+    /// How scripts that compute are made to give way.
+    pub preemption: Preemption,
     /// Called with the lane's number at least every half second while the lane comes round.
     pub on_turn: Arc<dyn Fn(usize) + Send + Sync>,
 }
@@ -163,6 +163,13 @@ impl LanesConfig {
 thread_local! {
     /// The lane that this OS thread is.
     static HERE: RefCell<Option<Rc<LaneContext>>> = const { RefCell::new(None) };
+    /// When this lane began to poll the script that it polls, or the last one.
+    static POLLED_AT: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// When this lane began to poll the script that it polls.
+pub(crate) fn polled_at() -> Instant {
+    POLLED_AT.get().unwrap_or_else(Instant::now)
 }
 
 /// Run on the lane, inside its set of tasks.
@@ -190,9 +197,9 @@ impl Lanes {
         Ok(Self { lanes: Arc::new(lanes), metrics })
     }
 
-    /// Runs `f` with an interpreter of its own, on a fiber of the least busy lane. The future resolves when the
+    /// Runs `f` with an interpreter of its own, on the least busy lane. The future resolves when the
     /// script has really ended; dropping it leaves the script running.
-    pub fn spawn<R: Send + 'static, F: FnOnce(&mut Vm) -> R + Send + 'static>(
+    pub fn spawn<R: Send + 'static, F: AsyncFnOnce(&mut Vm) -> R + Send + 'static>(
         &self,
         task: ScriptTask,
         f: F,
@@ -211,7 +218,7 @@ impl Lanes {
     }
 
     /// As [`Lanes::spawn`], for work that is over with its call, such as a run of a job: the interpreter may be one that has been used before and is as new again.
-    pub fn spawn_run<R: Send + 'static, F: FnOnce(&mut Vm) -> R + Send + 'static>(
+    pub fn spawn_run<R: Send + 'static, F: AsyncFnOnce(&mut Vm) -> R + Send + 'static>(
         &self,
         task: ScriptTask,
         f: F,
@@ -219,7 +226,7 @@ impl Lanes {
         self.spawn_warm(Scope::run(&task), task.control, f)
     }
 
-    fn spawn_warm<R: Send + 'static, F: FnOnce(&mut Vm) -> R + Send + 'static>(
+    fn spawn_warm<R: Send + 'static, F: AsyncFnOnce(&mut Vm) -> R + Send + 'static>(
         &self,
         scope: Scope,
         control: Arc<dyn TaskControl>,
@@ -229,16 +236,19 @@ impl Lanes {
         let handle = ScriptHandle { fiber: fiber.clone() };
         let (result, ended) = oneshot::channel();
         self.put(control.clone(), move |place, context| {
-            let run = Box::new(move |vm: Result<&mut Vm, Error>| {
-                let ran = vm.and_then(|vm| {
-                    catch_panic(|| f(vm)).map_err(|panicked| Error::Panicked(panicked.to_string()))
-                });
-                let is_fit = ran.is_ok();
-                let tell: Box<dyn FnOnce()> = Box::new(move || {
-                    // The receiver may be gone: then nobody wants to know how the script ended.
-                    let _ = result.send(ran);
-                });
-                (is_fit, tell)
+            let run: warm::Run = Box::new(move |vm: Result<&mut Vm, Error>| {
+                Box::pin(async move {
+                    let ran = match vm {
+                        Ok(vm) => catching(f(vm)).await,
+                        Err(error) => Err(error),
+                    };
+                    let is_fit = ran.is_ok();
+                    let tell: Box<dyn FnOnce()> = Box::new(move || {
+                        // The receiver may be gone: then nobody wants to know how the script ended.
+                        let _ = result.send(ran);
+                    });
+                    (is_fit, tell)
+                })
             });
             Warm::serve(context, scope, Work { fiber, control, place, run });
         });
@@ -285,9 +295,9 @@ impl Lanes {
     ) -> (ScriptHandle, impl Future<Output = Result<Result<PageResponse, ScriptError>, Error>> + Send + use<>)
     {
         let (scope, page) = (Scope::page(page), page.clone());
-        self.spawn_warm(scope, control, move |vm| {
-            vm.open(&page)?;
-            vm.answer(&page, request)
+        self.spawn_warm(scope, control, async move |vm: &mut Vm| {
+            vm.open(&page).await?;
+            vm.answer(&page, request).await
         })
     }
 
@@ -298,7 +308,7 @@ impl Lanes {
     pub async fn try_libraries(&self, limits: Limits) -> Result<(), Error> {
         let limits = Limits { call_timeout: Some(LIBRARY_TIMEOUT), ..limits };
         let task = ScriptTask { control: Arc::new(NoTask), limits };
-        let (_, ended) = self.spawn(task, |vm| vm.try_libraries());
+        let (_, ended) = self.spawn(task, async |vm: &mut Vm| vm.try_libraries().await);
         ended.await?.map_err(|(library, error)| {
             let imports = bundle::imports(&library.source, &library.name);
             let is_module = matches!(error, ScriptError::Thrown(_)) && imports.no_module.is_none();
@@ -354,33 +364,28 @@ async fn run<R: 'static>(
     context: Rc<LaneContext>,
     handle: Handle,
     task: ScriptTask,
-    f: impl FnOnce(&mut Vm) -> R + 'static,
+    f: impl AsyncFnOnce(&mut Vm) -> R,
 ) -> Result<R, Error> {
-    let stack_bytes = stack_bytes(&task.limits)?;
-    let (inner, load) = (handle.clone(), place.load.clone());
-    let fiber = Fiber::new(handle, stack_bytes, move || {
-        let mut vm = Vm::new(task, context, inner)?;
-        if let Some(gauge) = vm.heap_gauge() {
-            load.has_heap(gauge);
-        }
-        Ok(f(&mut vm))
-    })
-    .map_err(|error| Error::Vm(error.to_string()))?;
-    let on_lane = OnLane { fiber, status: place.status.clone(), place: Rc::new(RefCell::new(Some(place))) };
-    match on_lane.await {
-        Ok(result) => result,
-        Err(panicked) => Err(Error::Panicked(panicked.to_string())),
-    }
+    let load = place.load.clone();
+    let status = place.status.clone();
+    let script = async move {
+        // Scripts that are new take turns with those that compute.
+        turn().await;
+        let mut vm = Vm::new(task, context, handle)?;
+        load.has_heap(vm.heap_gauge());
+        catching(f(&mut vm)).await
+    };
+    OnLane { script: Box::pin(script), place: Rc::new(RefCell::new(Some(place))), status }.await
 }
 
-/// The stack of a fiber for a script with these limits.
-fn stack_bytes(limits: &Limits) -> Result<usize, Error> {
-    let stack = limits.stack;
-    if !(Limits::STACK_MIN..=Limits::STACK_MAX).contains(&stack) {
-        let (least, most) = (Limits::STACK_MIN, Limits::STACK_MAX);
-        return Err(Error::Vm(format!("its StackLimit of {stack} bytes is not from {least} to {most}")));
-    }
-    Ok((stack + NATIVE_STACK_BYTES).next_multiple_of(64 << 10))
+/// What a future comes to, or its panic as an error.
+async fn catching<R>(future: impl Future<Output = R>) -> Result<R, Error> {
+    let mut future = pin!(future);
+    poll_fn(|context| match catch_panic(|| future.as_mut().poll(context)) {
+        Ok(poll) => poll.map(Ok),
+        Err(panicked) => Poll::Ready(Err(Error::Panicked(panicked.to_string()))),
+    })
+    .await
 }
 
 impl ScriptHandle {
@@ -472,14 +477,34 @@ impl Lane {
             .event_interval(7)
             .build()
             .map_err(no_lane)?;
+        let (tell, told) = std::sync::mpsc::channel();
         let os_thread = thread::Builder::new()
             .name(format!("lane-{number}"))
             .stack_size(LANE_STACK_BYTES)
             .spawn({
                 let status = status.clone();
-                move || lane_main(number, &executor, config, status, io, counted, inbox)
+                move || {
+                    let ticks = match hats_arena::attach(config.preemption) {
+                        Ok(ticks) => ticks,
+                        Err(error) => return drop(tell.send(Err(error))),
+                    };
+                    if let Some(why) = ticks.why_not().filter(|_| number == 0) {
+                        tracing::warn!(
+                            %why,
+                            "scripts give way at the ends of host calls only: a native operation without end stalls its lane"
+                        );
+                    }
+                    let _ = tell.send(Ok(()));
+                    lane_main(number, &executor, config, status, io, counted, inbox);
+                    drop(ticks);
+                }
             })
             .map_err(no_lane)?;
+        match told.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(Error::Preemption(error.to_string())),
+            Err(error) => return Err(no_lane(std::io::Error::other(error))),
+        }
         Ok(Self { jobs: Some(jobs), status, metrics, os_thread: Some(os_thread) })
     }
 
@@ -542,6 +567,7 @@ fn lane_main(
             metrics,
         });
         HERE.set(Some(context.clone()));
+        spawn_local(run_queue(yield_now));
         let mut turns = tokio::time::interval(TURN_INTERVAL);
         loop {
             tokio::select! {
@@ -552,6 +578,7 @@ fn lane_main(
                 _ = turns.tick() => {
                     context.status.come_round();
                     context.warm.forget_dead();
+                    context.metrics.preempted(hats_fiber::stats());
                     on_turn(number);
                 }
             }
@@ -560,28 +587,29 @@ fn lane_main(
         context.warm.close();
         HERE.set(None);
     }));
-    // Dropping the set drops the fibers that are left, each of which is killed and runs to its end. Even then they may
-    // ask for a timer of the executor.
+    // Dropping the set drops the scripts that are left, each of which is killed. Those that wait run to the end of their host
+    // call first, which may ask for a timer of the executor.
     let _entered = executor.enter();
     drop(local);
 }
 
-/// A script's fiber while it is polled on its lane.
-struct OnLane<R: 'static> {
-    fiber: Fiber<R>,
-    // Given up after the fiber: fields are dropped in order. None while the fiber waits for work.
+/// What runs a script, while it is polled on its lane.
+struct OnLane<F> {
+    script: Pin<Box<F>>,
+    // Given up after the script: fields are dropped in order. None while the script waits for work.
     place: Rc<RefCell<Option<Place>>>,
     status: Arc<LaneStatus>,
 }
 
-impl<R: 'static> Future for OnLane<R> {
-    type Output = Result<R, hats_fiber::Panicked>;
+impl<F: Future> Future for OnLane<F> {
+    type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let number = self.place.borrow().as_ref().map_or(0, |place| place.number);
         self.status.current.store(number, Ordering::Relaxed);
         let began = load::now();
-        let poll = Pin::new(&mut self.fiber).poll(context);
+        POLLED_AT.set(Some(Instant::now()));
+        let poll = self.script.as_mut().poll(context);
         if let Some(place) = &*self.place.borrow() {
             place.load.ran_since(began);
         }

@@ -6,9 +6,10 @@
 //! blocked; where it waits, the lane goes on with another script. [`Lanes::answer`] runs a [`Page`] for one request.
 //!
 //! What must hold:
-//! - A `Vm` is made, used and dropped on one fiber.
+//! - A `Vm` is made, used and dropped on one lane.
 //! - Every effect of a script passes the lease gate ([`TaskControl::trusted_for`]) right before it happens.
-//! - A script ends only by returning: it is asked, interrupted or killed, and its frames unwind by themselves.
+//! - A script is asked to end, then interrupted, then killed. One that is killed in the middle of the engine's work ends there:
+//!   its interpreter is discarded, and what it owned outside of it is dropped in order.
 //! - No panic, no `unwrap` on anything that a script or a server can cause.
 //!
 //! This crate knows no cluster. What it needs of one it asks for through [`TaskControl`] and [`WorkerInfo`].
@@ -24,6 +25,8 @@ mod modules;
 mod page;
 pub mod span;
 mod vm;
+
+pub use hats_fiber::Preemption;
 
 pub use crate::bundle::{Bundle, Import, Imports, Library, Unresolvable, imports, resolve, syntax_error};
 pub use crate::error::{Error, ScriptError, Thrown};

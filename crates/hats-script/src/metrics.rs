@@ -59,6 +59,8 @@ pub struct Reading {
     pub http: Vec<Calls>,
     /// Statements that have come to an end, by the kind of database.
     pub sql: Vec<Calls>,
+    /// Scripts that died in the middle of the engine's work, by the reason.
+    pub deaths: Vec<(&'static str, u64)>,
     /// One for each lane.
     pub lanes: Vec<LaneReading>,
 }
@@ -85,6 +87,14 @@ pub struct LaneReading {
     pub warm_bytes: usize,
     /// How many bytes they may take.
     pub warm_bytes_max: usize,
+    /// Preemptions of scripts by a signal, at some instruction of the engine.
+    pub preempted_at_instructions: u64,
+    /// Preemptions of scripts at the end of a host call.
+    pub preempted_at_host_ends: u64,
+    /// Signals that came where a script cannot be suspended, and were repeated.
+    pub refused_ticks: u64,
+    /// Entries into the engine above a host function: 0 unless a host function has a defect.
+    pub nested_entries: u64,
 }
 
 impl Calls {
@@ -141,6 +151,7 @@ impl Metrics {
             sql: self.sql.as_ref().map(|calls| calls.read()).unwrap_or_default(),
             #[cfg(not(feature = "sql"))]
             sql: Vec::new(),
+            deaths: LaneMetrics::deaths(&self.lanes),
             lanes: self.lanes.iter().map(|lane| lane.read()).collect(),
         }
     }

@@ -1,9 +1,14 @@
 //! One script's interpreter.
 //!
-//! A [`Vm`] owns a QuickJS runtime with one context: the script's scope. It is made on the fiber that uses it
-//! (QuickJS takes the stack it was made on for the one to guard) and everything in it looks synchronous.
+//! A [`Vm`] owns a QuickJS runtime with one context: the script's scope. It lives on its lane's side: what runs it is a future,
+//! which enters the interpreter step by step. Each step runs on the interpreter's own stack, as a fiber, and to the script
+//! everything in it looks synchronous. In the middle of a step the script may give way to others at any instruction, and may
+//! die: then the interpreter is discarded, and all that the script owned is dropped here, in order.
 //!
-//! Each entry from outside ([`Vm::load`], [`Vm::call`], the timers that [`Vm::idle`] fires) is a *call*: it has a
+//! What must hold: what a step does is a function that owns nothing, since a death unwinds nothing; texts that it evaluates and
+//! values that it keeps are owned by the future.
+//!
+//! Each call from outside ([`Vm::load`], [`Vm::call`], the timers that [`Vm::idle`] fires) is a *call*: it has a
 //! time limit, it is over only when its promise is settled and the microtasks are done, and a rejection that
 //! nobody has handled by then is its error. [`Vm::run_once`] makes the calls of a whole run, which has a time limit of
 //! its own.
@@ -21,25 +26,26 @@ mod operations;
 mod run;
 mod source;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use hats_arena::{Interpreter, Kept};
-use hats_fiber::{Ask, Ended, Handle, resumed_at, trim_stack, wait, wait_ending};
+use hats_arena::{Interpreter, Kept, entry};
+use hats_fiber::{Ask, Failure as FiberFailure, Handle, turn};
 use rquickjs::{Atom, Ctx, Function, Object, Promise, Value};
 
 use crate::bundle::{Bundle, Library};
 use crate::error::{Error, ScriptError};
 use crate::host::TaskControl;
 use crate::lane::{LaneContext, ScriptTask};
+use crate::limits::Limits;
 use crate::modules;
 
-use self::operations::Operations;
-use self::source::Evaluated;
-
+use self::failure::Failure;
 use self::loader::HostModules;
+use self::source::Evaluated;
 
 pub(crate) use self::host::{Host, Passed};
 #[cfg(feature = "http")]
@@ -48,6 +54,10 @@ pub use self::run::Run;
 
 /// How long a script may keep its lane before it goes to the back of the queue.
 pub(crate) const TIME_SLICE: Duration = Duration::from_millis(2);
+/// Stack that native code (the interpreter's own frames and host calls) may use beside the script's.
+const NATIVE_STACK_BYTES: usize = 512 << 10;
+/// Stack that an interpreter keeps in memory after it has gone deeper than the calls to come.
+const STACK_KEPT_BYTES: usize = 16 << 10;
 /// Cycles are looked for when this much has been allocated, and then as the heap grows. QuickJS' own default
 /// of 256 KiB, stated because memory per idle script hangs on it.
 const GC_THRESHOLD_BYTES: usize = 256 << 10;
@@ -91,12 +101,12 @@ struct Entries {
 impl Vm {
     /// An interpreter for one piece of work.
     pub(crate) fn new(task: ScriptTask, lane: Rc<LaneContext>, fiber: Handle) -> Result<Self, Error> {
-        Self::make(task, lane, fiber, Interpreter::plain)
+        Self::make(task, lane, fiber)
     }
 
     /// An interpreter that can be sealed, and reset after each piece of work.
     pub(crate) fn resettable(task: ScriptTask, lane: Rc<LaneContext>, fiber: Handle) -> Result<Self, Error> {
-        let vm = Self::make(task, lane, fiber, Interpreter::in_arena)?;
+        let vm = Self::make(task, lane, fiber)?;
         vm.interpreter
             .with(|ctx| modules::random(ctx, &vm.host))
             .map_err(|error| Error::Vm(error.to_string()))?;
@@ -145,17 +155,20 @@ impl Vm {
         }
     }
 
+    /// Gives back the stack that calls have used, but for what the next one needs first.
+    pub(crate) fn trim_stack(&self) {
+        if !self.is_dead() {
+            self.interpreter.trim_stack(STACK_KEPT_BYTES);
+        }
+    }
+
     /// Bytes of memory that the interpreter takes while nobody uses it.
     pub(crate) fn resident(&self) -> usize {
         self.interpreter.resident()
     }
 
-    fn make(
-        task: ScriptTask,
-        lane: Rc<LaneContext>,
-        fiber: Handle,
-        interpreter: fn(hats_arena::Limits) -> Result<Interpreter, hats_arena::Error>,
-    ) -> Result<Self, Error> {
+    fn make(task: ScriptTask, lane: Rc<LaneContext>, fiber: Handle) -> Result<Self, Error> {
+        check_stack(&task.limits)?;
         let limit = task.limits.memory;
         let no_vm = |error: &dyn std::fmt::Display| {
             Error::Vm(format!("{error} (its heap limit, MemoryLimit, is {limit} bytes)"))
@@ -163,13 +176,14 @@ impl Vm {
         let limits = hats_arena::Limits {
             memory: task.limits.memory,
             stack: task.limits.stack,
+            native_stack: NATIVE_STACK_BYTES,
             gc_threshold: GC_THRESHOLD_BYTES,
         };
-        let interpreter = interpreter(limits).map_err(|error| no_vm(&error))?;
+        let interpreter = Interpreter::new(limits).map_err(|error| no_vm(&error))?;
         let host = Rc::new(Host::new(task, lane, fiber));
         let tracker = host.clone();
-        interpreter.set_rejection_tracker(Box::new(move |ctx, promise, reason, handled| {
-            tracker.events.track_rejection(&ctx, promise, reason, handled);
+        interpreter.set_rejection_tracker(Box::new(move |ctx, promise, reason, is_handled| {
+            tracker.events.track_rejection(ctx, promise, reason, is_handled);
         }));
         #[cfg(feature = "sql")]
         interpreter.set_released({
@@ -177,7 +191,7 @@ impl Vm {
             move |number| host.databases.remove(number)
         });
         interpreter.set_meter(host.lane.metrics.heap_of(host.control().kind()));
-        interpreter.set_loader(HostModules(host.clone()), HostModules(host.clone()));
+        interpreter.set_modules(HostModules(host.clone()));
         interpreter.with(|ctx| modules::install(ctx, &host)).map_err(|error| no_vm(&error))?;
         // Not before: to make the scope takes no time to speak of, and an end that is asked for meanwhile is one of the
         // first call, not a scope that could not be made.
@@ -190,34 +204,37 @@ impl Vm {
     ///
     /// # Errors
     /// What a library threw, or the limit that it ran into.
-    pub fn preload(&mut self) -> Result<(), ScriptError> {
+    pub async fn preload(&mut self) -> Result<(), ScriptError> {
         if let Some(preloaded) = &self.preloaded {
             return preloaded.clone();
         }
-        let preloaded = self.preload_each(|_| Ok(())).map_err(|(_, error)| error);
+        let preloaded = self.preload_each(|_| Ok(())).await.map_err(|(_, error)| error);
         self.preloaded = Some(preloaded.clone());
         preloaded
     }
 
     /// The same, each with a look at what it is for scripts; an error comes with the library that it is of.
-    pub(crate) fn try_libraries(&mut self) -> Result<(), (Library, ScriptError)> {
-        self.preload_each(source::refuse_entry_points)
+    pub(crate) async fn try_libraries(&mut self) -> Result<(), (Library, ScriptError)> {
+        self.preload_each(source::refuse_entry_points).await
     }
 
-    fn preload_each(
+    async fn preload_each(
         &mut self,
         then: impl Fn(&Ctx<'_>) -> rquickjs::Result<()>,
     ) -> Result<(), (Library, ScriptError)> {
         let host = self.host.clone();
         host.is_preloading.set(true);
-        let evaluated = host.lane.preload.iter().try_for_each(|library| {
-            let evaluated = self.enter(|ctx| {
-                source::evaluate_library(ctx, library)?;
-                host.settle(ctx, None)?;
-                Ok(then(ctx)?)
-            });
-            evaluated.map_err(|error| (library.clone(), error))
-        });
+        let mut evaluated = Ok(());
+        for library in host.lane.preload.iter() {
+            let one = async {
+                let text = source::Text::new(&library.source, &library.name)?;
+                self.call_through(|ctx| Ok(text.evaluate(ctx)?), |ctx, _| Ok(then(ctx)?)).await
+            };
+            if let Err(error) = one.await {
+                evaluated = Err((library.clone(), error));
+                break;
+            }
+        }
         host.is_preloading.set(false);
         evaluated
     }
@@ -227,48 +244,53 @@ impl Vm {
     ///
     /// # Errors
     /// What the script threw, or the limit that it ran into.
-    pub fn load(&mut self, source: &str, file: &str) -> Result<(), ScriptError> {
-        self.load_bundle(&Bundle::from(source), file)
+    pub async fn load(&mut self, source: &str, file: &str) -> Result<(), ScriptError> {
+        self.load_bundle(&Bundle::from(source), file).await
     }
 
     /// As [`Vm::load`], for a source with the modules that it may import.
     ///
     /// # Errors
     /// What the script threw, or the limit that it ran into.
-    pub fn load_bundle(&mut self, bundle: &Bundle, file: &str) -> Result<(), ScriptError> {
+    pub async fn load_bundle(&mut self, bundle: &Bundle, file: &str) -> Result<(), ScriptError> {
         self.check_size(bundle.bytes(), bundle)?;
-        self.preload()?;
+        self.preload().await?;
         let source = &*bundle.main;
         let modules = source::may_be_module(source).then(|| self.host.serve_modules(bundle, file));
+        let text = source::Text::new(source, file)?;
         let host = self.host.clone();
-        let loaded = self.enter(|ctx| {
-            let evaluated = source::evaluate(ctx, source, file)?;
-            if let Some(modules) = &modules {
-                modules.source_is_declared();
-            }
-            let (evaluated, exports, last) = match evaluated {
-                Evaluated::Module(promise, exports) => (Some(promise), Some(exports), None),
-                // For a thread it means nothing, be it a promise or not.
-                Evaluated::Script(value) => (None, None, value.into_promise().filter(|_| host.keeps_log())),
-            };
-            host.settle(ctx, evaluated)?;
-            let lookups = source::ENTRY_POINTS.iter().map(|name| source::lookup(ctx, name));
-            let names = source::ENTRY_POINTS
-                .iter()
-                .map(|name| Kept::new(ctx, Atom::from_str(ctx.clone(), name)?.to_value()?));
-            Ok(Entries {
-                names: names.collect::<rquickjs::Result<_>>()?,
-                lookups: lookups.collect::<rquickjs::Result<_>>()?,
-                exports: exports.map(|exports| Kept::new(ctx, exports)).transpose()?,
-                last: last.map(|promise| Kept::new(ctx, promise)).transpose()?,
-            })
-        });
+        let exports: RefCell<Option<Kept<Object<'static>>>> = RefCell::default();
+        let last: RefCell<Option<Kept<Promise<'static>>>> = RefCell::default();
+        let loaded = self
+            .call_through(
+                |ctx| {
+                    let evaluated = text.evaluate_source(ctx)?;
+                    if let Some(modules) = &modules {
+                        modules.source_is_declared();
+                    }
+                    match evaluated {
+                        Evaluated::Module(promise, namespace) => {
+                            *exports.borrow_mut() = Some(Kept::new(ctx, namespace)?);
+                            Ok(promise.into_value())
+                        }
+                        Evaluated::Script(value) => {
+                            // For a thread it means nothing, be it a promise or not.
+                            if let Some(promise) = value.into_promise().filter(|_| host.keeps_log()) {
+                                *last.borrow_mut() = Some(Kept::new(ctx, promise)?);
+                            }
+                            Ok(Value::new_undefined(ctx.clone()))
+                        }
+                    }
+                },
+                |ctx, _| Ok(Entries::find(ctx, &exports, &last)?),
+            )
+            .await;
         if let (Err(_), Some(modules)) = (&loaded, modules) {
             modules.abandon();
         }
         self.entries = Some(loaded?);
         // The parser and the making of a scope went much deeper than the calls to come.
-        trim_stack();
+        self.interpreter.trim_stack(STACK_KEPT_BYTES);
         Ok(())
     }
 
@@ -285,9 +307,11 @@ impl Vm {
     }
 
     /// True if the script has a function of this name.
-    #[must_use]
-    pub fn has(&self, function: &str) -> bool {
-        self.enter(|ctx| Ok(self.find(ctx, function)?.is_some())).unwrap_or(false)
+    pub async fn has(&self, function: &str) -> bool {
+        if self.host.begin_call().is_err() {
+            return false;
+        }
+        self.step(|ctx| Ok(self.find(ctx, function)?.is_some())).await.unwrap_or(false)
     }
 
     /// Calls a function of the script and waits until what it returns is settled. A missing function is no
@@ -295,19 +319,23 @@ impl Vm {
     ///
     /// # Errors
     /// What the script threw, or the limit that it ran into.
-    pub fn call(&mut self, function: &str) -> Result<(), ScriptError> {
-        let host = self.host.clone();
-        let called = self.enter(|ctx| match self.find(ctx, function)? {
-            Some(function) => {
-                let value: Value<'_> = function.call(())?;
-                host.settle(ctx, value.into_promise())
-            }
-            None => Ok(()),
-        });
+    pub async fn call(&mut self, function: &str) -> Result<(), ScriptError> {
+        let called = self
+            .call_through(
+                |ctx| match self.find(ctx, function)? {
+                    Some(function) => Ok(entry::call(ctx, &function, &[])?),
+                    None => Ok(Value::new_undefined(ctx.clone())),
+                },
+                |_, value| {
+                    entry::release(value);
+                    Ok(())
+                },
+            )
+            .await;
         if function == "main" {
-            host.main_ended();
+            self.host.main_ended();
             if called.is_err() {
-                host.count_main(Instant::now());
+                self.host.count_main(Instant::now());
             }
         }
         called
@@ -318,31 +346,31 @@ impl Vm {
     ///
     /// # Errors
     /// What a timer's function threw, or why the script has to end.
-    pub fn idle(&mut self, time: Option<Duration>) -> Result<Wake, ScriptError> {
+    pub async fn idle(&mut self, time: Option<Duration>) -> Result<Wake, ScriptError> {
         let asked = self.host.asked();
         if asked >= Ask::Interrupt || (time == Some(Duration::ZERO) && self.nothing_goes_on()) {
-            return self.give_way(asked);
+            return self.give_way(asked).await;
         }
         let now = Instant::now();
         self.host.count_main(now);
         let until = time.map(|time| now + time);
         loop {
-            self.fire_timers()?;
-            self.finish_operations()?;
+            self.fire_timers().await?;
+            self.finish_operations().await?;
             if self.host.asked() >= Ask::EndWaits {
-                return self.give_way(self.host.asked());
+                return self.give_way(self.host.asked()).await;
             }
             let now = Instant::now();
             if until.is_some_and(|until| now >= until) {
                 return Ok(Wake::Elapsed);
             }
             let next = [until, self.host.events.next_timer()].into_iter().flatten().min();
-            match wait_ending(woken_or(next, &self.host.operations)) {
-                Ok(Woken::Time | Woken::Operation) => {}
-                Ok(Woken::Outside) if !self.stop_asked() => return Ok(Wake::Woken),
-                Ok(Woken::Outside) => {}
-                Err(Ended::Early) => return Ok(Wake::Stop),
-                Err(Ended::Interrupted) => return Err(self.host.why_ended()),
+            if self.host.event_or_wake(next).await == Woken::Outside {
+                match self.host.asked() {
+                    Ask::Nothing => return Ok(Wake::Woken),
+                    Ask::EndWaits => return Ok(Wake::Stop),
+                    _ => return Err(self.host.why_ended()),
+                }
             }
         }
     }
@@ -369,46 +397,60 @@ impl Vm {
         self.interpreter.used()
     }
 
-    /// Where the bytes that the heap takes can be read at any time, if they can.
-    pub(crate) fn heap_gauge(&self) -> Option<Arc<AtomicUsize>> {
+    /// Where the bytes that the heap takes can be read at any time.
+    pub(crate) fn heap_gauge(&self) -> Arc<AtomicUsize> {
         self.interpreter.gauge()
     }
 
-    fn give_way(&self, asked: Ask) -> Result<Wake, ScriptError> {
+    /// True if the script died in the middle of something: nothing of it can be called any more.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.interpreter.death().is_some()
+    }
+
+    async fn give_way(&self, asked: Ask) -> Result<Wake, ScriptError> {
         if asked >= Ask::Interrupt {
             return Err(self.host.why_ended());
         }
         let now = Instant::now();
         self.host.count_main(now);
-        let has_had_its_turn =
-            resumed_at().is_some_and(|resumed| now.saturating_duration_since(resumed) >= TIME_SLICE);
-        if has_had_its_turn && wait(tokio::task::yield_now()).is_err() {
-            return Err(self.host.why_ended());
+        if now.saturating_duration_since(crate::lane::polled_at()) >= TIME_SLICE {
+            turn().await;
+            let asked = self.host.asked();
+            if asked >= Ask::Interrupt {
+                return Err(self.host.why_ended());
+            }
         }
         Ok(if asked >= Ask::EndWaits { Wake::Stop } else { Wake::Elapsed })
     }
 
     /// Fires the timers that are due now: not those that become due meanwhile, or a script whose timers take longer
     /// than their interval would never come to anything else.
-    fn fire_timers(&mut self) -> Result<(), ScriptError> {
+    async fn fire_timers(&mut self) -> Result<(), ScriptError> {
         let now = Instant::now();
         while self.host.events.timer_due(now) && !self.stop_asked() {
             let host = self.host.clone();
-            self.enter(|ctx| host.fire_timer(ctx))?;
+            self.call_through(|ctx| host.run_timer(ctx).map(|()| Value::new_undefined(ctx.clone())), nothing).await?;
         }
         Ok(())
     }
 
     /// Settles the promises of the operations that are over. Those that are begun meanwhile have to wait, or a script that
     /// begins one at the end of each would never come to anything else.
-    fn finish_operations(&mut self) -> Result<(), ScriptError> {
+    async fn finish_operations(&mut self) -> Result<(), ScriptError> {
         for _ in 0..self.host.operations.count() {
             if self.stop_asked() {
                 break;
             }
             let Some(done) = self.host.operations.take() else { break };
-            let host = self.host.clone();
-            self.enter(|ctx| host.finish(ctx, done))?;
+            let (host, done) = (self.host.clone(), RefCell::new(Some(done)));
+            let settle = |ctx: &Ctx<'_>| {
+                if let Some(done) = done.take() {
+                    host.finish_operation(ctx, done)?;
+                }
+                Ok(())
+            };
+            self.call_through(|ctx| settle(ctx).map(|()| Value::new_undefined(ctx.clone())), nothing).await?;
         }
         Ok(())
     }
@@ -417,22 +459,97 @@ impl Vm {
         self.host.events.no_timers() && self.host.operations.is_empty()
     }
 
-    /// Begins a call, runs `f` in the interpreter, and finds out what went wrong if something did.
-    fn enter<R>(
+    /// One call of the script: begins it with `start`, brings what that returns to its end, and has `finish` look at what came
+    /// of it. Finds out what went wrong if something did.
+    async fn call_through<R>(
         &self,
-        f: impl for<'js> FnOnce(&Ctx<'js>) -> Result<R, failure::Failure>,
+        start: impl for<'js> FnMut(&Ctx<'js>) -> Result<Value<'js>, Failure>,
+        finish: impl for<'js> FnMut(&Ctx<'js>, Value<'js>) -> Result<R, Failure>,
     ) -> Result<R, ScriptError> {
         self.host.begin_call()?;
-        let result = self.interpreter.with(|ctx| f(ctx).map_err(|failure| self.host.explain(ctx, failure)));
+        let result = self.settled(start, finish).await;
+        self.ended(result)
+    }
+
+    /// What a call comes to that has gone well otherwise.
+    fn ended<R>(&self, result: Result<R, ScriptError>) -> Result<R, ScriptError> {
         // A call that stood still while its lease ran out, and then found nothing more to do, has not gone well.
         let result = if self.host.is_lost() { Err(ScriptError::Lost) } else { result };
-        if result
-            .as_ref()
-            .is_err_and(|error| !matches!(error, ScriptError::Thrown(_) | ScriptError::Unsettled))
-        {
+        if result.as_ref().is_err_and(|error| !matches!(error, ScriptError::Thrown(_))) {
             self.interpreter.condemn();
         }
         result
+    }
+
+    /// As [`Self::call_through`], within a call. While a promise is waited for, the script takes no stack.
+    async fn settled<R>(
+        &self,
+        mut start: impl for<'js> FnMut(&Ctx<'js>) -> Result<Value<'js>, Failure>,
+        mut finish: impl for<'js> FnMut(&Ctx<'js>, Value<'js>) -> Result<R, Failure>,
+    ) -> Result<R, ScriptError> {
+        let host = &*self.host;
+        let mut settling = self
+            .step(|ctx| {
+                let value = start(ctx)?;
+                host.advance(ctx, value, &mut finish)
+            })
+            .await?;
+        loop {
+            let promise = match settling {
+                Settling::Done(result) => return Ok(result),
+                Settling::Pending(promise) => RefCell::new(Some(promise)),
+            };
+            host.next_event().await;
+            if let Some(end) = host.end_now() {
+                host.events.forget_failures();
+                return Err(end);
+            }
+            settling = self
+                .step(|ctx| {
+                    host.run_event(ctx)?;
+                    let kept = promise.take();
+                    let value = match &kept {
+                        Some(promise) => promise.get(ctx)?.into_value(),
+                        None => Value::new_undefined(ctx.clone()),
+                    };
+                    drop(kept);
+                    host.advance(ctx, value, &mut finish)
+                })
+                .await?;
+        }
+    }
+
+    /// Runs `f` in the interpreter, as a fiber: `f` is called once.
+    async fn step<R>(
+        &self,
+        mut f: impl for<'js> FnMut(&Ctx<'js>) -> Result<R, Failure>,
+    ) -> Result<R, ScriptError> {
+        if self.is_dead() {
+            return Err(self.why_dead());
+        }
+        let host = &*self.host;
+        let entered = self
+            .interpreter
+            .enter(
+                host.fiber(),
+                || host.next_turn(),
+                |ctx| f(ctx).map_err(|failure| host.explain(ctx, failure)),
+            )
+            .await;
+        match entered {
+            Ok(result) => result,
+            Err(FiberFailure::Panicked(panicked)) => panicked.resume(),
+            Err(_) => {
+                let why = self.why_dead();
+                host.count_death(&why);
+                Err(why)
+            }
+        }
+    }
+
+    /// What the death of the script is to its author.
+    fn why_dead(&self) -> ScriptError {
+        self.interpreter.death().map_or(ScriptError::Interrupted, |death| self.host.why_died(death))
     }
 
     fn find<'js>(&self, ctx: &Ctx<'js>, name: &str) -> rquickjs::Result<Option<Function<'js>>> {
@@ -443,17 +560,57 @@ impl Vm {
             None => Atom::from_str(ctx.clone(), name)?.to_value()?,
         };
         if let Some(exports) = &entries.exports {
-            let exported: Value<'_> = exports.get(ctx)?.get(name.clone())?;
+            let exports = exports.get(ctx)?;
+            let exported: Value<'_> = entry::run(|| exports.get(name.clone()))?;
             if let Some(function) = exported.into_function() {
                 return Ok(Some(function));
             }
         }
         let found: Value<'_> = match place.and_then(|place| entries.lookups[place].as_ref()) {
-            Some(lookup) => lookup.get(ctx)?.call(())?,
-            None => ctx.globals().get(name)?,
+            Some(lookup) => entry::call(ctx, &lookup.get(ctx)?, &[])?,
+            None => {
+                let globals = ctx.globals();
+                entry::run(|| globals.get(name.clone()))?
+            }
         };
         Ok(found.into_function())
     }
+}
+
+impl Entries {
+    /// Finds them in a scope in which the source has been evaluated.
+    fn find(
+        ctx: &Ctx<'_>,
+        exports: &RefCell<Option<Kept<Object<'static>>>>,
+        last: &RefCell<Option<Kept<Promise<'static>>>>,
+    ) -> rquickjs::Result<Self> {
+        let lookups = source::ENTRY_POINTS.iter().map(|name| source::lookup(ctx, name));
+        let names = source::ENTRY_POINTS
+            .iter()
+            .map(|name| Kept::new(ctx, Atom::from_str(ctx.clone(), name)?.to_value()?));
+        Ok(Self {
+            names: names.collect::<rquickjs::Result<_>>()?,
+            lookups: lookups.collect::<rquickjs::Result<_>>()?,
+            exports: exports.take(),
+            last: last.take(),
+        })
+    }
+}
+
+/// A call whose result nobody looks at.
+fn nothing(_: &Ctx<'_>, value: Value<'_>) -> Result<(), Failure> {
+    entry::release(value);
+    Ok(())
+}
+
+/// Refuses a stack limit that is none.
+fn check_stack(limits: &Limits) -> Result<(), Error> {
+    let stack = limits.stack;
+    if (Limits::STACK_MIN..=Limits::STACK_MAX).contains(&stack) {
+        return Ok(());
+    }
+    let (least, most) = (Limits::STACK_MIN, Limits::STACK_MAX);
+    Err(Error::Vm(format!("its StackLimit of {stack} bytes is not from {least} to {most}")))
 }
 
 impl Drop for Vm {
@@ -461,41 +618,25 @@ impl Drop for Vm {
         if self.host.has_main_to_count() {
             self.host.count_main(Instant::now());
         }
-        // Values that Rust holds must go before the interpreter that they belong to.
         self.entries = None;
         self.page = None;
         self.host.clear();
     }
 }
 
-enum Woken {
+/// How far a call has come.
+pub(super) enum Settling<R> {
+    Done(R),
+    /// It waits for this.
+    Pending(Kept<Promise<'static>>),
+}
+
+/// Why an idle script goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Woken {
     Time,
     Operation,
     Outside,
-}
-
-/// Resolves at `until`, when an operation is over, or when the fiber is polled again for another reason.
-async fn woken_or(until: Option<Instant>, operations: &Operations) -> Woken {
-    let mut polled = false;
-    let outside = std::future::poll_fn(|_| {
-        if std::mem::replace(&mut polled, true) {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    });
-    let time = async {
-        match until {
-            Some(until) => tokio::time::sleep_until(until.into()).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        biased;
-        () = time => Woken::Time,
-        () = operations.ended() => Woken::Operation,
-        () = outside => Woken::Outside,
-    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use figment::value::{Dict, Map, Num, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use hats_cluster::address::{RedisAddress, RedisConfig, Secret};
 use hats_cluster::name::{ClusterName, TaskName, WorkerName};
+use hats_script::Preemption;
 use url::Url;
 
 use super::value::{boolean, duration, is_off, quoted, size};
@@ -83,6 +84,7 @@ const KEYS: &[Key] = &[
     key("mem-threshold"),
     key("memory-budget"),
     key("warm-memory"),
+    key("preemption"),
     key("health-interval"),
     key("host"),
     key("host-port"),
@@ -232,6 +234,7 @@ impl Settings {
             mem_threshold: self.read_as("mem-threshold", unless_off)?.unwrap_or(default.mem_threshold),
             memory_budget: self.read_as("memory-budget", unless_off)?.unwrap_or(default.memory_budget),
             warm_memory: self.read_as("warm-memory", any_bytes)?,
+            preemption: self.read_as("preemption", preemption)?.unwrap_or(default.preemption),
             health_interval: self.read_as("health-interval", some_time)?.unwrap_or(default.health_interval),
             host: self.read_as("host", boolean)?.unwrap_or_default(),
             host_port: self.read_as("host-port", port)?.unwrap_or(default.host_port),
@@ -764,6 +767,15 @@ fn bytes(text: &str) -> Result<usize, String> {
 }
 
 /// As [`bytes`], and 0 for none.
+fn preemption(text: &str) -> Result<Preemption, String> {
+    match text {
+        "auto" => Ok(Preemption::Auto),
+        "signals" => Ok(Preemption::Signals),
+        "yields" => Ok(Preemption::Yields),
+        _ => Err(format!("expected auto, signals or yields, got {}", quoted(text))),
+    }
+}
+
 fn any_bytes(text: &str) -> Result<usize, String> {
     usize::try_from(size(text)?).map_err(|_| format!("{} is out of range", quoted(text)))
 }

@@ -90,6 +90,7 @@ fn lanes(count: usize) -> Lanes {
         preload: Arc::default(),
         sql: Some(sql::Databases::new(sql::Config::default()).unwrap()),
         warm_bytes: LanesConfig::WARM_BYTES,
+        preemption: Default::default(),
         on_turn: Arc::new(|_| {}),
     })
     .unwrap()
@@ -119,7 +120,9 @@ async fn ten_thousand_tasks_have_as_many_series_as_none() {
             let control = Arc::new(Task { name: format!("task-{number}"), kind });
             let task = ScriptTask { control, limits: Limits::default() };
             let run =
-                move |vm: &mut hats_script::Vm| vm.run_once(&source.into(), "task.js", None).result.is_ok();
+                async move |vm: &mut hats_script::Vm| {
+                    vm.run_once(&source.into(), "task.js", None).await.result.is_ok()
+                };
             lanes.spawn_run(task, run).1
         })
         .collect();

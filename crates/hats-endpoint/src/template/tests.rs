@@ -65,6 +65,7 @@ fn try_render(source: &str) -> Result<String, ScriptError> {
         let lanes = runtime.block_on(async {
             Lanes::start(&LanesConfig {
                 warm_bytes: LanesConfig::WARM_BYTES,
+                preemption: Default::default(),
                 count: 1,
                 worker: Arc::new(Fake),
                 env: EnvOverlay::default(),

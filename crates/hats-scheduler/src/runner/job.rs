@@ -8,7 +8,7 @@
 //!                └ wanted: forfeit, or the lease is lost ─► killed ─────────────────┘
 //! ```
 //!
-//! What must hold: when [`run`] returns, nothing of the script runs any more. Its [`RunGuard`] lives on the fiber, so the
+//! What must hold: when [`run`] returns, nothing of the script runs any more. Its [`RunGuard`] lives on the lane, so the
 //! watchdog knows of the script for as long as it is there, also if nobody waits for [`run`].
 
 use std::fmt;
@@ -22,7 +22,7 @@ use hats_cluster::lease::{Lease, RunGuard};
 use hats_cluster::name::TaskName;
 use hats_script::{
     BoxFuture, Bundle, Error, JobInfo, Kind, Lanes, Limits, Run, ScriptError, ScriptHandle, ScriptTask,
-    TaskControl,
+    TaskControl, Vm,
 };
 use tokio::sync::{Notify, watch};
 use tracing::Span;
@@ -122,7 +122,7 @@ impl fmt::Display for RunError {
     }
 }
 
-/// Runs a job once on one of `lanes`. Returns when the script is out of its fiber, never sooner.
+/// Runs a job once on one of `lanes`. Returns when the script is out of its lane, never sooner.
 ///
 /// # Cancel safety
 /// Dropped, the script is killed; its guard lives until it is out.
@@ -148,19 +148,20 @@ pub(crate) async fn run(lanes: &Lanes, job: Job, mut wanted: watch::Receiver<Wan
     let (source, timeout, guard) = (job.source, job.timeout, job.guard);
     let (asked_at, inner) = (Instant::now(), control.clone());
     let task = ScriptTask { control: control.clone(), limits: job.limits };
-    let (script, ended) = lanes.spawn_run(task, move |vm| {
-        // Moved in, so that it is dropped with the fiber's frame and not when somebody stops waiting for it.
+    let (script, ended) = lanes.spawn_run(task, async move |vm: &mut Vm| {
+        // Moved in, so that it is dropped when the script is out of its lane and not when somebody stops waiting for it.
         let _guard = guard;
         if inner.stopped() || inner.trusted_for().is_zero() {
             return None;
         }
         let begun = Instant::now();
         let mut log = Vec::new();
-        let result = audited(&*inner, inner.audit.as_ref(), "run", || {
-            let run = vm.run_once(&source, inner.name.as_str(), timeout);
+        let run = async {
+            let run = vm.run_once(&source, inner.name.as_str(), timeout).await;
             log = run.log;
             run.result
-        });
+        };
+        let result = audited(&*inner, inner.audit.as_ref(), "run", run).await;
         Some(Ran { run: Run { result, log }, waited: begun - asked_at, duration: begun.elapsed() })
     });
     let script = KilledWhenDropped(script);
@@ -200,7 +201,7 @@ pub(crate) async fn run(lanes: &Lanes, job: Job, mut wanted: watch::Receiver<Wan
     report(ran, &control)
 }
 
-/// What the script's fiber hands back.
+/// What the script's lane hands back.
 struct Ran {
     run: Run,
     waited: Duration,

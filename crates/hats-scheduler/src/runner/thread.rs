@@ -1,8 +1,8 @@
-//! The life of a thread, as straight code on a fiber: load → `init()` → { `main()`, hang } again and again → `cleanup()`.
+//! The life of a thread, as straight code on its lane: load → `init()` → { `main()`, hang } again and again → `cleanup()`.
 //!
 //! What must hold: every step is one call that returns only when the script is out of it, so when [`run`] returns
 //! nothing of the script runs any more. `cleanup()` runs at every end in good order and at no other: not after a crash
-//! (the scope is in an unknown state) and never after a lost lease (the thread is no longer ours).
+//! (the scope is in an unknown state), not after a script was killed because it did not stop, and never after a lost lease (the thread is no longer ours).
 //!
 //! The loop is the product's hottest: with `Hang` 0 a round costs two atomic loads beside the call itself.
 
@@ -57,8 +57,8 @@ impl Interrupts {
 }
 
 /// Runs a thread until it ends. `started` is called once, when `init()` is over.
-pub(crate) fn run(vm: &mut Vm, thread: &Thread, started: impl FnOnce()) -> Ended {
-    match live(vm, thread, started) {
+pub(crate) async fn run(vm: &mut Vm, thread: &Thread, started: impl FnOnce()) -> Ended {
+    match live(vm, thread, started).await {
         Ok(()) => {}
         // The stop's patience is over: still an end in good order, as the thread is still ours.
         Err(ScriptError::Interrupted) if thread.control.is_stopped() => {
@@ -68,7 +68,7 @@ pub(crate) fn run(vm: &mut Vm, thread: &Thread, started: impl FnOnce()) -> Ended
         }
         Err(error) => return ended_by(error),
     }
-    match clean_up(vm, thread) {
+    match clean_up(vm, thread).await {
         Ok(()) => Ended::InOrder,
         Err(error @ ScriptError::Lost) => ended_by(error),
         // Its limit is no setting: the error's own text would name one.
@@ -83,73 +83,79 @@ pub(crate) fn run(vm: &mut Vm, thread: &Thread, started: impl FnOnce()) -> Ended
     }
 }
 
-fn live(vm: &mut Vm, thread: &Thread, started: impl FnOnce()) -> Result<(), ScriptError> {
+async fn live(vm: &mut Vm, thread: &Thread, started: impl FnOnce()) -> Result<(), ScriptError> {
     let control = &*thread.control;
-    call(vm, control, "load", |vm| vm.load_bundle(&thread.source, control.name()))?;
-    if !control.is_stopped() && vm.has("init") {
-        call(vm, control, "init", |vm| vm.call("init"))?;
+    call(vm, control, "load", async |vm| vm.load_bundle(&thread.source, control.name()).await).await?;
+    if !control.is_stopped() && vm.has("init").await {
+        call(vm, control, "init", async |vm| vm.call("init").await).await?;
     }
     started();
-    if !vm.has("main") {
+    if !vm.has("main").await {
         while !control.is_stopped() {
             vm.set_call_timeout(control.call_timeout());
-            vm.idle(None)?;
+            vm.idle(None).await?;
         }
     }
     while !control.is_stopped() {
-        call(vm, control, "main", |vm| vm.call("main"))?;
+        call(vm, control, "main", async |vm| vm.call("main").await).await?;
         if control.is_stopped() {
             break;
         }
-        hang(vm, control)?;
+        hang(vm, control).await?;
     }
     Ok(())
 }
 
 /// The pause between two calls. A new `Hang` applies to the pause that is under way.
-fn hang(vm: &mut Vm, control: &Control) -> Result<(), ScriptError> {
+async fn hang(vm: &mut Vm, control: &Control) -> Result<(), ScriptError> {
     if control.hang().is_zero() {
-        return vm.idle(Some(Duration::ZERO)).map(drop);
+        return vm.idle(Some(Duration::ZERO)).await.map(drop);
     }
     let begun = Instant::now();
     loop {
         let left = control.hang().saturating_sub(begun.elapsed());
-        if vm.idle(Some(left))? != Wake::Woken {
+        if vm.idle(Some(left)).await? != Wake::Woken {
             return Ok(());
         }
     }
 }
 
-fn clean_up(vm: &mut Vm, thread: &Thread) -> Result<(), ScriptError> {
+async fn clean_up(vm: &mut Vm, thread: &Thread) -> Result<(), ScriptError> {
     thread.interrupts.begin_cleanup(|| vm.withdraw_interrupt());
-    if !vm.has("cleanup") {
+    if vm.is_dead() {
+        say(thread, || {
+            tracing::warn!("killed: the call in progress did not end when it was interrupted; cleanup() does not run");
+        });
+        return Ok(());
+    }
+    if !vm.has("cleanup").await {
         return Ok(());
     }
     vm.set_call_timeout(Some(thread.cleanup_timeout));
-    logged(vm, &thread.control, "cleanup", |vm| vm.call("cleanup"))
+    logged(vm, &thread.control, "cleanup", async |vm| vm.call("cleanup").await).await
 }
 
 /// One call under the thread's own time limit, which may change from call to call.
-fn call(
+async fn call(
     vm: &mut Vm,
     control: &Control,
     function: &str,
-    body: impl FnOnce(&mut Vm) -> Result<(), ScriptError>,
+    body: impl AsyncFnOnce(&mut Vm) -> Result<(), ScriptError>,
 ) -> Result<(), ScriptError> {
     vm.set_call_timeout(control.call_timeout());
-    logged(vm, control, function, body)
+    logged(vm, control, function, body).await
 }
 
-fn logged(
+async fn logged(
     vm: &mut Vm,
     control: &Control,
     function: &str,
-    body: impl FnOnce(&mut Vm) -> Result<(), ScriptError>,
+    body: impl AsyncFnOnce(&mut Vm) -> Result<(), ScriptError>,
 ) -> Result<(), ScriptError> {
-    super::audited(control, control.audit(), function, || body(vm))
+    super::audited(control, control.audit(), function, body(vm)).await
 }
 
-/// On the fiber nothing but this line is in the thread's span.
+/// On the lane nothing but this line is in the thread's span.
 fn say(thread: &Thread, line: impl FnOnce()) {
     thread.control.span().in_scope(line);
 }

@@ -3,11 +3,11 @@
 //! ```text
 //!  work ──► queue of its scope ──► whose turn is it? ──► run ──► told ──► reset ──► the next of the queue, or idle
 //!                                   ▲ an idle one          │                              │
-//!                                   │ or a new fiber:      └─ has to wait: the turn goes   └─ gone: unfit for a reset,
+//!                                   │ or a new one:        └─ has to wait: the turn goes   └─ gone: unfit for a reset,
 //!                                   │ make, warm up, seal     to another interpreter           too many bytes
 //! ```
 //!
-//! An interpreter lives on one fiber from its making to its end. Between two pieces of work it is as it was when it was sealed:
+//! An interpreter has one future from its making to its end. Between two pieces of work it is as it was when it was sealed:
 //! with the host modules, the libraries and, for a page, the page compiled. Each piece of work has a handle and a place of
 //! its own, so nobody who asks something of one reaches the next.
 //!
@@ -30,11 +30,11 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hats_fiber::{Fiber, Handle, adopt, running_for, trim_stack, wait};
+use hats_fiber::Handle;
 use tokio::sync::oneshot;
-use tokio::task::{spawn_local, yield_now};
+use tokio::task::spawn_local;
 
-use super::{LaneContext, OnLane, Place, stack_bytes};
+use super::{LaneContext, OnLane, Place, catching};
 use crate::error::Error;
 use crate::host::{Kind, TaskControl};
 use crate::lane::ScriptTask;
@@ -74,7 +74,8 @@ pub(super) struct Work {
 }
 
 /// Does the work. Returns whether the interpreter may be used again as far as this goes, and what tells whoever waits.
-type Run = Box<dyn FnOnce(Result<&mut Vm, Error>) -> (bool, Box<dyn FnOnce()>)>;
+pub(super) type Run = Box<dyn for<'a> FnOnce(Result<&'a mut Vm, Error>) -> Running<'a>>;
+type Running<'a> = Pin<Box<dyn Future<Output = (bool, Box<dyn FnOnce()>)> + 'a>>;
 
 /// The interpreters of a lane that are used again and again, and what there is for them to do.
 pub(super) struct Warm {
@@ -112,9 +113,9 @@ struct Turn {
     is_ours: Cell<bool>,
 }
 
-/// An interpreter's fiber. When it has to wait in the middle of its work, others go on with the queue.
-struct Serving {
-    fiber: OnLane<()>,
+/// An interpreter's life. When it has to wait in the middle of its work, others go on with the queue.
+struct Serving<F> {
+    life: OnLane<F>,
     turn: Rc<Turn>,
 }
 
@@ -146,10 +147,13 @@ impl Scope {
 
     /// Does what all work of this scope has in common. What goes wrong is kept in the interpreter, for the work in hand to
     /// find: it may be that work's own end. So it is for no other.
-    fn warm_up(&self, vm: &mut Vm) -> bool {
+    async fn warm_up(&self, vm: &mut Vm) -> bool {
         match self {
-            Self::Run(..) => vm.preload().is_ok(),
-            Self::Page(page, _) => page.upgrade().is_some_and(|page| vm.open(&page).is_ok()),
+            Self::Run(..) => vm.preload().await.is_ok(),
+            Self::Page(page, _) => match page.upgrade() {
+                Some(page) => vm.open(&page).await.is_ok(),
+                None => false,
+            },
         }
     }
 }
@@ -171,12 +175,12 @@ impl Drop for Turn {
     }
 }
 
-impl Future for Serving {
-    type Output = Result<(), hats_fiber::Panicked>;
+impl<F: Future> Future for Serving<F> {
+    type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let poll = Pin::new(&mut self.fiber).poll(context);
-        let is_in_work = self.fiber.place.borrow().is_some();
+        let poll = Pin::new(&mut self.life).poll(context);
+        let is_in_work = self.life.place.borrow().is_some();
         if poll.is_pending() && is_in_work {
             self.turn.end();
         }
@@ -242,30 +246,18 @@ impl Warm {
     /// Makes one more interpreter, which has the turn.
     fn begin(lane: &Rc<LaneContext>, scope: Scope) {
         let key = scope.key();
-        let own = Handle::new();
-        let place = Rc::new(RefCell::new(None));
+        let shown = Rc::new(RefCell::new(None));
         let turn = Rc::new(Turn { lane: lane.clone(), key, is_ours: Cell::new(true) });
-        let fiber = stack_bytes(scope.limits()).and_then(|bytes| {
-            let (own, shown, turn) = (own.clone(), place.clone(), turn.clone());
-            Fiber::new(own.clone(), bytes, move || live(&scope, &own, &shown, &turn))
-                .map_err(|error| Error::Vm(error.to_string()))
+        let life = {
+            let (shown, turn) = (shown.clone(), turn.clone());
+            Box::pin(async move { catching(live(&scope, &shown, &turn)).await })
+        };
+        let life = OnLane { script: life, place: shown, status: lane.status.clone() };
+        spawn_local(async move {
+            if let Err(error) = (Serving { life, turn }).await {
+                tracing::error!(%error, "an interpreter failed between two pieces of work");
+            }
         });
-        match fiber {
-            Ok(fiber) => {
-                let fiber = OnLane { fiber, place, status: lane.status.clone() };
-                spawn_local(async move {
-                    if let Err(panicked) = (Serving { fiber, turn }).await {
-                        tracing::error!(error = %panicked, "an interpreter has failed between two pieces of work");
-                    }
-                });
-            }
-            Err(error) => {
-                let error = error.to_string();
-                while let Some(work) = lane.warm.next(key) {
-                    refuse(work, Error::Vm(error.clone()));
-                }
-            }
-        }
     }
 
     fn next(&self, key: Key) -> Option<Work> {
@@ -345,21 +337,14 @@ impl Shelf {
     }
 }
 
-fn refuse(work: Work, error: Error) {
-    let (_, tell) = (work.run)(Err(error));
-    drop(work.place);
-    tell();
-}
-
-/// The life of an interpreter, on its fiber. It begins with the turn.
-fn live(scope: &Scope, own: &Handle, shown: &Rc<RefCell<Option<Place>>>, turn: &Turn) {
+/// The life of an interpreter. It begins with the turn.
+async fn live(scope: &Scope, shown: &Rc<RefCell<Option<Place>>>, turn: &Turn) {
     let warm = &turn.lane.warm;
     let is_kept = warm.bytes_max > 0;
     let mut alive: Option<(Vm, bool)> = None;
     loop {
         while turn.is_ours.get() {
             let Some(Work { fiber, control, place, run }) = warm.next(turn.key) else { break };
-            adopt(fiber.clone());
             place.show();
             *shown.borrow_mut() = Some(place);
             let made = match &mut alive {
@@ -367,24 +352,24 @@ fn live(scope: &Scope, own: &Handle, shown: &Rc<RefCell<Option<Place>>>, turn: &
                     vm.begin_work(control, fiber);
                     Ok(vm)
                 }
-                None => {
-                    make(&turn.lane, scope, is_kept, control, fiber).map(|made| &mut alive.insert(made).0)
-                }
+                None => match make(&turn.lane, scope, is_kept, control, fiber).await {
+                    Ok(made) => Ok(&mut alive.insert(made).0),
+                    Err(error) => Err(error),
+                },
             };
-            let (is_fit, tell) = run(made);
+            let (is_fit, tell) = run(made).await;
             if let Some(place) = shown.borrow_mut().take() {
                 place.hide();
             }
             // From here on nobody is asked for.
-            adopt(own.clone());
             tell();
             let Some((vm, true)) = &mut alive else { return };
             if !is_fit || !vm.end_work() {
                 return;
             }
             // The turn stays here meanwhile: this interpreter is in the middle of nothing.
-            if turn.is_ours.get() && running_for() >= TIME_SLICE && wait(yield_now()).is_err() {
-                return;
+            if turn.is_ours.get() && super::polled_at().elapsed() >= TIME_SLICE {
+                hats_fiber::turn().await;
             }
         }
         turn.end();
@@ -392,27 +377,26 @@ fn live(scope: &Scope, own: &Handle, shown: &Rc<RefCell<Option<Place>>>, turn: &
         let (call, called) = oneshot::channel();
         warm.put(scope, Idle { bytes: vm.resident() + STACK_BYTES, call });
         // Or else it gives way to others, or the lane is closing.
-        if !wait_for_call(called) {
+        if !wait_for_call(vm, called).await {
             return;
         }
         turn.is_ours.set(true);
     }
 }
 
-/// Whether there is more to do. Who waits for long gives back the stack that work has used before.
-fn wait_for_call(mut called: oneshot::Receiver<()>) -> bool {
-    match wait(tokio::time::timeout(TRIM_AFTER, &mut called)) {
-        Ok(Ok(call)) => call.is_ok(),
-        Ok(Err(_)) => {
-            trim_stack();
-            matches!(wait(called), Ok(Ok(())))
+/// Whether there is more to do. An interpreter that waits for long gives back the stack that work has used before.
+async fn wait_for_call(vm: &Vm, mut called: oneshot::Receiver<()>) -> bool {
+    match tokio::time::timeout(TRIM_AFTER, &mut called).await {
+        Ok(call) => call.is_ok(),
+        Err(_) => {
+            vm.trim_stack();
+            called.await.is_ok()
         }
-        Err(_) => false,
     }
 }
 
 /// An interpreter for its first work, and whether it can be reset after that.
-fn make(
+async fn make(
     lane: &Rc<LaneContext>,
     scope: &Scope,
     is_kept: bool,
@@ -424,7 +408,7 @@ fn make(
         return Ok((Vm::new(task, lane.clone(), fiber)?, false));
     }
     let mut vm = Vm::resettable(task, lane.clone(), fiber.clone())?;
-    let is_sealed = scope.warm_up(&mut vm) && vm.seal();
+    let is_sealed = scope.warm_up(&mut vm).await && vm.seal();
     vm.begin_work(control, fiber);
     Ok((vm, is_sealed))
 }

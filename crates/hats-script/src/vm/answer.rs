@@ -3,9 +3,15 @@
 //! What must hold: nothing that a request makes in the interpreter owns memory of Rust's. The host functions of a page are
 //! made once, with its scope, and look at the request in hand in the [`super::Host`].
 
-use hats_arena::Kept;
-use rquickjs::{Ctx, Exception, Function, Module, Value};
+#[cfg(feature = "http")]
+use std::ffi::CString;
 
+use hats_arena::{Kept, entry};
+use rquickjs::{Exception, Function, IntoJs};
+#[cfg(feature = "http")]
+use rquickjs::{Ctx, Value};
+
+#[cfg(feature = "http")]
 use super::failure::Failure;
 use super::{Vm, source};
 use crate::error::ScriptError;
@@ -31,9 +37,9 @@ const NO_PATH: &str = "\u{1}";
 impl Vm {
     /// Gets everything ready that all requests of the page have in common, unless that has been done. No code of the page
     /// runs.
-    pub(crate) fn open(&mut self, page: &Page) -> Result<(), ScriptError> {
+    pub(crate) async fn open(&mut self, page: &Page) -> Result<(), ScriptError> {
         if self.page.is_none() {
-            self.page = Some(self.opened(page));
+            self.page = Some(self.opened(page).await);
         }
         match &self.page {
             Some(Err(error)) => Err(error.clone()),
@@ -41,7 +47,7 @@ impl Vm {
         }
     }
 
-    fn opened(&mut self, page: &Page) -> Result<Opened, ScriptError> {
+    async fn opened(&mut self, page: &Page) -> Result<Opened, ScriptError> {
         let mut bundle = page.bundle.clone();
         let path = bundle.file.get_or_insert_with(|| NO_PATH.into()).clone();
         let bytes = match &page.code {
@@ -49,29 +55,31 @@ impl Vm {
             _ => bundle.bytes(),
         };
         self.check_size(bytes, &bundle)?;
-        self.preload()?;
+        self.preload().await?;
         let (source, file) = (&*bundle.main, &*page.file);
         let modules = source::may_be_module(source).then(|| self.host.serve_modules(&bundle, file));
         let host = self.host.clone();
-        let opened = self.enter(|ctx| {
-            source::refuse_nul(source, file)?;
-            match &page.code {
-                Code::Script(text) => {
-                    let make: Value<'_> = ctx.eval_with_options(source, source::sloppy(file))?;
-                    let make = make.into_function();
-                    let make = make.ok_or_else(|| Exception::throw_type(ctx, "the script is no page"))?;
-                    let page: Function<'_> = make.call((response::writer(ctx, &host, text)?,))?;
-                    Ok(Opened::Script(Kept::new(ctx, page)?))
-                }
-                Code::Handler => {
-                    Module::declare(ctx.clone(), file, source)?;
-                    #[cfg(feature = "http")]
-                    handler::prepare(ctx, &host)?;
-                    let name = path.rsplit('/').next().unwrap_or_default();
-                    Ok(Opened::Handler { specifier: format!("./{name}") })
-                }
+        let text = source::Text::new(source, file)?;
+        self.host.begin_call()?;
+        let opened = self.step(|ctx| match &page.code {
+            Code::Script(literals) => {
+                let make = text.evaluate(ctx)?.into_function();
+                let make = make.ok_or_else(|| Exception::throw_type(ctx, "the script is no page"))?;
+                let writer = response::writer(ctx, &host, literals)?;
+                let page = entry::call(ctx, &make, &[writer.into_js(ctx)?])?;
+                let page = page.into_function().ok_or(rquickjs::Error::Unknown)?;
+                Ok(Opened::Script(Kept::new(ctx, page)?))
+            }
+            Code::Handler => {
+                text.declare(ctx)?;
+                #[cfg(feature = "http")]
+                handler::prepare(ctx, &host)?;
+                let name = path.rsplit('/').next().unwrap_or_default();
+                Ok(Opened::Handler { specifier: format!("./{name}") })
             }
         });
+        let opened = opened.await;
+        let opened = self.ended(opened);
         if let Some(modules) = modules {
             if opened.is_err() {
                 modules.abandon();
@@ -79,16 +87,20 @@ impl Vm {
             modules.source_is_declared();
         }
         let opened = opened?;
-        hats_fiber::trim_stack();
+        self.interpreter.trim_stack(super::STACK_KEPT_BYTES);
         Ok(opened)
     }
 
     /// Answers one request with a page that has been opened.
-    pub(crate) fn answer(&mut self, page: &Page, request: PageRequest) -> Result<PageResponse, ScriptError> {
+    pub(crate) async fn answer(
+        &mut self,
+        page: &Page,
+        request: PageRequest,
+    ) -> Result<PageResponse, ScriptError> {
         let host = self.host.clone();
         let exchange = Exchange::new(request, page.content_type.clone(), host.limits.http_body);
         *host.exchange.borrow_mut() = Some(exchange);
-        let answered = self.enter(|ctx| self.run_page(ctx));
+        let answered = self.run_page().await;
         let exchange = host.exchange.take();
         // What the request has set in motion ends with it.
         host.operations.clear();
@@ -97,39 +109,41 @@ impl Vm {
         exchange.map(Exchange::finish).ok_or(ScriptError::Interrupted)
     }
 
-    fn run_page(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
+    async fn run_page(&self) -> Result<(), ScriptError> {
         match &self.page {
-            None | Some(Err(_)) => Err(Exception::throw_internal(ctx, "the page has not been opened").into()),
+            None | Some(Err(_)) => Err(ScriptError::Engine("the page has not been opened".to_owned())),
             Some(Ok(Opened::Script(page))) => {
-                let value: Value<'_> = page.get(ctx)?.call(())?;
-                self.host.settle(ctx, value.into_promise())
+                self.call_through(|ctx| Ok(entry::call(ctx, &page.get(ctx)?, &[])?), super::nothing).await
             }
-            Some(Ok(Opened::Handler { specifier })) => self.run_handler(ctx, specifier),
+            Some(Ok(Opened::Handler { specifier })) => self.run_handler(specifier).await,
         }
     }
 
     #[cfg(feature = "http")]
-    fn run_handler(&self, ctx: &Ctx<'_>, specifier: &str) -> Result<(), Failure> {
-        let module = self.awaited(ctx, Module::import(ctx, specifier)?.into_value())?;
-        let called = handler::call(ctx, &self.host, &module)?;
-        let returned = self.awaited(ctx, called)?;
-        Ok(handler::answer(ctx, &self.host, &returned)?)
+    async fn run_handler(&self, specifier: &str) -> Result<(), ScriptError> {
+        let host = &self.host;
+        let specifier = CString::new(specifier).unwrap_or_default();
+        let run = async {
+            let module = self
+                .settled(|ctx| Ok(entry::import(ctx, c"", &specifier)?.into_value()), keep)
+                .await?;
+            let returned =
+                self.settled(|ctx| Ok(handler::call(ctx, host, &module.get(ctx)?)?), keep).await?;
+            self.step(|ctx| Ok(handler::answer(ctx, host, &returned.get(ctx)?)?)).await
+        };
+        self.host.begin_call()?;
+        let run = run.await;
+        self.ended(run)
     }
 
     #[cfg(not(feature = "http"))]
-    fn run_handler(&self, ctx: &Ctx<'_>, _: &str) -> Result<(), Failure> {
+    async fn run_handler(&self, _: &str) -> Result<(), ScriptError> {
         let message = "this worker was built without HTTP for scripts, which handlers need: write a template";
-        Err(Exception::throw_message(ctx, message).into())
+        Err(ScriptError::Engine(message.to_owned()))
     }
+}
 
-    /// What a value comes to, if it is a promise, when everything that follows at once has been done.
-    #[cfg(feature = "http")]
-    fn awaited<'js>(&self, ctx: &Ctx<'js>, value: Value<'js>) -> Result<Value<'js>, Failure> {
-        let promise = value.as_promise().cloned();
-        self.host.settle(ctx, promise.clone())?;
-        match promise.and_then(|promise| promise.result()) {
-            Some(result) => Ok(result?),
-            None => Ok(value),
-        }
-    }
+#[cfg(feature = "http")]
+fn keep<'js>(ctx: &Ctx<'js>, value: Value<'js>) -> Result<Kept<Value<'static>>, Failure> {
+    Ok(Kept::new(ctx, value)?)
 }

@@ -1,5 +1,6 @@
 //! What goes wrong inside the interpreter, and what it means to those outside.
 
+use hats_arena::entry;
 use rquickjs::{CaughtError, Ctx, Error, Value};
 
 use super::Host;
@@ -79,15 +80,15 @@ impl Host {
             });
         };
         // Each may be a getter of the script's that throws in turn.
-        let part = |name: &str| match error.get::<_, Value<'_>>(name) {
-            Ok(value) if value.is_undefined() => String::new(),
-            Ok(value) => text_of(ctx, &value),
-            Err(_) => {
+        let [name, message, stack] = ["name", "message", "stack"].map(|name| {
+            let part: rquickjs::Result<Value<'_>> = entry::run(|| error.get(name));
+            part.unwrap_or_else(|_| {
                 ctx.catch();
-                String::new()
-            }
-        };
-        let (name, message, stack) = (part("name"), part("message"), part("stack"));
+                Value::new_undefined(ctx.clone())
+            })
+        });
+        let text = |part: &Value<'js>| if part.is_undefined() { String::new() } else { text_of(ctx, part) };
+        let (name, message, stack) = (text(&name), text(&message), text(&stack));
         if name == "InternalError" && message == "out of memory" {
             return ScriptError::Memory(self.limits.memory);
         }

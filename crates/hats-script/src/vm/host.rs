@@ -2,24 +2,25 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use hats_arena::Kept;
-use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending};
+use hats_arena::{Kept, Turn, entry};
+use hats_fiber::{Ask, Death, Ended, Handle, running_for, turn, wait, wait_ending};
 #[cfg(feature = "redis")]
 use hats_fiber::{wait_through, wait_unless_killed};
 use rquickjs::promise::PromiseState;
 use rquickjs::{Ctx, Exception, FromJs, IntoJs, Promise, Value};
 
-use super::TIME_SLICE;
+use super::{Settling, TIME_SLICE, Woken};
 use super::events::Events;
 use super::failure::Failure;
 use super::loader::Modules;
-use super::operations::{Done, Operations};
-use crate::error::ScriptError;
+use super::operations::Operations;
+use crate::error::{ScriptError, Thrown};
 use crate::host::TaskControl;
 use crate::lane::{LaneContext, ScriptTask};
 use crate::limits::Limits;
@@ -34,6 +35,8 @@ use crate::modules::web::Origin;
 
 /// Host functions that may be inside one another. Native code that calls native code has no stack limit but this.
 const NATIVE_DEPTH_MAX: u32 = 64;
+/// A script that is interrupted and has not ended after this dies.
+const INTERRUPT_PATIENCE: Duration = Duration::from_millis(100);
 /// Jobs that are run before the clock and the asks are looked at again.
 const JOBS_PER_LOOK: usize = 256;
 
@@ -88,6 +91,8 @@ pub(crate) struct Host {
     pub(super) run_log: RefCell<Option<VecDeque<String>>>,
     /// Why the call in hand is being ended. Set once for each call.
     ended: RefCell<Option<ScriptError>>,
+    /// Since when the script is interrupted and does not end.
+    hurried_at: Cell<Option<Instant>>,
     /// So that neither timers nor operations keep the others waiting.
     timer_was_last: Cell<bool>,
     /// How many host functions the script is inside of.
@@ -131,6 +136,7 @@ impl Host {
             run_limit: Cell::new(None),
             run_log: RefCell::new(None),
             ended: RefCell::new(None),
+            hurried_at: Cell::new(None),
             timer_was_last: Cell::new(false),
             native_depth: Cell::new(0),
             exchange: RefCell::new(None),
@@ -254,6 +260,7 @@ impl Host {
     /// Starts the clock of a call.
     pub(super) fn begin_call(&self) -> Result<(), ScriptError> {
         *self.ended.borrow_mut() = None;
+        self.hurried_at.set(None);
         let now = Instant::now();
         self.count_main(now);
         self.begun.set(now);
@@ -285,19 +292,53 @@ impl Host {
 
     /// The interpreter's hook: true ends the script's code with an error that it cannot catch.
     pub(super) fn interrupt(&self) -> bool {
-        if self.end_now().is_some() {
-            return true;
-        }
-        if running_for() < TIME_SLICE {
-            return false;
-        }
-        // An error here means that an end was asked for, which the next line finds.
-        let _ = wait(tokio::task::yield_now());
         self.end_now().is_some()
+    }
+
+    /// What becomes of a preempted script when its turn comes. One that has to end is interrupted first, which leaves its
+    /// interpreter whole for `cleanup()`; it dies if that does not end it.
+    pub(super) fn next_turn(&self) -> Turn {
+        match self.end_now() {
+            None => Turn::GoOn,
+            Some(ScriptError::Lost) => Turn::Die,
+            Some(_) => {
+                let now = Instant::now();
+                let since = self.hurried_at.get().unwrap_or(now);
+                self.hurried_at.set(Some(since));
+                if now.saturating_duration_since(since) >= INTERRUPT_PATIENCE { Turn::Die } else { Turn::Hurry }
+            }
+        }
+    }
+
+    /// What a death is to the script's author.
+    pub(super) fn why_died(&self, death: Death) -> ScriptError {
+        match death {
+            Death::Killed => self.why_ended(),
+            Death::Memory => ScriptError::Memory(self.limits.memory),
+            Death::Stack => ScriptError::Stack(
+                self.limits.stack,
+                Thrown {
+                    name: "RangeError".to_owned(),
+                    message: format!("{death}: an operation of the engine called itself too deeply"),
+                    stack: String::new(),
+                    rejected: false,
+                },
+            ),
+            other => ScriptError::Engine(other.to_string()),
+        }
+    }
+
+    /// Counts that the script died in the middle of the engine's work.
+    pub(super) fn count_death(&self, why: &ScriptError) {
+        self.lane.metrics.killed(why);
     }
 
     /// For long native work: lets others have their turn, and ends with an error if the call in hand has to end.
     pub(crate) fn look_up(&self, ctx: &Ctx<'_>) -> rquickjs::Result<()> {
+        if running_for() >= TIME_SLICE {
+            // An error here means that an end was asked for, which the next line finds.
+            let _ = wait(turn());
+        }
         if self.interrupt() {
             return Err(Exception::throw_internal(ctx, &self.why_ended().to_string()));
         }
@@ -337,7 +378,7 @@ impl Host {
     }
 
     /// Looks for a reason to end the call in hand, and remembers it.
-    fn end_now(&self) -> Option<ScriptError> {
+    pub(super) fn end_now(&self) -> Option<ScriptError> {
         self.end_by(Instant::now)
     }
 
@@ -476,58 +517,82 @@ impl Host {
         }
     }
 
-    /// Brings a call to its end: microtasks run, a returned promise is waited for, and what was rejected and not
-    /// handled by then is the call's error. So is the reason for which it had to end, also if the script has caught
-    /// what came of it.
-    pub(super) fn settle<'js>(&self, ctx: &Ctx<'js>, promise: Option<Promise<'js>>) -> Result<(), Failure> {
+    /// Brings a call as far as it gets at once: microtasks run, and if it does not wait for a promise, `finish` is given what it
+    /// came to. What was rejected and not handled by then is the call's error. So is the reason for which it had to end, also if
+    /// the script has caught what came of it.
+    pub(super) fn advance<'js, R>(
+        &self,
+        ctx: &Ctx<'js>,
+        value: Value<'js>,
+        finish: &mut impl FnMut(&Ctx<'js>, Value<'js>) -> Result<R, Failure>,
+    ) -> Result<Settling<R>, Failure> {
+        self.run_jobs(ctx)?;
+        let promise = value.as_promise().cloned();
+        let value = match promise.as_ref().map(Promise::state) {
+            None | Some(PromiseState::Resolved) => {
+                if let Some(end) = self.ended() {
+                    return Err(end.into());
+                }
+                self.check_rejections(ctx)?;
+                match promise.and_then(|promise| promise.result()) {
+                    Some(result) => result?,
+                    None => value,
+                }
+            }
+            Some(PromiseState::Rejected) => match promise.and_then(|promise| promise.result::<Value<'_>>()) {
+                Some(Err(error)) => return Err(error.into()),
+                _ => Value::new_undefined(ctx.clone()),
+            },
+            Some(PromiseState::Pending) => {
+                self.check_rejections(ctx)?;
+                // No job is left either: nothing of the script can run again.
+                if self.events.no_timers() && self.operations.is_empty() {
+                    return Err(self.end_now().unwrap_or(ScriptError::Unsettled).into());
+                }
+                let promise = promise.ok_or(rquickjs::Error::Unknown)?;
+                return Kept::new(ctx, promise).map(Settling::Pending).map_err(Failure::from);
+            }
+        };
+        finish(ctx, value).map(Settling::Done)
+    }
+
+    /// Waits for what may settle a promise that the call waits for, or for a reason to end the call.
+    pub(super) async fn next_event(&self) {
         loop {
-            self.run_jobs(ctx)?;
-            match promise.as_ref().map(Promise::state) {
-                None | Some(PromiseState::Resolved) => {
-                    return match self.ended() {
-                        Some(end) => Err(end.into()),
-                        None => self.check_rejections(ctx),
-                    };
-                }
-                Some(PromiseState::Rejected) => {
-                    if let Some(Err(error)) = promise.as_ref().and_then(Promise::result::<Value<'_>>) {
-                        return Err(error.into());
-                    }
-                    return Ok(());
-                }
-                Some(PromiseState::Pending) => {
-                    self.check_rejections(ctx)?;
-                    // No job is left either: nothing of the script can run again.
-                    if self.events.no_timers() && self.operations.is_empty() {
-                        return Err(self.end_now().unwrap_or(ScriptError::Unsettled).into());
-                    }
-                    let next = [self.events.next_timer(), self.deadline.get()].into_iter().flatten().min();
-                    // An error means that an end was asked for, which the next line finds.
-                    let _ = wait(self.event(next));
-                    if let Some(end) = self.end_now() {
-                        return Err(end.into());
-                    }
-                    self.run_event(ctx)?;
-                }
+            let next = [self.events.next_timer(), self.deadline.get()].into_iter().flatten().min();
+            if self.event_or_wake(next).await != Woken::Outside || self.end_now().is_some() {
+                return;
             }
         }
     }
 
-    /// Waits until `time`, if there is one, or until an operation is over.
-    async fn event(&self, time: Option<Instant>) {
-        match time {
-            None => self.operations.ended().await,
-            Some(time) => tokio::select! {
-                biased;
-                () = self.operations.ended() => {}
-                () = tokio::time::sleep_until(time.into()) => {}
-            },
+    /// Resolves at `until`, when an operation is over, or when the future is polled again for another reason.
+    pub(super) async fn event_or_wake(&self, until: Option<Instant>) -> Woken {
+        let fiber = self.fiber();
+        let asked = fiber.asked();
+        let mut has_waited = false;
+        let outside = poll_fn(|context| {
+            fiber.register(context.waker());
+            // What was asked after the first look woke nobody.
+            if std::mem::replace(&mut has_waited, true) || fiber.asked() != asked { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let time = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = time => Woken::Time,
+            () = self.operations.ended() => Woken::Operation,
+            () = outside => Woken::Outside,
         }
     }
 
     /// Runs what follows from the first event that is there: of a timer and an operation that which did not have its
     /// turn last.
-    fn run_event(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
+    pub(super) fn run_event(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
         let timer_first = !self.timer_was_last.get() && self.events.timer_due(Instant::now());
         match if timer_first { None } else { self.operations.take() } {
             Some(done) => {
@@ -541,32 +606,17 @@ impl Host {
         }
     }
 
-    /// Settles the promise of an operation that is over, as a call of its own.
-    pub(super) fn finish(&self, ctx: &Ctx<'_>, done: Done) -> Result<(), Failure> {
-        self.finish_operation(ctx, done)?;
-        self.run_jobs(ctx)?;
-        self.check_rejections(ctx)
-    }
-
-    /// Runs the function of the first timer that is due, as a call of its own.
-    pub(super) fn fire_timer(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
-        self.run_timer(ctx)?;
-        self.run_jobs(ctx)?;
-        self.check_rejections(ctx)
-    }
-
-    fn run_timer(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
+    /// Runs the function of the first timer that is due.
+    pub(super) fn run_timer(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
         if let Some((function, arguments)) = self.events.take_due(ctx, Instant::now())? {
-            let mut call = rquickjs::function::Args::new(ctx.clone(), arguments.len());
-            call.push_args(arguments)?;
-            call.apply::<Value<'_>>(&function)?;
+            entry::release(entry::call_with(ctx, &function, arguments)?);
         }
         Ok(())
     }
 
-    fn run_jobs(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
+    pub(super) fn run_jobs(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
         let mut jobs = 0_usize;
-        while ctx.execute_pending_job() {
+        while entry::run_job(ctx) {
             jobs += 1;
             if jobs.is_multiple_of(JOBS_PER_LOOK) && self.interrupt() {
                 break;
@@ -584,7 +634,7 @@ impl Host {
         }
     }
 
-    fn check_rejections(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
+    pub(super) fn check_rejections(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
         match self.events.take_rejection(ctx)? {
             Some(reason) => Err(self.thrown(ctx, reason, true).into()),
             None => Ok(()),

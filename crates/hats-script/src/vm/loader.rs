@@ -8,14 +8,15 @@
 //! at it, and it loses count of the variables of modules that it links a second time, which in the end aborts the process.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::CString;
 use std::rc::Rc;
 
-use rquickjs::loader::{ImportAttributes, Loader, Resolver};
-use rquickjs::module::Declared;
-use rquickjs::{Ctx, Exception, Module};
+use hats_arena::{ModuleSource, ModuleText};
+use rquickjs::{Ctx, Exception, Object};
 
 use super::Host;
 use crate::bundle::{self, Bundle, line_of_import};
+use crate::modules::string_of;
 
 /// Static imports that may be inside one another. The engine follows them by calling itself, and looks at no stack limit
 /// on its way.
@@ -24,7 +25,6 @@ const DEPTH_MAX: usize = 100;
 const NAMES_SHOWN: usize = 8;
 
 /// Finds the modules of whatever bundle the script has at present: the engine is told of this once and for all.
-#[derive(Clone)]
 pub(super) struct HostModules(pub(super) Rc<Host>);
 
 impl Host {
@@ -45,26 +45,25 @@ impl HostModules {
     }
 }
 
-impl Resolver for HostModules {
+impl ModuleSource for HostModules {
     fn resolve<'js>(
-        &mut self,
+        &self,
         ctx: &Ctx<'js>,
-        base: &str,
-        name: &str,
-        attributes: Option<ImportAttributes<'js>>,
+        importer: &str,
+        specifier: &str,
+        attributes: Option<Object<'js>>,
     ) -> rquickjs::Result<String> {
-        self.current(ctx, name)?.resolve(ctx, base, name, attributes)
+        self.current(ctx, specifier)?.resolve(ctx, importer, specifier, attributes)
     }
-}
 
-impl Loader for HostModules {
-    fn load<'js>(
-        &mut self,
-        ctx: &Ctx<'js>,
-        name: &str,
-        attributes: Option<ImportAttributes<'js>>,
-    ) -> rquickjs::Result<Module<'js, Declared>> {
-        self.current(ctx, name)?.load(ctx, name, attributes)
+    fn find(&self, ctx: &Ctx<'_>, name: &str) -> rquickjs::Result<ModuleText> {
+        self.current(ctx, name)?.find(ctx, name)
+    }
+
+    fn loaded(&self, _name: &str, is_ok: bool) {
+        if let Some(modules) = &*self.0.modules.borrow() {
+            modules.loaded(is_ok);
+        }
     }
 }
 
@@ -88,6 +87,13 @@ impl Modules {
             }),
         }
     }
+}
+
+/// The first name among the attributes of an import.
+fn first_key<'js>(ctx: &Ctx<'js>, attributes: Option<Object<'js>>) -> rquickjs::Result<Option<String>> {
+    #[expect(clippy::disallowed_methods, reason = "the name is taken as a JavaScript string")]
+    let first = attributes.and_then(|attributes| attributes.keys::<rquickjs::String<'js>>().next());
+    first.map(|key| string_of(ctx, key?)).transpose()
 }
 
 /// What the task's name says before the path of its source.
@@ -200,17 +206,18 @@ impl Shared {
     }
 }
 
-impl Resolver for Modules {
+impl Modules {
     fn resolve<'js>(
-        &mut self,
+        &self,
         ctx: &Ctx<'js>,
         base: &str,
         name: &str,
-        attributes: Option<ImportAttributes<'js>>,
+        attributes: Option<Object<'js>>,
     ) -> rquickjs::Result<String> {
         let shared = &*self.shared;
         let importer = shared.path(base);
-        let resolved = bundle::refuse_attributes(ctx, attributes.as_ref()).and_then(|()| {
+        let resolved = first_key(ctx, attributes).and_then(|key| bundle::refuse_attributes(ctx, key));
+        let resolved = resolved.and_then(|()| {
             let resolved = shared.resolve(importer, name).and_then(|path| {
                 let is_broken = shared.is_abandoned.get() || shared.broken.borrow().contains(&path);
                 if is_broken { Err("an import of it has failed before".to_owned()) } else { Ok(path) }
@@ -222,20 +229,13 @@ impl Resolver for Modules {
         }
         resolved.map(|path| shared.name(&path))
     }
-}
 
-impl Loader for Modules {
-    fn load<'js>(
-        &mut self,
-        ctx: &Ctx<'js>,
-        name: &str,
-        _attributes: Option<ImportAttributes<'js>>,
-    ) -> rquickjs::Result<Module<'js, Declared>> {
-        let shared = self.shared.clone();
+    fn find(&self, ctx: &Ctx<'_>, name: &str) -> rquickjs::Result<ModuleText> {
+        let shared = &*self.shared;
         let path = shared.path(name);
         let depth = shared.depth.get();
         shared.loading.borrow_mut().push(path.to_owned());
-        let module = match shared.bundle.modules.get(path).filter(|_| name != shared.task) {
+        let text = match shared.bundle.modules.get(path).filter(|_| name != shared.task) {
             // Had it been run as one, the engine would know it.
             None => Err(Exception::throw_type(
                 ctx,
@@ -245,26 +245,30 @@ impl Loader for Modules {
                 ctx,
                 &format!("{name} cannot be imported: more than {DEPTH_MAX} imports inside one another"),
             )),
-            Some(text) if text.contains('\0') => {
-                Err(Exception::throw_syntax(ctx, &format!("{name} contains a NUL character")))
-            }
-            Some(text) => {
-                shared.depth.set(depth + 1);
-                let module = Module::declare(ctx.clone(), name, &**text);
-                shared.depth.set(depth);
-                if depth == 0 && !shared.is_declaring.get() {
-                    // The engine would do so right after this. Here we learn of it if it cannot be linked.
-                    module.and_then(|module| module.clone().eval().map(|_| module))
-                } else {
-                    module
-                }
-            }
+            Some(text) => CString::new(&**text)
+                .map_err(|_| Exception::throw_syntax(ctx, &format!("{name} contains a NUL character"))),
         };
-        if module.is_err() {
+        match text {
+            Ok(source) => {
+                shared.depth.set(depth + 1);
+                // The engine would run it right after this. Here it is learnt whether it can be linked.
+                Ok(ModuleText { source, is_run: depth == 0 && !shared.is_declaring.get() })
+            }
+            Err(error) => {
+                shared.give_up();
+                Err(error)
+            }
+        }
+    }
+
+    fn loaded(&self, is_ok: bool) {
+        let shared = &*self.shared;
+        let depth = shared.depth.get().saturating_sub(1);
+        shared.depth.set(depth);
+        if !is_ok {
             shared.give_up();
         } else if depth == 0 {
             shared.loading.borrow_mut().clear();
         }
-        module
     }
 }

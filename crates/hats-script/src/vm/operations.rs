@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::task::{Context, Poll};
 
-use hats_arena::Kept;
+use hats_arena::{Kept, entry};
 use rquickjs::{Ctx, Exception, Function, Promise, Value};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -147,14 +147,18 @@ impl Host {
     pub(super) fn finish_operation<'js>(&self, ctx: &Ctx<'js>, done: Done) -> Result<(), Failure> {
         let found = self.operations.running.borrow_mut().remove(&done.number);
         let Some(running) = found else { return Ok(()) };
-        match (done.finish)(self, ctx) {
-            Ok(value) => running.resolve.get(ctx)?.call::<_, ()>((value,))?,
+        // Nothing of ours is here any more when the script's code runs: a getter named `then` may be the script's.
+        let (resolve, reject) = (running.resolve.get(ctx)?, running.reject.get(ctx)?);
+        drop(running);
+        let settled = match (done.finish)(self, ctx) {
+            Ok(value) => entry::call(ctx, &resolve, &[value])?,
             Err(rquickjs::Error::Exception) => {
                 let reason = ctx.catch();
-                running.reject.get(ctx)?.call::<_, ()>((reason,))?;
+                entry::call(ctx, &reject, &[reason])?
             }
             Err(error) => return Err(error.into()),
-        }
+        };
+        entry::release(settled);
         Ok(())
     }
 }

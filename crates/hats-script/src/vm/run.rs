@@ -3,11 +3,14 @@
 //! What must hold: the time limit is that of the whole run, and everything that a run leaves behind (its result, its last
 //! lines of log) has a bounded size.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use rquickjs::Value;
+use hats_arena::entry;
+use rquickjs::{Ctx, Value};
 
+use super::failure::Failure;
 use super::{Host, Vm};
 use crate::bundle::Bundle;
 use crate::error::ScriptError;
@@ -36,34 +39,56 @@ impl Vm {
     /// it that ends in a promise is awaited as well. Timers that nobody waits for end with the run.
     ///
     /// `timeout` is the time that all of it may take; each call has its own limit beside that.
-    pub fn run_once(&mut self, bundle: &Bundle, file: &str, timeout: Option<Duration>) -> Run {
+    pub async fn run_once(&mut self, bundle: &Bundle, file: &str, timeout: Option<Duration>) -> Run {
         self.host.begin_run(timeout);
-        let result = self.load_bundle(bundle, file).and_then(|()| self.run_main());
+        let result = match self.load_bundle(bundle, file).await {
+            Ok(()) => self.run_main().await,
+            Err(error) => Err(error),
+        };
         Run { result, log: self.host.end_run() }
     }
 
-    fn run_main(&self) -> Result<Option<String>, ScriptError> {
-        let host = self.host.clone();
-        self.enter(|ctx| {
-            let Some(main) = self.find(ctx, "main")? else {
-                let last = self.entries.as_ref().and_then(|entries| entries.last.as_ref());
-                host.settle(ctx, last.map(|promise| promise.get(ctx)).transpose()?)?;
-                return Ok(None);
-            };
-            let mut value: Value<'_> = main.call(())?;
-            if let Some(promise) = value.as_promise().cloned() {
-                host.settle(ctx, Some(promise.clone()))?;
-                value = promise.result().unwrap_or_else(|| Ok(Value::new_undefined(ctx.clone())))?;
-            }
-            let text = (!value.is_undefined()).then(|| cut(text_of(ctx, &value), RESULT_CHARS_MAX));
-            // To show a value may have run getters of the script.
-            host.settle(ctx, None)?;
-            Ok(text)
-        })
+    async fn run_main(&self) -> Result<Option<String>, ScriptError> {
+        let main_is_there = Cell::new(false);
+        self.call_through(
+            |ctx| match self.find(ctx, "main")? {
+                Some(main) => {
+                    main_is_there.set(true);
+                    Ok(entry::call(ctx, &main, &[])?)
+                }
+                None => {
+                    let last = self.entries.as_ref().and_then(|entries| entries.last.as_ref());
+                    match last {
+                        Some(promise) => Ok(promise.get(ctx)?.into_value()),
+                        None => Ok(Value::new_undefined(ctx.clone())),
+                    }
+                }
+            },
+            |ctx, value| {
+                let is_result = main_is_there.get() && !value.is_undefined();
+                let text = is_result.then(|| cut(text_of(ctx, &value), RESULT_CHARS_MAX));
+                entry::release(value);
+                if is_result {
+                    // To show a value may have run getters of the script.
+                    self.host.after_showing(ctx)?;
+                }
+                Ok(text)
+            },
+        )
+        .await
     }
 }
 
 impl Host {
+    /// What getters that were run to show a value have left behind.
+    fn after_showing(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
+        self.run_jobs(ctx)?;
+        match self.ended() {
+            Some(end) => Err(end.into()),
+            None => self.check_rejections(ctx),
+        }
+    }
+
     fn begin_run(&self, timeout: Option<Duration>) {
         // A limit beyond the end of the clock is none.
         let limit = timeout.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));

@@ -154,6 +154,7 @@ fn lanes(count: usize, #[cfg(feature = "redis")] redis: Option<crate::redis::Con
         #[cfg(feature = "sql")]
         sql: Some(crate::sql::Databases::new(crate::sql::Config::default()).unwrap()),
         warm_bytes: LanesConfig::WARM_BYTES,
+        preemption: Default::default(),
         on_turn: std::sync::Arc::new(|_| {}),
     })
     .unwrap()
@@ -172,6 +173,7 @@ fn lanes_with_http(count: usize, http: crate::http::Client) -> Lanes {
         #[cfg(feature = "redis")]
         redis: None,
         warm_bytes: LanesConfig::WARM_BYTES,
+        preemption: Default::default(),
         on_turn: std::sync::Arc::new(|_| {}),
     })
     .unwrap()
@@ -186,29 +188,80 @@ fn one_lane() -> Lanes {
 }
 
 /// Starts `f` as a script's runner.
-fn spawn<R: Send + 'static, F: FnOnce(&mut Vm) -> R + Send + 'static>(
+fn spawn<R: Send + 'static, F: FnOnce(&mut SyncVm<'_>) -> R + Send + 'static>(
     lanes: &Lanes,
     fake: &std::sync::Arc<Fake>,
     limits: Limits,
     f: F,
 ) -> (ScriptHandle, impl Future<Output = R> + Send + use<R, F>) {
-    let (handle, ended) = lanes.spawn(ScriptTask { control: fake.clone(), limits }, f);
+    let task = ScriptTask { control: fake.clone(), limits };
+    let (handle, ended) = lanes.spawn(task, async move |vm: &mut Vm| in_order(vm, f).await);
     (handle, async move { ended.await.unwrap() })
 }
 
-impl Vm {
+/// Runs `f` as straight code on a stack of its own, in which each call of the interpreter waits for its end.
+async fn in_order<R>(vm: &mut Vm, f: impl FnOnce(&mut SyncVm<'_>) -> R) -> R {
+    let mut f = Some(f);
+    let mut vm = SyncVm(vm);
+    let straight = || f.take().map(|f| f(&mut vm));
+    let fiber = hats_fiber::Fiber::new(Handle::new(), 1 << 20, straight).unwrap();
+    match fiber.await {
+        Ok(result) => result.unwrap(),
+        Err(FiberFailure::Panicked(panicked)) => panicked.resume(),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// A script's interpreter whose calls block: tests read from top to bottom.
+struct SyncVm<'a>(&'a mut Vm);
+
+impl SyncVm<'_> {
+    fn load(&mut self, source: &str, file: &str) -> Result<(), ScriptError> {
+        hats_fiber::wait(self.0.load(source, file)).unwrap()
+    }
+
+    fn load_bundle(&mut self, bundle: &Bundle, file: &str) -> Result<(), ScriptError> {
+        hats_fiber::wait(self.0.load_bundle(bundle, file)).unwrap()
+    }
+
+    fn has(&self, function: &str) -> bool {
+        hats_fiber::wait(self.0.has(function)).unwrap()
+    }
+
+    fn call(&mut self, function: &str) -> Result<(), ScriptError> {
+        hats_fiber::wait(self.0.call(function)).unwrap()
+    }
+
+    fn idle(&mut self, time: Option<Duration>) -> Result<Wake, ScriptError> {
+        hats_fiber::wait(self.0.idle(time)).unwrap()
+    }
+
+    fn run_once(&mut self, bundle: &Bundle, file: &str, timeout: Option<Duration>) -> Run {
+        hats_fiber::wait(self.0.run_once(bundle, file, timeout)).unwrap()
+    }
+
     /// What an expression evaluates to, as text.
     fn eval(&mut self, expression: &str) -> Result<String, ScriptError> {
-        let host = self.host.clone();
-        self.enter(|ctx| {
-            let value: Value<'_> = ctx.eval(format!("(\n{expression}\n)"))?;
-            host.settle(ctx, value.clone().into_promise())?;
-            let value = match value.as_promise() {
-                Some(promise) => promise.result().unwrap_or_else(|| Ok(Value::new_undefined(ctx.clone())))?,
-                None => value,
-            };
-            Ok(crate::modules::text_of(ctx, &value))
-        })
+        let text = source::Text::new(&format!("(\n{expression}\n)"), "<eval>")?;
+        let evaluated = self.0.call_through(
+            |ctx| Ok(text.evaluate(ctx)?),
+            |ctx, value| Ok(crate::modules::text_of(ctx, &value)),
+        );
+        hats_fiber::wait(evaluated).unwrap()
+    }
+}
+
+impl std::ops::Deref for SyncVm<'_> {
+    type Target = Vm;
+
+    fn deref(&self) -> &Vm {
+        self.0
+    }
+}
+
+impl std::ops::DerefMut for SyncVm<'_> {
+    fn deref_mut(&mut self) -> &mut Vm {
+        self.0
     }
 }
 

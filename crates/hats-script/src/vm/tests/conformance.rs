@@ -79,6 +79,7 @@ impl World {
             redis: Some(super::redis::connections(redis_url, 2).await),
             sql: Some(Databases::new(crate::sql::Config::default()).unwrap()),
             warm_bytes: LanesConfig::WARM_BYTES,
+            preemption: Default::default(),
             on_turn: Arc::new(|_| {}),
         })
         .unwrap();
@@ -204,6 +205,7 @@ async fn live_properties_are_asked_at_each_use() {
                 redis: None,
                 sql: None,
                 warm_bytes: LanesConfig::WARM_BYTES,
+                preemption: Default::default(),
                 on_turn: Arc::new(|_| {}),
             })
             .unwrap();

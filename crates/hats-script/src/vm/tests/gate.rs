@@ -60,6 +60,7 @@ async fn everything(redis: &Miniredis, preload: Option<String>) -> Lanes {
         preload: preload.into_iter().map(library).collect(),
         sql: Some(crate::sql::Databases::new(crate::sql::Config::default()).unwrap()),
         warm_bytes: LanesConfig::WARM_BYTES,
+        preemption: Default::default(),
         on_turn: Arc::new(|_| {}),
     })
     .unwrap()

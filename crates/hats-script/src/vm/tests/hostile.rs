@@ -106,7 +106,7 @@ async fn limits_that_no_script_can_run_with_are_errors() {
         ),
     ] {
         let task = ScriptTask { control: Fake::new(), limits };
-        let error = lanes.spawn(task, |_| ()).1.await.unwrap_err();
+        let error = lanes.spawn(task, async |_: &mut Vm| ()).1.await.unwrap_err();
         assert_eq!(error.to_string(), expected);
     }
 }

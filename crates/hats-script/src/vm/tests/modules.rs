@@ -308,6 +308,7 @@ fn lane_with(libraries: &[(&str, &str)]) -> Lanes {
         #[cfg(feature = "sql")]
         sql: None,
         warm_bytes: LanesConfig::WARM_BYTES,
+        preemption: Default::default(),
         on_turn: std::sync::Arc::new(|_| {}),
     })
     .unwrap()

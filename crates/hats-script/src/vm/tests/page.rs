@@ -326,6 +326,7 @@ async fn preloaded_libraries_come_before_a_page_and_see_no_request() {
         preload: vec![library].into(),
         count: 1,
         warm_bytes: LanesConfig::WARM_BYTES,
+        preemption: Default::default(),
         worker: Fake::new(),
         env: EnvOverlay::default(),
         #[cfg(feature = "http")]

@@ -31,6 +31,7 @@ fn lanes_of(databases: Databases) -> Lanes {
         preload: [].into(),
         sql: Some(databases),
         warm_bytes: LanesConfig::WARM_BYTES,
+        preemption: Default::default(),
         on_turn: Arc::new(|_| {}),
     })
     .unwrap()

@@ -109,6 +109,7 @@ impl World {
             .into(),
             sql: Some(crate::sql::Databases::new(crate::sql::Config::default()).unwrap()),
             warm_bytes: LanesConfig::WARM_BYTES,
+            preemption: Default::default(),
             on_turn: Arc::new(|_| {}),
         };
         Self { _redis: redis, server, config }
@@ -474,7 +475,7 @@ async fn runs_of_jobs_see_nothing_of_each_other() {
         };
         let control = Fake::of(Kind::Job(JobInfo { tick_ms, attempt: 1 }));
         let task = ScriptTask { control, limits: Limits::default() };
-        lanes.spawn_run(task, move |vm| vm.run_once(&bundle, "test.js", None)).1.await.unwrap()
+        lanes.spawn_run(task, async move |vm: &mut Vm| vm.run_once(&bundle, "test.js", None).await).1.await.unwrap()
     };
     for round in 0..3_i64 {
         let text = |run: Run| run.result.unwrap().unwrap_or_default();

@@ -125,6 +125,7 @@ async fn a_script_that_waits_for_a_database_does_not_hold_up_its_lane() {
         preload: [].into(),
         sql: Some(Databases::new(Config::default()).unwrap()),
         warm_bytes: LanesConfig::WARM_BYTES,
+        preemption: Default::default(),
         on_turn: Arc::new(|_| {}),
     };
     let lanes = Lanes::start(&config).unwrap();
