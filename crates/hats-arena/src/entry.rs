@@ -139,6 +139,9 @@ pub fn call_with<'js>(
     function: &Function<'js>,
     arguments: Vec<Value<'js>>,
 ) -> rquickjs::Result<Value<'js>> {
+    if arguments.is_empty() {
+        return call(ctx, function, &[]);
+    }
     let context = ctx.as_raw().as_ptr();
     let count = i32::try_from(arguments.len())
         .map_err(|_| Error::TooManyArgs { expected: i32::MAX as usize, given: arguments.len() })?;

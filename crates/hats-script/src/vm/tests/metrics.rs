@@ -156,7 +156,7 @@ async fn heap_is_that_of_the_scripts_that_are_there_by_kind() {
     let run = spawn(&lanes, &Fake::new(), Limits::default(), move |vm| {
         vm.load("const big = new Uint8Array(2 << 20);", "test.js")?;
         there.send(()).unwrap();
-        let _ = wait(going);
+        let _ = hats_fiber::wait(going);
         Ok::<_, ScriptError>(())
     });
     is_there.await.unwrap();

@@ -175,7 +175,7 @@ async fn what_the_database_rolls_back_is_known() {
     let barrier = Arc::new(std::sync::Barrier::new(2));
     let (mine, theirs) = (barrier.clone(), barrier);
     let fight = |source: String, barrier: Arc<std::sync::Barrier>, first: u32, second: u32| {
-        move |vm: &mut Vm| {
+        move |vm: &mut SyncVm<'_>| {
             vm.load(&source, "test.js").unwrap();
             vm.eval(&format!("db.Exec('BEGIN') + db.Exec('UPDATE deadly SET b = 1 WHERE a = {first}')"))
                 .unwrap();
