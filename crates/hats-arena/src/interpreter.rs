@@ -14,7 +14,7 @@ use rquickjs::{Context, Ctx, Runtime, qjs};
 
 use crate::arena::{Arena, Snapshot};
 use crate::meter::{Meter, Share, Used};
-use crate::native::Switchboard;
+use crate::native::{NativeCalls, Switchboard};
 use crate::plain::PlainAllocator;
 
 /// What an interpreter may use.
@@ -112,6 +112,7 @@ pub(crate) struct State {
     condemned: Cell<Option<Unfit>>,
     /// Where it tells how much of its heap is in use, if anywhere.
     share: OnceCell<Share>,
+    pub(crate) native_calls: NativeCalls,
 }
 
 impl State {
@@ -209,6 +210,7 @@ impl Interpreter {
         self.refuse_change();
         let state = self.state.clone();
         self.engine.runtime.set_interrupt_handler(Some(Box::new(move || {
+            state.native_calls.refuse_nested();
             state.tell_used();
             let is_ended = hook();
             if is_ended {
@@ -290,6 +292,13 @@ impl Interpreter {
             None if state.released.get() => Err(Unfit::Released),
             None => Ok(()),
         }
+    }
+
+    /// How often JavaScript has run above a function of the host, which none of them allows. Counted in release builds; where
+    /// it is tested, a panic says so.
+    #[must_use]
+    pub fn nested_entries(&self) -> u64 {
+        self.state.native_calls.nested()
     }
 
     /// Says that this interpreter is to be thrown away.
