@@ -269,7 +269,7 @@ fn own_data_of<'js>(object: &Object<'js>, name: &Name<'js>) -> Option<Value<'js>
     // SAFETY: the engine has written all of it, with a reference to each of the three values.
     let (is_data, value, _get, _set) = unsafe {
         let found = found.assume_init();
-        let is_data = found.flags as u32 & qjs::JS_PROP_GETSET == 0;
+        let is_data = found.flags & qjs::JS_PROP_GETSET as std::ffi::c_int == 0;
         let value = |raw| Value::from_raw(ctx.clone(), raw);
         (is_data, value(found.value), value(found.getter), value(found.setter))
     };

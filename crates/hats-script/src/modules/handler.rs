@@ -5,11 +5,12 @@
 
 use std::rc::Rc;
 
+use hats_arena::leaf;
 use rquickjs::function::This;
 use rquickjs::{Array, Ctx, Exception, Function, Object, Value};
 
 use super::http::{body_of, fetch};
-use super::{inspect, response, string_of};
+use super::{inspect, response};
 use crate::vm::Host;
 
 /// What errors call it.
@@ -66,7 +67,7 @@ pub(crate) fn answer<'js>(ctx: &Ctx<'js>, host: &Rc<Host>, returned: &Value<'js>
     if is_begun {
         return Err(refuse("returned its answer and had begun one with response: use one of both"));
     }
-    if let Some(body) = body_of(host, ctx, returned)? {
+    if let Some(body) = body_of(returned)? {
         let own_type = if returned.is_string() { None } else { Some(BYTES_TYPE) };
         return response::change(host, ctx, NAME, |exchange| exchange.answer(body, own_type));
     }
@@ -77,8 +78,8 @@ pub(crate) fn answer<'js>(ctx: &Ctx<'js>, host: &Rc<Host>, returned: &Value<'js>
         return Err(refuse(&message));
     };
     let (status, flat): (u16, Array<'js>) = (parts.get(0)?, parts.get(1)?);
-    let flat = flat.iter::<rquickjs::String<'js>>().map(|text| string_of(ctx, text?));
+    let flat = flat.iter::<rquickjs::String<'js>>().map(|text| leaf::string_of(&text?));
     let flat: Vec<String> = flat.collect::<rquickjs::Result<_>>()?;
-    let body = body_of(host, ctx, &parts.get(2)?)?.unwrap_or_default();
+    let body = body_of(&parts.get(2)?)?.unwrap_or_default();
     response::change(host, ctx, NAME, |exchange| exchange.answer_with(status, &flat, body))
 }

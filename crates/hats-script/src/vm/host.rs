@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hats_arena::Kept;
+use hats_arena::leaf::{ErrorKind, throw};
 use hats_fiber::{Ask, Ended, Handle, running_for, wait, wait_ending};
 #[cfg(feature = "redis")]
 use hats_fiber::{wait_through, wait_unless_killed};
 use rquickjs::promise::PromiseState;
-use rquickjs::{Ctx, Exception, FromJs, IntoJs, Promise, Value};
+use rquickjs::{Ctx, FromJs, IntoJs, Promise, Value};
 
 use super::TIME_SLICE;
 use super::events::Events;
@@ -32,8 +33,6 @@ use crate::modules::response::Exchange;
 use crate::modules::sql;
 use crate::modules::web::Origin;
 
-/// Host functions that may be inside one another. Native code that calls native code has no stack limit but this.
-const NATIVE_DEPTH_MAX: u32 = 64;
 /// Jobs that are run before the clock and the asks are looked at again.
 const JOBS_PER_LOOK: usize = 256;
 
@@ -64,8 +63,6 @@ pub(crate) struct Host {
     ended: RefCell<Option<ScriptError>>,
     /// So that neither timers nor operations keep the others waiting.
     timer_was_last: Cell<bool>,
-    /// How many host functions the script is inside of.
-    native_depth: Cell<u32>,
     /// The request in hand and what has been written for its answer, if this is an endpoint. It is here and not in the
     /// interpreter, whose objects own nothing of it.
     pub(crate) exchange: RefCell<Option<Exchange>>,
@@ -106,7 +103,6 @@ impl Host {
             run_log: RefCell::new(None),
             ended: RefCell::new(None),
             timer_was_last: Cell::new(false),
-            native_depth: Cell::new(0),
             exchange: RefCell::new(None),
             is_preloading: Cell::new(false),
             #[cfg(feature = "redis")]
@@ -273,30 +269,13 @@ impl Host {
     /// For long native work: lets others have their turn, and ends with an error if the call in hand has to end.
     pub(crate) fn look_up(&self, ctx: &Ctx<'_>) -> rquickjs::Result<()> {
         if self.interrupt() {
-            return Err(Exception::throw_internal(ctx, &self.why_ended().to_string()));
+            return Err(throw(ctx, ErrorKind::Internal, &self.why_ended().to_string()));
         }
         Ok(())
     }
 
-    /// Counts a host function for as long as what it returns lives.
-    pub(crate) fn enter_native(&self, ctx: &Ctx<'_>) -> rquickjs::Result<impl Drop + use<'_>> {
-        struct Leave<'a>(&'a Cell<u32>);
-        impl Drop for Leave<'_> {
-            fn drop(&mut self) {
-                self.0.set(self.0.get() - 1);
-            }
-        }
-        if self.native_depth.get() >= NATIVE_DEPTH_MAX {
-            let message =
-                format!("more than {NATIVE_DEPTH_MAX} calls of the worker's functions inside one another");
-            return Err(Exception::throw_range(ctx, &message));
-        }
-        self.native_depth.set(self.native_depth.get() + 1);
-        Ok(Leave(&self.native_depth))
-    }
-
     /// Why the call in hand has been ended, if it has.
-    pub(super) fn ended(&self) -> Option<ScriptError> {
+    pub(crate) fn ended(&self) -> Option<ScriptError> {
         self.ended.borrow().clone()
     }
 
@@ -356,12 +335,12 @@ impl Host {
     /// The lease gate, which every effect passes right before it happens.
     pub(crate) fn gate(&self, ctx: &Ctx<'_>) -> rquickjs::Result<()> {
         if let Some(end) = self.end_now() {
-            return Err(Exception::throw_internal(ctx, &end.to_string()));
+            return Err(throw(ctx, ErrorKind::Internal, &end.to_string()));
         }
         // Each script evaluates them, and nobody is told whose doing it was.
         if self.is_preloading.get() {
             let message = "a preloaded library reaches outside only from functions that a script calls";
-            return Err(Exception::throw_message(ctx, message));
+            return Err(throw(ctx, ErrorKind::Plain, message));
         }
         self.control.borrow().effect();
         Ok(())
@@ -376,7 +355,7 @@ impl Host {
                 wait(tokio::time::timeout_at(deadline.into(), future)).ok().and_then(Result::ok)
             }
         };
-        result.ok_or_else(|| Exception::throw_internal(ctx, &self.why_ended().to_string()))
+        result.ok_or_else(|| throw(ctx, ErrorKind::Internal, &self.why_ended().to_string()))
     }
 
     /// Waits for I/O that must not be dropped half-way, to its own end, for which [`Self::time_for_io`] has to see. If
@@ -387,7 +366,7 @@ impl Host {
             (Ok(output), None) => Ok(output),
             (_, end) => {
                 let end = end.unwrap_or(ScriptError::Lost);
-                Err(Exception::throw_internal(ctx, &end.to_string()))
+                Err(throw(ctx, ErrorKind::Internal, &end.to_string()))
             }
         }
     }
@@ -400,7 +379,7 @@ impl Host {
         future: F,
     ) -> rquickjs::Result<F::Output> {
         let result = wait_unless_killed(future);
-        result.map_err(|_| Exception::throw_internal(ctx, &self.why_ended().to_string()))
+        result.map_err(|_| throw(ctx, ErrorKind::Internal, &self.why_ended().to_string()))
     }
 
     /// How long I/O that begins now may take: not beyond the lease, nor the time limit of the call in hand.
@@ -438,7 +417,7 @@ impl Host {
             (Err(Ended::Early), None) => Ok(None),
             (_, end) => {
                 let end = end.unwrap_or_else(|| self.why_ended());
-                Err(Exception::throw_internal(ctx, &end.to_string()))
+                Err(throw(ctx, ErrorKind::Internal, &end.to_string()))
             }
         }
     }

@@ -55,7 +55,7 @@ impl Vm {
                 host.settle(ctx, Some(promise.clone()))?;
                 value = promise.result().unwrap_or_else(|| Ok(Value::new_undefined(ctx.clone())))?;
             }
-            let text = (!value.is_undefined()).then(|| cut(text_of(ctx, &value), RESULT_CHARS_MAX));
+            let text = (!value.is_undefined()).then(|| cut(text_of(&host, ctx, &value), RESULT_CHARS_MAX));
             // To show a value may have run getters of the script.
             host.settle(ctx, None)?;
             Ok(text)

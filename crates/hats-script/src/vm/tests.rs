@@ -205,7 +205,7 @@ impl Vm {
                 Some(promise) => promise.result().unwrap_or_else(|| Ok(Value::new_undefined(ctx.clone())))?,
                 None => value,
             };
-            Ok(crate::modules::text_of(ctx, &value))
+            Ok(crate::modules::text_of(&host, ctx, &value))
         })
     }
 }
