@@ -323,7 +323,7 @@ pub fn string_of(text: &rquickjs::String<'_>) -> rquickjs::Result<String> {
         return Err(Error::Exception);
     }
     // SAFETY: the engine has written the length of what is there until it is freed, which is once, below.
-    let bytes = unsafe { slice::from_raw_parts(start.cast::<u8>(), length.assume_init() as usize) };
+    let bytes = unsafe { slice::from_raw_parts(start.cast::<u8>(), length.assume_init()) };
     let text = well_formed(bytes);
     // SAFETY: it is the engine's, and nobody looks at it any more.
     unsafe { qjs::JS_FreeCString(context, start) };
