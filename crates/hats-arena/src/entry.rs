@@ -10,6 +10,7 @@ use hats_fiber::engine;
 use rquickjs::{Ctx, Error, Function, Promise, Value, qjs};
 
 use crate::compiled::owned;
+use crate::countdown;
 
 /// Arguments that a call needs no memory for.
 const FEW: usize = 8;
@@ -102,6 +103,28 @@ pub fn call<'js>(
     function: &Function<'js>,
     arguments: &[Value<'js>],
 ) -> rquickjs::Result<Value<'js>> {
+    call_raw(ctx, function, qjs::JS_UNDEFINED, arguments)
+}
+
+/// Calls a function as a method of `this`.
+///
+/// # Errors
+/// What it threw is pending in the interpreter.
+pub fn call_on<'js>(
+    ctx: &Ctx<'js>,
+    function: &Function<'js>,
+    this: &Value<'js>,
+    arguments: &[Value<'js>],
+) -> rquickjs::Result<Value<'js>> {
+    call_raw(ctx, function, this.as_raw(), arguments)
+}
+
+fn call_raw<'js>(
+    ctx: &Ctx<'js>,
+    function: &Function<'js>,
+    this: qjs::JSValue,
+    arguments: &[Value<'js>],
+) -> rquickjs::Result<Value<'js>> {
     let context = ctx.as_raw().as_ptr();
     let function = function.as_value().as_raw();
     let mut few = [const { MaybeUninit::<qjs::JSValue>::uninit() }; FEW];
@@ -122,7 +145,7 @@ pub fn call<'js>(
     let count_raw =
         i32::try_from(count).map_err(|_| Error::TooManyArgs { expected: i32::MAX as usize, given: count })?;
     // SAFETY: the function and the arguments are alive and of this runtime; the engine copies what it keeps.
-    let value = engine(|| unsafe { qjs::JS_Call(context, function, qjs::JS_UNDEFINED, count_raw, many) });
+    let value = engine(|| unsafe { qjs::JS_Call(context, function, this, count_raw, many) });
     if count > FEW {
         // SAFETY: it was handed out above.
         unsafe { qjs::js_free(context, many.cast()) };
@@ -187,6 +210,18 @@ pub fn release(value: Value<'_>) {
 /// Runs one of the jobs that promises have left. False if there was none.
 pub fn run_job(ctx: &Ctx<'_>) -> bool {
     engine(|| ctx.execute_pending_job())
+}
+
+/// Has the engine call its interrupt hook at the next turn of a loop or call of a function. False if that cannot be.
+pub fn hurry(ctx: &Ctx<'_>) -> bool {
+    match countdown::of(ctx.as_raw()) {
+        Some(countdown) => {
+            // SAFETY: it is a part of the context, which is alive, and the engine does not run meanwhile.
+            unsafe { countdown.write_volatile(1) };
+            true
+        }
+        None => false,
+    }
 }
 
 /// Runs what may call scripts in other ways, such as reading a property. `f` and what it calls own nothing of Rust's.

@@ -143,6 +143,7 @@ unsafe extern "C" fn on_interrupt(_: *mut qjs::JSRuntime, opaque: *mut c_void) -
         // What has panicked is ended as well.
         let is_ended = hooks
             .caught(|| {
+                hooks.state.native_calls.refuse_nested();
                 let hook = hooks.interrupt.borrow().clone();
                 hook.is_some_and(|hook| hook())
             })

@@ -23,7 +23,7 @@ use crate::countdown;
 use crate::heap::Heap;
 use crate::hooks::{Hooks, ModuleSource, RejectionTracker};
 use crate::meter::{Meter, Share};
-use crate::native::Switchboard;
+use crate::native::{NativeCalls, Switchboard};
 
 /// What an interpreter may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +155,7 @@ pub(crate) struct State {
     condemned: Cell<Option<Unfit>>,
     /// Where it tells how much of its heap is in use, if anywhere.
     share: OnceCell<Share>,
+    pub(crate) native_calls: NativeCalls,
 }
 
 impl State {
@@ -423,6 +424,13 @@ impl Interpreter {
             None if state.released.get() => Err(Unfit::Released),
             None => Ok(()),
         }
+    }
+
+    /// How often JavaScript has run above a function of the host, which none of them allows. Counted in release builds; where
+    /// it is tested, a panic says so.
+    #[must_use]
+    pub fn nested_entries(&self) -> u64 {
+        self.state.native_calls.nested()
     }
 
     /// Says that this interpreter is to be thrown away.

@@ -21,6 +21,8 @@
 //!   have freed what is there again after it. Host functions are numbers in a table that belongs to the interpreter
 //!   ([`Native`]), which a reset cuts back to what it was; an object that stands for something of the host's is a
 //!   [token](new_token) with a number. (`rquickjs::Function::new` and classes own such memory; `clippy.toml` bans them elsewhere.)
+//! - A host function runs no JavaScript: what it reads and makes, it does by [`leaf`]. A function of the host that begins while
+//!   another one runs, and an interrupt that is asked for meanwhile, are counted, and panic where they are tested.
 //! - Hooks and the loader of modules are set before the seal: the engine has pointers to them. One that is set later
 //!   [condemns](Interpreter::condemn) the interpreter.
 //! - Whoever was interrupted, was refused memory or panicked is thrown away and never reset. Each of these is seen here.
@@ -42,6 +44,8 @@ mod heap;
 mod hooks;
 mod interpreter;
 mod kept;
+pub mod leaf;
+mod library;
 mod meter;
 mod native;
 mod region;
@@ -52,6 +56,7 @@ pub use crate::compiled::{Compiled, compile};
 pub use crate::hooks::{ModuleSource, ModuleText, RejectionTracker};
 pub use crate::interpreter::{Error, Interpreter, Limits, Turn, Unfit};
 pub use crate::kept::Kept;
+pub use crate::library::Library;
 pub use crate::meter::Meter;
 pub use crate::native::{Invocation, Native, define_accessor, new_token};
 

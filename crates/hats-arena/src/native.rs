@@ -10,7 +10,7 @@
 #![expect(unsafe_code, reason = "the engine calls with pointers, see the safety notes")]
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
@@ -18,10 +18,11 @@ use std::rc::Rc;
 use std::slice;
 
 use hats_fiber::{Death, die, end_slice_when_due, host};
-use rquickjs::{Ctx, Error, Exception, Function, Object, Value, qjs};
+use rquickjs::{Ctx, Error, Function, Object, Value, qjs};
 
 use crate::compiled::owned;
 use crate::interpreter::{State, Unfit};
+use crate::leaf::{self, ErrorClasses, ErrorKind};
 
 type Body = dyn for<'a, 'js> Fn(Invocation<'a, 'js>) -> rquickjs::Result<Value<'js>>;
 
@@ -188,7 +189,46 @@ pub(crate) struct Switchboard {
     /// A panic of a host function, on its way through the engine.
     panic: Cell<Option<Box<dyn Any + Send>>>,
     class: qjs::JSClassID,
+    pub(crate) errors: OnceCell<ErrorClasses>,
     pub(crate) state: Rc<State>,
+}
+
+/// Whether a host function runs, and how often something began above it: host functions are leaves, so that no frame of
+/// Rust's lies between two frames of the engine.
+#[derive(Default)]
+pub(crate) struct NativeCalls {
+    is_running: Cell<bool>,
+    nested: Cell<u64>,
+}
+
+impl NativeCalls {
+    /// A host function begins. It ends when what is returned is dropped.
+    fn begin(&self) -> impl Drop + use<'_> {
+        struct Running<'a> {
+            calls: &'a NativeCalls,
+            was_running: bool,
+        }
+        impl Drop for Running<'_> {
+            fn drop(&mut self) {
+                self.calls.is_running.set(self.was_running);
+            }
+        }
+        self.refuse_nested();
+        Running { was_running: self.is_running.replace(true), calls: self }
+    }
+
+    /// Says that the engine has called Rust. It must not while a host function runs: that panics where it is tested, and is
+    /// counted.
+    pub(crate) fn refuse_nested(&self) {
+        if self.is_running.get() {
+            self.nested.set(self.nested.get() + 1);
+            debug_assert!(std::thread::panicking(), "JavaScript has run above a function of the host");
+        }
+    }
+
+    pub(crate) fn nested(&self) -> u64 {
+        self.nested.get()
+    }
 }
 
 impl Switchboard {
@@ -217,6 +257,7 @@ impl Switchboard {
                 released: RefCell::default(),
                 panic: Cell::default(),
                 class,
+                errors: OnceCell::new(),
                 state,
             })
         })
@@ -225,10 +266,15 @@ impl Switchboard {
     /// Tells a context of this switchboard.
     ///
     /// # Safety
-    /// The context is alive, and its switchboard is kept until it has gone.
+    /// The context is alive, nobody is inside, and its switchboard is kept until it has gone.
     pub(crate) unsafe fn attach(self: &Rc<Self>, context: NonNull<qjs::JSContext>) {
         // SAFETY: by the caller's word.
-        unsafe { qjs::JS_SetContextOpaque(context.as_ptr(), Rc::as_ptr(self).cast_mut().cast()) };
+        unsafe {
+            qjs::JS_SetContextOpaque(context.as_ptr(), Rc::as_ptr(self).cast_mut().cast());
+            if let Some(errors) = ErrorClasses::of(context.as_ptr()) {
+                let _ = self.errors.set(errors);
+            }
+        }
     }
 
     /// The switchboard of a context, if it has one.
@@ -337,6 +383,7 @@ unsafe fn dispatch(
         };
         let arguments = arguments.iter().map(value).collect();
         let switchboard = Switchboard::of(&ctx)?;
+        let _running = switchboard.state.native_calls.begin();
         switchboard.state.tell_used();
         // SAFETY: `make` has given each of these functions one value, which is undefined or a token.
         let token = unsafe { Token::of(switchboard.class, *data) };
@@ -344,7 +391,7 @@ unsafe fn dispatch(
             usize::try_from(number).ok().and_then(|number| switchboard.table.borrow().get(number).cloned());
         match body {
             Some(body) => body(Invocation { ctx: &ctx, this: value(&this), arguments, token }),
-            None => Err(Exception::throw_internal(&ctx, "this function of the worker is gone")),
+            None => Err(leaf::throw(&ctx, ErrorKind::Internal, "this function of the worker is gone")),
         }
     }));
     match result {
@@ -357,16 +404,15 @@ unsafe fn dispatch(
             if let Ok(switchboard) = Switchboard::of(&ctx) {
                 switchboard.panicked(panic);
             }
-            throw(&ctx, Exception::throw_internal(&ctx, "the worker's function has failed"))
+            throw(&ctx, leaf::throw(&ctx, ErrorKind::Internal, "the worker's function has failed"))
         }
     }
 }
 
-/// Throws an error as `rquickjs` does for functions of its own.
+/// Throws an error, each of the kind that `rquickjs` gives it.
 pub(crate) fn throw(ctx: &Ctx<'_>, error: Error) -> qjs::JSValue {
-    let message = |error: &Error| error.to_string();
-    // Each returns `Error::Exception`, and leaves what was thrown pending.
-    match &error {
+    let kind = match &error {
+        // What was thrown is pending.
         Error::Exception => return qjs::JS_EXCEPTION,
         // SAFETY: the context is alive.
         Error::Allocation => return unsafe { qjs::JS_ThrowOutOfMemory(ctx.as_raw().as_ptr()) },
@@ -375,13 +421,12 @@ pub(crate) fn throw(ctx: &Ctx<'_>, error: Error) -> qjs::JSValue {
         | Error::FromJs { .. }
         | Error::IntoJs { .. }
         | Error::TooManyArgs { .. }
-        | Error::MissingArgs { .. } => Exception::throw_type(ctx, &message(&error)),
-        Error::AsSlice(_) | Error::Resolving { .. } | Error::Loading { .. } => {
-            Exception::throw_reference(ctx, &message(&error))
-        }
-        Error::Unknown => Exception::throw_internal(ctx, &message(&error)),
-        other => Exception::throw_message(ctx, &message(other)),
+        | Error::MissingArgs { .. } => ErrorKind::Type,
+        Error::AsSlice(_) | Error::Resolving { .. } | Error::Loading { .. } => ErrorKind::Reference,
+        Error::Unknown => ErrorKind::Internal,
+        _ => ErrorKind::Plain,
     };
+    leaf::throw(ctx, kind, &error.to_string());
     qjs::JS_EXCEPTION
 }
 

@@ -24,46 +24,109 @@ mod worker;
 
 use std::rc::Rc;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD as STANDARD;
-use hats_arena::{Invocation, Native, define_accessor};
+use hats_arena::leaf::{self, ErrorKind, define as own, throw};
+use hats_arena::{Invocation, Library, Native, define_accessor};
 #[cfg(any(feature = "redis", feature = "sql"))]
 use rquickjs::BigInt;
 use rquickjs::object::Property;
-use rquickjs::{Coerced, Ctx, Exception, Function, IntoJs, Object, TypedArray, Value};
+use rquickjs::{Coerced, Ctx, Error, Function, IntoJs, Object, TypedArray, Value};
 
 use crate::host::Kind;
 use crate::vm::Host;
 
 pub(crate) use self::inspect::{is_error, text_of};
 
-/// So much of an array is copied before others have their turn: a multiple of 3, so that no padding comes in between.
-const PIECE_BYTES: usize = 48 << 10;
-const PIECE_TO_BASE64: &str = "(({ toBase64 }) => (array, start, length) => \
-     toBase64.call(new Uint8Array(array.buffer, array.byteOffset + start, length)))(Uint8Array.prototype)";
+/// What of every scope is JavaScript.
+static HOST: Library = Library::new(include_str!("modules/js/host.js"), "worker");
 
 /// Puts every module into the scope.
 pub(crate) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
-    console::install(ctx, host)?;
     env::install(ctx, host)?;
     worker::install(ctx, host)?;
+    let once = object(ctx)?;
     match host.control().kind() {
         Kind::Thread => thread::install(ctx, host)?,
         Kind::Job(_) => job::install(ctx, host)?,
         Kind::Endpoint => {
             request::install(ctx, host)?;
-            response::install(ctx, host)?;
+            own(&once, "response", response::leaves(ctx, host)?)?;
         }
     }
-    timers::install(ctx, host)?;
-    web::install(ctx, host)?;
+    own(&once, "console", console::leaves(ctx, host)?)?;
+    own(&once, "microtask", timers::install(ctx, host)?)?;
     #[cfg(feature = "http")]
-    http::install(ctx, host)?;
+    own(&once, "http", true)?;
     #[cfg(feature = "redis")]
-    redis::install(ctx, host)?;
+    own(&once, "redis", redis::leaves(ctx, host)?)?;
     #[cfg(feature = "sql")]
-    sql::install(ctx, host)?;
+    own(&once, "sql", true)?;
+    web::install(ctx, host)?;
+    let source = function(ctx, "source", host, |_, call| source(&call.string(0)?).into_js(call.ctx))?;
+    let give = function(ctx, "give", host, give)?;
+    let is_plain = function(ctx, "isPlain", host, |_, call| {
+        Ok(Value::new_bool(call.ctx.clone(), plain_object(&call.argument(0)).is_some()))
+    })?;
+    let helpers: Object<'_> = HOST.function(ctx)?.call((source, give, is_plain, once))?;
+    for name in [TEXT, CONVERT, ESCAPE, FETCH] {
+        if let Some(helper) = leaf::own_data(&helpers, name).and_then(Value::into_function) {
+            host.made(ctx, name, |_| Ok(helper))?;
+        }
+    }
     Ok(())
+}
+
+/// Names of the functions of `host.js` that the host calls, or gives to others.
+const TEXT: &str = "text";
+const CONVERT: &str = "convert";
+const ESCAPE: &str = "escape";
+const FETCH: &str = "fetch";
+
+/// One of them. They are made with the scope.
+fn helper<'js>(ctx: &Ctx<'js>, host: &Host, name: &'static str) -> rquickjs::Result<Function<'js>> {
+    host.made(ctx, name, |_| Err(Error::Unknown))
+}
+
+/// An object without a prototype.
+fn object<'js>(ctx: &Ctx<'js>) -> rquickjs::Result<Object<'js>> {
+    Object::new_proto(ctx.clone(), None)
+}
+
+/// What is compiled when a script first uses it: each is a function.
+fn source(name: &str) -> &'static str {
+    match name {
+        "inspect" => include_str!("modules/js/inspect.js"),
+        "url" => include_str!("modules/web/url.js"),
+        "text" => include_str!("modules/web/text.js"),
+        "crypto" => include_str!("modules/web/crypto.js"),
+        "events" => include_str!("modules/web/events.js"),
+        "base64" => include_str!("modules/web/base64.js"),
+        "structuredClone" => include_str!("modules/web/structured_clone.js"),
+        "objectToText" => include_str!("modules/js/object_to_text.js"),
+        #[cfg(feature = "http")]
+        "http" => include_str!("modules/js/http.js"),
+        #[cfg(feature = "http")]
+        "fetch" => include_str!("modules/http/fetch.js"),
+        #[cfg(feature = "redis")]
+        "RedisError" => include_str!("modules/js/redis_error.js"),
+        _ => "undefined",
+    }
+}
+
+/// The leaves that such a source is given, made now; or what needs no JavaScript.
+fn give<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
+    let ctx = call.ctx;
+    match call.string(0)?.as_str() {
+        "inspect" => inspect::leaves(ctx, host).map(Object::into_value),
+        #[cfg(feature = "http")]
+        "http" => http::leaves(ctx, host).map(Object::into_value),
+        #[cfg(feature = "http")]
+        "fetch" => http::fetch::leaves(ctx, host).map(Object::into_value),
+        #[cfg(feature = "redis")]
+        "RedisError" => redis::error_prototype(ctx, host).map(Object::into_value),
+        #[cfg(feature = "sql")]
+        "sql" => sql::made(ctx, host).map(Object::into_value),
+        _ => web::leaf(ctx, host).map(Function::into_value),
+    }
 }
 
 /// Puts numbers of ours into the place of the engine's random ones, which are the same after each reset.
@@ -93,16 +156,25 @@ impl<'js> Call<'_, 'js> {
     /// A `TypeError` that names this call and the n-th argument.
     pub(crate) fn wrong(&self, n: usize, expected: &str) -> rquickjs::Error {
         let given = self.argument(n);
-        let given =
-            if given.is_undefined() { "undefined".to_owned() } else { inspect::brief(self.ctx, &given) };
+        let given = inspect::brief(self.ctx, &given);
         let message = format!("{}: argument {} must be {expected}, not {given}", self.name, n + 1);
-        Exception::throw_type(self.ctx, &message)
+        self.type_error(&message)
+    }
+
+    /// Throws a `TypeError`.
+    pub(crate) fn type_error(&self, message: &str) -> rquickjs::Error {
+        throw(self.ctx, ErrorKind::Type, message)
+    }
+
+    /// Throws a `RangeError`.
+    pub(crate) fn range_error(&self, message: &str) -> rquickjs::Error {
+        throw(self.ctx, ErrorKind::Range, message)
     }
 
     /// The n-th argument as a string; nothing else is accepted.
     pub(crate) fn string(&self, n: usize) -> rquickjs::Result<String> {
         match self.argument(n).into_string() {
-            Some(text) => string_of(self.ctx, text),
+            Some(text) => leaf::string_of(&text),
             None => Err(self.wrong(n, "a string")),
         }
     }
@@ -152,7 +224,6 @@ pub(crate) fn native(
 ) -> rquickjs::Result<Native> {
     let host = host.clone();
     Native::new(ctx, move |invocation: Invocation<'_, '_>| {
-        let _nested = host.enter_native(invocation.ctx)?;
         let Invocation { ctx, this, arguments, token, .. } = invocation;
         f(&host, &Call { ctx, name, this, arguments, token })
     })
@@ -173,123 +244,37 @@ pub(crate) fn getter<T: for<'js> IntoJs<'js> + 'static>(
     define_accessor(object, name, Some(get), None, true, false)
 }
 
-/// Adds a global that is made from JavaScript at its first use, so that scripts without it pay nothing.
-pub(crate) fn lazy(
-    ctx: &Ctx<'_>,
-    host: &Rc<Host>,
-    name: &'static str,
-    source: &'static str,
-) -> rquickjs::Result<()> {
-    lazy_with(ctx, host, name, move |_, ctx| ctx.eval(source))
+/// The elements of a list, as far as each is the list's own: what JavaScript of ours gives to a leaf is made so.
+pub(crate) fn elements<'js>(list: &Value<'js>) -> impl Iterator<Item = Value<'js>> + use<'js> {
+    let list = list.as_object().cloned();
+    let length =
+        list.as_ref().and_then(|list| leaf::own_data(list, "length")?.as_number()).unwrap_or_default();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a length, or no list of ours"
+    )]
+    let length = length as usize;
+    (0..length).map_while(move |n| leaf::own_element(list.as_ref()?, n))
 }
 
-/// Adds globals that are made together at the first use of any of them. `make` returns an object that has all of them.
-pub(crate) fn lazy_group(
-    ctx: &Ctx<'_>,
-    host: &Rc<Host>,
-    names: &'static [&'static str],
-    make: impl for<'js> Fn(&Ctx<'js>, &Rc<Host>) -> rquickjs::Result<Object<'js>> + Copy + 'static,
-) -> rquickjs::Result<()> {
-    names.iter().try_for_each(|name| {
-        lazy_with(ctx, host, name, move |host, ctx| made_group(ctx, host, names, make)?.get(*name))
-    })
-}
-
-/// The object that has all of a group's names.
-pub(crate) fn made_group<'js>(
-    ctx: &Ctx<'js>,
-    host: &Rc<Host>,
-    names: &'static [&'static str],
-    make: impl Fn(&Ctx<'js>, &Rc<Host>) -> rquickjs::Result<Object<'js>>,
-) -> rquickjs::Result<Object<'js>> {
-    host.made(ctx, names[0], |ctx| make(ctx, host))
-}
-
-/// Adds a global that `make` makes at its first use.
-pub(crate) fn lazy_with(
-    ctx: &Ctx<'_>,
-    host: &Rc<Host>,
-    name: &'static str,
-    make: impl for<'js> Fn(&Rc<Host>, &Ctx<'js>) -> rquickjs::Result<Value<'js>> + 'static,
-) -> rquickjs::Result<()> {
-    // One function both gets and sets, since every script has it: only who sets calls it with an argument.
-    let access = function(ctx, name, host, move |host, call| {
-        let value = call.arguments.first().cloned().map_or_else(|| make(host, call.ctx), Ok)?;
-        call.ctx.globals().prop(name, Property::from(value.clone()).writable().configurable())?;
-        Ok(value)
-    })?;
-    define_accessor(&ctx.globals(), name, Some(access.clone()), Some(access), false, true)
-}
-
-/// A JavaScript string as UTF-8; a lone surrogate, which UTF-8 cannot say, becomes U+FFFD.
-pub(crate) fn string_of<'js>(ctx: &Ctx<'js>, text: rquickjs::String<'js>) -> rquickjs::Result<String> {
-    match text.to_string() {
-        Err(rquickjs::Error::Utf8(_)) => {
-            let well_formed: Function<'js> = ctx.eval("(text) => text.toWellFormed()")?;
-            well_formed.call((text,))
-        }
-        other => other,
-    }
-}
-
-/// The bytes of a `Uint8Array`, copied. The interpreter's memory may change whenever it runs, and what it offers to copy
-/// out of it safely are single elements, and text: so a long array is copied as base64, piece by piece. The lane's other
-/// scripts have their turn between pieces.
-pub(crate) fn bytes_of<'js>(
-    host: &Host,
-    ctx: &Ctx<'js>,
-    array: &TypedArray<'js, u8>,
-) -> rquickjs::Result<Vec<u8>> {
-    /// Up to here elements are faster.
-    const FEW: usize = 16;
-    let length = array.len();
-    let mut bytes = Vec::with_capacity(length);
-    if length <= FEW {
-        for n in 0..u32::try_from(length).unwrap_or(u32::MAX) {
-            bytes.push(array.get::<_, u8>(n)?);
-        }
-        return Ok(bytes);
-    }
-    let to_base64: Function<'js> = host.made(ctx, "piece to base64", |ctx| ctx.eval(PIECE_TO_BASE64))?;
-    while bytes.len() < length {
-        if !bytes.is_empty() {
-            host.look_up(ctx)?;
-        }
-        let (start, piece) = (bytes.len(), (length - bytes.len()).min(PIECE_BYTES));
-        let text: rquickjs::String<'_> = to_base64.call((array.clone(), start, piece))?;
-        let text = text.to_string()?;
-        if STANDARD.decode_vec(text, &mut bytes).is_err() || bytes.len() != start + piece {
-            // The script has put something else into the array's place.
-            return Err(Exception::throw_type(ctx, "the bytes of the Uint8Array cannot be read"));
-        }
-    }
-    Ok(bytes)
-}
-
-/// The enumerable properties of an object. Their names are taken as JavaScript strings: taken as Rust's, `rquickjs` ends them at
-/// a NUL and believes them to be UTF-8 where they have lone surrogates.
-#[cfg(any(feature = "http", feature = "redis"))]
-#[expect(clippy::disallowed_methods, reason = "this is where the names are taken as they should be")]
-pub(crate) fn properties<'a, 'js>(
-    ctx: &'a Ctx<'js>,
-    object: &Object<'js>,
-) -> impl Iterator<Item = rquickjs::Result<(String, Value<'js>)>> + use<'a, 'js> {
-    object.props::<rquickjs::String<'js>, Value<'js>>().map(move |property| {
-        let (name, value) = property?;
-        Ok((string_of(ctx, name)?, value))
-    })
+/// A `Uint8Array` of these bytes.
+pub(crate) fn bytes_to_js<'js>(ctx: &Ctx<'js>, bytes: &[u8]) -> rquickjs::Result<Value<'js>> {
+    TypedArray::<u8>::new_copy(ctx.clone(), bytes).map(TypedArray::into_value)
 }
 
 /// An object that is neither an array nor a function.
-#[cfg(any(feature = "http", feature = "redis"))]
 pub(crate) fn plain_object<'a, 'js>(value: &'a Value<'js>) -> Option<&'a Object<'js>> {
     value.as_object().filter(|_| !value.is_array() && !value.is_function())
 }
 
-/// What JavaScript makes of a primitive value as text.
+/// What JavaScript makes of a primitive value as text, which is no symbol: nothing is asked for that.
 pub(crate) fn coerced<'js>(ctx: &Ctx<'js>, value: Value<'js>) -> rquickjs::Result<String> {
+    if value.is_object() || value.is_symbol() {
+        return Err(throw(ctx, ErrorKind::Type, "a value has no text of its own"));
+    }
     let Coerced(text): Coerced<rquickjs::String<'js>> = rquickjs::FromJs::from_js(ctx, value)?;
-    string_of(ctx, text)
+    leaf::string_of(&text)
 }
 
 /// Largest integer that a JavaScript number holds exactly, and all below it.

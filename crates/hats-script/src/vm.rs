@@ -228,7 +228,15 @@ impl Vm {
         for library in host.lane.preload.iter() {
             let one = async {
                 let text = source::Text::new(&library.source, &library.name)?;
-                self.call_through(|ctx| Ok(text.evaluate(ctx)?), |ctx, _| Ok(then(ctx)?)).await
+                self.call_through(
+                    |ctx| {
+                        // A promise for its last value is not waited for.
+                        entry::release(text.evaluate(ctx)?);
+                        Ok(Value::new_undefined(ctx.clone()))
+                    },
+                    |ctx, _| Ok(then(ctx)?),
+                )
+                .await
             };
             if let Err(error) = one.await {
                 evaluated = Err((library.clone(), error));
@@ -430,7 +438,8 @@ impl Vm {
         let now = Instant::now();
         while self.host.events.timer_due(now) && !self.stop_asked() {
             let host = self.host.clone();
-            self.call_through(|ctx| host.run_timer(ctx).map(|()| Value::new_undefined(ctx.clone())), nothing).await?;
+            self.call_through(|ctx| host.run_timer(ctx).map(|()| Value::new_undefined(ctx.clone())), nothing)
+                .await?;
         }
         Ok(())
     }

@@ -466,4 +466,39 @@ fn a_meter_knows_of_heap_while_the_host_is_called_and_after_a_reset() {
     assert_eq!((meter.bytes(), interpreter.used()), (sealed, sealed));
 }
 
+#[test]
+fn javascript_above_a_function_of_the_host_is_noticed() {
+    let interpreter = warmed();
+    interpreter.with(|ctx| {
+        let outer = Native::new(ctx, |call| {
+            let function = call.arguments[0].as_function().unwrap();
+            function.call::<_, Value<'_>>(())
+        });
+        let inner = Native::new(ctx, |call| Ok(Value::new_int(call.ctx.clone(), 1)));
+        for (name, native) in [("outer", outer), ("inner", inner)] {
+            ctx.globals().set(name, native.unwrap().function(ctx, name).unwrap()).unwrap();
+        }
+    });
+    assert_eq!(eval(&interpreter, "inner() + inner()"), "2");
+    assert_eq!(interpreter.nested_entries(), 0);
+    let nested =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| eval(&interpreter, "outer(inner)")));
+    assert_eq!(nested.is_err(), cfg!(debug_assertions));
+    assert_eq!(interpreter.nested_entries(), 1);
+    let interrupted = warmed();
+    interrupted.set_interrupt(|| false);
+    interrupted.with(|ctx| {
+        let outer = Native::new(ctx, |call| {
+            let function = call.arguments[0].as_function().unwrap();
+            function.call::<_, Value<'_>>(())
+        });
+        ctx.globals().set("outer", outer.unwrap().function(ctx, "outer").unwrap()).unwrap();
+    });
+    let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        eval(&interrupted, "outer(() => { for (let n = 0; n < 100000; n++); })")
+    }));
+    assert_eq!(asked.is_err(), cfg!(debug_assertions));
+    assert!(interrupted.nested_entries() > 0);
+}
+
 mod fibers;

@@ -119,10 +119,9 @@ async fn ten_thousand_tasks_have_as_many_series_as_none() {
             let kind = Kind::Job(JobInfo { tick_ms: 0, attempt: 1 });
             let control = Arc::new(Task { name: format!("task-{number}"), kind });
             let task = ScriptTask { control, limits: Limits::default() };
-            let run =
-                async move |vm: &mut hats_script::Vm| {
-                    vm.run_once(&source.into(), "task.js", None).await.result.is_ok()
-                };
+            let run = async move |vm: &mut hats_script::Vm| {
+                vm.run_once(&source.into(), "task.js", None).await.result.is_ok()
+            };
             lanes.spawn_run(task, run).1
         })
         .collect();

@@ -124,7 +124,9 @@ async fn clean_up(vm: &mut Vm, thread: &Thread) -> Result<(), ScriptError> {
     thread.interrupts.begin_cleanup(|| vm.withdraw_interrupt());
     if vm.is_dead() {
         say(thread, || {
-            tracing::warn!("killed: the call in progress did not end when it was interrupted; cleanup() does not run");
+            tracing::warn!(
+                "killed: the call in progress did not end when it was interrupted; cleanup() does not run"
+            );
         });
         return Ok(());
     }

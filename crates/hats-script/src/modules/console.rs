@@ -2,73 +2,83 @@
 
 use std::rc::Rc;
 
+use hats_arena::leaf::define;
 use rquickjs::{Ctx, Object, Value};
 use tracing::Level;
 
-use super::{Call, define, text_of};
+use super::{Call, elements, function, inspect, object};
 use crate::vm::Host;
 
-pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
-    let console = Object::new(ctx.clone())?;
-    define(&console, "console.log", host, info)?;
-    define(&console, "console.info", host, info)?;
-    define(&console, "console.debug", host, |host, call| {
-        // A run keeps such lines as far as the log has them, or they would drive out the others.
-        if tracing::enabled!(target: "script", Level::DEBUG) {
-            let line = line(host, call);
-            host.keep_line("debug: ", &line);
+/// What `host.js` makes the functions of `console` of: the level is the name of the function.
+pub(super) fn leaves<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<Object<'js>> {
+    let console = object(ctx)?;
+    let log = function(ctx, "console.log", host, |host, call| {
+        let level = call.string(0)?;
+        if is_logged(host, &level) {
+            log(host, &level, &line(host, call));
+        }
+        Ok(Value::new_undefined(call.ctx.clone()))
+    })?;
+    define(&console, "log", log)?;
+    let is_logged = function(ctx, "console.isLogged", host, |host, call| {
+        Ok(Value::new_bool(call.ctx.clone(), is_logged(host, &call.string(0)?)))
+    })?;
+    define(&console, "isLogged", is_logged)?;
+    #[expect(clippy::cast_precision_loss, reason = "no line is so long")]
+    define(&console, "lineMax", most_bytes(host) as f64)?;
+    Ok(console)
+}
+
+/// Whether anybody sees a line. A run keeps lines of debug as far as the log has them, or they would drive out the others.
+fn is_logged(host: &Host, level: &str) -> bool {
+    match level {
+        "debug" => tracing::enabled!(target: "script", Level::DEBUG),
+        "warn" => host.keeps_log() || tracing::enabled!(target: "script", Level::WARN),
+        "error" => host.keeps_log() || tracing::enabled!(target: "script", Level::ERROR),
+        _ => host.keeps_log() || tracing::enabled!(target: "script", Level::INFO),
+    }
+}
+
+fn log(host: &Host, level: &str, line: &str) {
+    match level {
+        "debug" => {
+            host.keep_line("debug: ", line);
             host.log(|| tracing::debug!(target: "script", "{line}"));
         }
-        undefined(call)
-    })?;
-    define(&console, "console.warn", host, |host, call| {
-        if host.keeps_log() || tracing::enabled!(target: "script", Level::WARN) {
-            let line = line(host, call);
-            host.keep_line("warn: ", &line);
+        "warn" => {
+            host.keep_line("warn: ", line);
             host.log(|| tracing::warn!(target: "script", "{line}"));
         }
-        undefined(call)
-    })?;
-    define(&console, "console.error", host, |host, call| {
-        if host.keeps_log() || tracing::enabled!(target: "script", Level::ERROR) {
-            let line = line(host, call);
-            host.keep_line("error: ", &line);
+        "error" => {
+            host.keep_line("error: ", line);
             host.log(|| tracing::error!(target: "script", "{line}"));
         }
-        undefined(call)
-    })?;
-    ctx.globals().set("console", console)
-}
-
-fn info<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
-    if host.keeps_log() || tracing::enabled!(target: "script", Level::INFO) {
-        let line = line(host, call);
-        host.keep_line("", &line);
-        host.log(|| tracing::info!(target: "script", "{line}"));
+        _ => {
+            host.keep_line("", line);
+            host.log(|| tracing::info!(target: "script", "{line}"));
+        }
     }
-    undefined(call)
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "the shape of a host function")]
-fn undefined<'js>(call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
-    Ok(Value::new_undefined(call.ctx.clone()))
+/// Of what will be cut off no more is made than this: one long string may be given a thousand times.
+fn most_bytes(host: &Host) -> usize {
+    host.limits.log_line.saturating_mul(char::MAX_LEN_UTF8)
 }
 
+/// The second argument is the list of what is printed: objects are text by now.
 fn line(host: &Host, call: &Call<'_, '_>) -> String {
-    let limit = host.limits.log_line;
     let mut line = String::new();
-    for (n, value) in call.arguments.iter().enumerate() {
+    for (n, value) in elements(&call.argument(1)).enumerate() {
         if n > 0 {
             line.push(' ');
         }
-        // What will be cut off is not even made: one long string may be given a thousand times.
-        if line.len() > limit.saturating_mul(char::MAX_LEN_UTF8) {
+        if line.len() > most_bytes(host) {
             line.push('…');
             break;
         }
-        line.push_str(&text_of(call.ctx, value));
+        line.push_str(&inspect::plain_text(call.ctx, &value));
     }
-    cut(line, limit)
+    cut(line, host.limits.log_line)
 }
 
 /// A line of at most `limit` characters, with a note of how many of those that were made are cut off.

@@ -5,11 +5,11 @@
 
 use std::rc::Rc;
 
-use rquickjs::function::This;
-use rquickjs::{Array, Ctx, Exception, Function, Object, Value};
+use hats_arena::{entry, leaf};
+use rquickjs::{Array, Ctx, Exception, Function, Value};
 
 use super::http::{body_of, fetch};
-use super::{inspect, response, string_of};
+use super::{inspect, response};
 use crate::vm::Host;
 
 /// What errors call it.
@@ -28,19 +28,23 @@ pub(crate) fn call<'js>(
     module: &Value<'js>,
 ) -> rquickjs::Result<Value<'js>> {
     let exported: Value<'js> = match module.as_object() {
-        Some(exports) => exports.get("default")?,
+        Some(exports) => entry::run(|| exports.get("default"))?,
         None => Value::new_undefined(ctx.clone()),
     };
     let incoming: Function<'js> = fetch::group(ctx, host)?.get("incoming")?;
     if let Some(function) = exported.as_function() {
-        return function.call((incoming.call::<_, Value<'js>>(())?,));
+        let request = entry::call(ctx, &incoming, &[])?;
+        return entry::call(ctx, function, &[request]);
     }
     let fetch: Option<Function<'js>> = match exported.as_object() {
-        Some(object) => object.get::<_, Value<'js>>("fetch")?.into_function(),
+        Some(object) => entry::run(|| object.get::<_, Value<'js>>("fetch"))?.into_function(),
         None => None,
     };
     match fetch {
-        Some(fetch) => fetch.call((This(exported), incoming.call::<_, Value<'js>>(())?)),
+        Some(fetch) => {
+            let request = entry::call(ctx, &incoming, &[])?;
+            entry::call_on(ctx, &fetch, &exported, &[request])
+        }
         None => {
             let found = inspect::brief(ctx, &exported);
             let message = format!(
@@ -66,19 +70,19 @@ pub(crate) fn answer<'js>(ctx: &Ctx<'js>, host: &Rc<Host>, returned: &Value<'js>
     if is_begun {
         return Err(refuse("returned its answer and had begun one with response: use one of both"));
     }
-    if let Some(body) = body_of(host, ctx, returned)? {
+    if let Some(body) = body_of(returned)? {
         let own_type = if returned.is_string() { None } else { Some(BYTES_TYPE) };
         return response::change(host, ctx, NAME, |exchange| exchange.answer(body, own_type));
     }
     let outgoing: Function<'js> = fetch::group(ctx, host)?.get("outgoing")?;
-    let Some(parts) = outgoing.call::<_, Option<Object<'js>>>((returned.clone(),))? else {
+    let Some(parts) = entry::call(ctx, &outgoing, &[returned.clone()])?.into_object() else {
         let found = inspect::brief(ctx, returned);
         let message = format!("must return a Response, a string or a Uint8Array, not {found}");
         return Err(refuse(&message));
     };
     let (status, flat): (u16, Array<'js>) = (parts.get(0)?, parts.get(1)?);
-    let flat = flat.iter::<rquickjs::String<'js>>().map(|text| string_of(ctx, text?));
+    let flat = flat.iter::<rquickjs::String<'js>>().map(|text| leaf::string_of(&text?));
     let flat: Vec<String> = flat.collect::<rquickjs::Result<_>>()?;
-    let body = body_of(host, ctx, &parts.get(2)?)?.unwrap_or_default();
+    let body = body_of(&parts.get(2)?)?.unwrap_or_default();
     response::change(host, ctx, NAME, |exchange| exchange.answer_with(status, &flat, body))
 }

@@ -12,18 +12,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hats_arena::leaf::{self, define as own};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Url};
-use rquickjs::object::Property;
-use rquickjs::{Array, Ctx, Exception, Function, IntoJs, Object, TypedArray, Value};
+use rquickjs::{Ctx, Function, IntoJs, Object, Value};
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::client::Budget;
 use self::client::{Answer, Body, Redirect, Request};
 pub use self::client::{Client, Error, Settings};
-use super::{
-    Call, bytes_of, coerced, define, function, inspect, lazy_with, plain_object, properties, string_of,
-};
+use super::{Call, bytes_to_js, coerced, define, elements, function, inspect, object, plain_object};
 use crate::vm::Host;
 
 /// How long a request may take unless it says otherwise.
@@ -31,13 +29,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const NO_HTTP: &str = "this worker gives its scripts no HTTP";
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 
-pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
-    lazy_with(ctx, host, "http", made)?;
-    fetch::install(ctx, host)
-}
-
-fn made<'js>(host: &Rc<Host>, ctx: &Ctx<'js>) -> rquickjs::Result<Value<'js>> {
-    let http = Object::new(ctx.clone())?;
+/// What `http.js` is made of: its functions take URL, body, options, and a list of what is in the last two.
+pub(super) fn leaves<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<Object<'js>> {
+    let http = object(ctx)?;
     define(&http, "http.Get", host, |host, call| request(host, call, Method::GET, Sends::Nothing))?;
     define(&http, "http.Head", host, |host, call| request(host, call, Method::HEAD, Sends::Nothing))?;
     define(&http, "http.Delete", host, |host, call| request(host, call, Method::DELETE, Sends::Nothing))?;
@@ -45,7 +39,8 @@ fn made<'js>(host: &Rc<Host>, ctx: &Ctx<'js>) -> rquickjs::Result<Value<'js>> {
     define(&http, "http.Put", host, |host, call| request(host, call, Method::PUT, Sends::Body))?;
     define(&http, "http.Patch", host, |host, call| request(host, call, Method::PATCH, Sends::Body))?;
     define(&http, "http.PostForm", host, |host, call| request(host, call, Method::POST, Sends::Form))?;
-    Ok(http.into_value())
+    own(&http, "utf8", utf8_function(ctx, host)?)?;
+    Ok(http)
 }
 
 /// What the second argument of a call is.
@@ -63,18 +58,19 @@ fn request<'js>(
     sends: Sends,
 ) -> rquickjs::Result<Value<'js>> {
     let url = call.string(0)?;
-    let (body, form, options) = match sends {
-        Sends::Nothing => (None, false, 1),
-        Sends::Body => (Some(read_body(host, call, 1)?), false, 2),
-        Sends::Form => (Some(read_form(call, 1)?), true, 2),
+    let parts = Parts { call, list: call.argument(3), options: if sends == Sends::Nothing { 1 } else { 2 } };
+    let (body, form) = match sends {
+        Sends::Nothing => (None, false),
+        Sends::Body => (Some(read_body(call, 1)?), false),
+        Sends::Form => (Some(parts.form()?), true),
     };
-    let mut options = Options::read(call, options)?;
+    let mut options = parts.options()?;
     if form {
         options.headers.entry(CONTENT_TYPE).or_insert(FORM);
     }
     let is_head = method == Method::HEAD;
     match perform(host, call, method, &url, body, options)? {
-        Ok(answer) => result(host, call.ctx, answer, is_head),
+        Ok(answer) => result(call, answer, is_head),
         Err(error) => failure(call.ctx, &error),
     }
 }
@@ -127,30 +123,104 @@ struct Options {
     timeout: Duration,
 }
 
-impl Options {
-    /// Reads the n-th argument: `{headers, timeoutMs}`, or nothing.
-    fn read(call: &Call<'_, '_>, n: usize) -> rquickjs::Result<Self> {
-        let mut options = Self { headers: HeaderMap::new(), timeout: TIMEOUT };
-        let given = call.argument(n);
+/// What `http.js` has found in the arguments of a call: for each part what it is, a name and a value.
+struct Parts<'a, 'js> {
+    call: &'a Call<'a, 'js>,
+    list: Value<'js>,
+    /// Which argument of the script's call are the options.
+    options: usize,
+}
+
+impl<'js> Parts<'_, 'js> {
+    /// `{headers, timeoutMs}`, or nothing.
+    fn options(&self) -> rquickjs::Result<Options> {
+        let (call, n) = (self.call, self.options);
+        let mut options = Options { headers: HeaderMap::new(), timeout: TIMEOUT };
+        let given = call.argument(2);
         if given.is_undefined() || given.is_null() {
             return Ok(options);
         }
-        let Some(given) = plain_object(&given) else {
-            return Err(call.wrong(n, "an object such as {headers, timeoutMs}"));
-        };
-        for option in properties(call.ctx, given) {
-            let (name, value) = option?;
-            match name.as_str() {
-                _ if value.is_undefined() => {}
-                "headers" => options.headers = read_headers(call, n, &value)?,
-                "timeoutMs" => options.timeout = read_timeout(call, n, &value)?,
-                name => {
+        if plain_object(&given).is_none() {
+            return Err(self.wrong(n, "an object such as {headers, timeoutMs}", &given));
+        }
+        for part in self.iter() {
+            let (what, name, value) = part?;
+            match (what.as_str(), name.as_str()) {
+                ("header", _) => self.add_header(&mut options.headers, &name, &value)?,
+                ("option", _) if value.is_undefined() => {}
+                ("option", "headers") if plain_object(&value).is_some() => {}
+                ("option", "headers") => {
+                    let given = inspect::brief(call.ctx, &value);
+                    let message = format!("headers must be an object of names and values, not {given}");
+                    return Err(wrong_part(call, n, &message));
+                }
+                ("option", "timeoutMs") => options.timeout = read_timeout(call, n, &value)?,
+                ("option", name) => {
                     let known = "the options are headers and timeoutMs";
                     return Err(wrong_part(call, n, &format!("{name:?} is no option; {known}")));
                 }
+                _ => {}
             }
         }
         Ok(options)
+    }
+
+    /// The second argument as the fields of a form.
+    fn form(&self) -> rquickjs::Result<Vec<u8>> {
+        let given = self.call.argument(1);
+        if plain_object(&given).is_none() {
+            return Err(self.wrong(1, "an object of names and values", &given));
+        }
+        let mut form = url::form_urlencoded::Serializer::new(String::new());
+        for part in self.iter() {
+            let (what, name, value) = part?;
+            if what != "field" {
+                continue;
+            }
+            match text(self.call, &value)? {
+                Some(text) => {
+                    form.append_pair(&name, &text);
+                }
+                None => {
+                    let given = inspect::brief(self.call.ctx, &value);
+                    let expected = "a string, number, bigint, boolean or an array of these";
+                    let message = format!("field {name:?} must be {expected}, not {given}");
+                    return Err(wrong_part(self.call, 1, &message));
+                }
+            }
+        }
+        Ok(form.finish().into_bytes())
+    }
+
+    fn add_header(&self, headers: &mut HeaderMap, name: &str, value: &Value<'js>) -> rquickjs::Result<()> {
+        let wrong = |message: &str| wrong_part(self.call, self.options, message);
+        let Some(text) = text(self.call, value)? else {
+            let given = inspect::brief(self.call.ctx, value);
+            let message =
+                format!("header {name:?} must be a string, a number or an array of these, not {given}");
+            return Err(wrong(&message));
+        };
+        if let Some((name, value)) = headers::checked(name, &text).map_err(|message| wrong(&message))? {
+            headers.try_append(name, value).map_err(|_| wrong("there are too many headers"))?;
+        }
+        Ok(())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = rquickjs::Result<(String, String, Value<'js>)>> {
+        let mut list = elements(&self.list);
+        std::iter::from_fn(move || {
+            let (what, name, value) = (list.next()?, list.next()?, list.next()?);
+            let text = |value: Value<'js>| value.as_string().map(leaf::string_of).transpose();
+            let read = text(what).and_then(|what| Ok((what.unwrap_or_default(), text(name)?, value)));
+            Some(read.map(|(what, name, value)| (what, name.unwrap_or_default(), value)))
+        })
+    }
+
+    /// As [`Call::wrong`], of an argument of the script's.
+    fn wrong(&self, n: usize, expected: &str, given: &Value<'js>) -> rquickjs::Error {
+        let given = inspect::brief(self.call.ctx, given);
+        let message = format!("{}: argument {} must be {expected}, not {given}", self.call.name, n + 1);
+        self.call.type_error(&message)
     }
 }
 
@@ -168,174 +238,77 @@ fn read_timeout<'js>(call: &Call<'_, 'js>, n: usize, value: &Value<'js>) -> rqui
     }
 }
 
-fn read_headers<'js>(call: &Call<'_, 'js>, n: usize, value: &Value<'js>) -> rquickjs::Result<HeaderMap> {
-    let mut headers = HeaderMap::new();
-    let Some(given) = plain_object(value) else {
-        let given = inspect::brief(call.ctx, value);
-        return Err(wrong_part(
-            call,
-            n,
-            &format!("headers must be an object of names and values, not {given}"),
-        ));
-    };
-    for header in properties(call.ctx, given) {
-        let (name, value) = header?;
-        each_text(call, &value, |text| match text {
-            Some(text) => match headers::checked(&name, &text) {
-                Ok(Some((name, value))) => match headers.try_append(name, value) {
-                    Ok(_) => Ok(()),
-                    Err(_) => Err(wrong_part(call, n, "there are too many headers")),
-                },
-                Ok(None) => Ok(()),
-                Err(message) => Err(wrong_part(call, n, &message)),
-            },
-            None => {
-                let given = inspect::brief(call.ctx, &value);
-                let message =
-                    format!("header {name:?} must be a string, a number or an array of these, not {given}");
-                Err(wrong_part(call, n, &message))
-            }
-        })?;
-    }
-    Ok(headers)
+/// A value as text; None for what is none.
+fn text<'js>(call: &Call<'_, 'js>, value: &Value<'js>) -> rquickjs::Result<Option<String>> {
+    let is_text = value.is_string() || value.is_number() || value.is_bool() || value.is_big_int();
+    if is_text { coerced(call.ctx, value.clone()).map(Some) } else { Ok(None) }
 }
 
 /// The n-th argument as a body.
-fn read_body(host: &Host, call: &Call<'_, '_>, n: usize) -> rquickjs::Result<Vec<u8>> {
+fn read_body(call: &Call<'_, '_>, n: usize) -> rquickjs::Result<Vec<u8>> {
     let value = call.argument(n);
-    match body_of(host, call.ctx, &value)? {
+    match body_of(&value)? {
         Some(body) => Ok(body),
         None => Err(call.wrong(n, "a string or Uint8Array")),
     }
 }
 
 /// A string or a `Uint8Array` as bytes; None for anything else.
-pub(crate) fn body_of<'js>(
-    host: &Host,
-    ctx: &Ctx<'js>,
-    value: &Value<'js>,
-) -> rquickjs::Result<Option<Vec<u8>>> {
-    if let Some(text) = value.as_string() {
-        return string_of(ctx, text.clone()).map(|text| Some(text.into_bytes()));
-    }
-    match value.as_object().and_then(|object| object.as_typed_array::<u8>()) {
-        Some(array) => bytes_of(host, ctx, array).map(Some),
-        None => Ok(None),
-    }
-}
-
-/// The n-th argument as the fields of a form.
-fn read_form(call: &Call<'_, '_>, n: usize) -> rquickjs::Result<Vec<u8>> {
-    let value = call.argument(n);
-    let Some(fields) = plain_object(&value) else {
-        return Err(call.wrong(n, "an object of names and values"));
-    };
-    let mut form = url::form_urlencoded::Serializer::new(String::new());
-    for field in properties(call.ctx, fields) {
-        let (name, value) = field?;
-        each_text(call, &value, |text| match text {
-            Some(text) => {
-                form.append_pair(&name, &text);
-                Ok(())
-            }
-            None => {
-                let given = inspect::brief(call.ctx, &value);
-                let expected = "a string, number, bigint, boolean or an array of these";
-                Err(wrong_part(call, n, &format!("field {name:?} must be {expected}, not {given}")))
-            }
-        })?;
-    }
-    Ok(form.finish().into_bytes())
-}
-
-/// Hands over a value, or each item of an array, as text; None for what is no text.
-fn each_text<'js>(
-    call: &Call<'_, 'js>,
-    value: &Value<'js>,
-    mut take: impl FnMut(Option<String>) -> rquickjs::Result<()>,
-) -> rquickjs::Result<()> {
-    let mut one = |value: &Value<'js>| {
-        let is_text = value.is_string() || value.is_number() || value.is_bool() || value.is_big_int();
-        take(if is_text { Some(coerced(call.ctx, value.clone())?) } else { None })
-    };
-    match value.as_array() {
-        Some(items) => items.iter::<Value<'js>>().try_for_each(|item| one(&item?)),
-        None => one(value),
+pub(crate) fn body_of(value: &Value<'_>) -> rquickjs::Result<Option<Vec<u8>>> {
+    match value.as_string() {
+        Some(text) => leaf::string_of(text).map(|text| Some(text.into_bytes())),
+        None => Ok(leaf::bytes_of(value)),
     }
 }
 
 /// A `TypeError` about a part of the n-th argument.
 fn wrong_part(call: &Call<'_, '_>, n: usize, message: &str) -> rquickjs::Error {
-    Exception::throw_type(call.ctx, &format!("{}: argument {}: {message}", call.name, n + 1))
+    call.type_error(&format!("{}: argument {}: {message}", call.name, n + 1))
 }
 
-fn result<'js>(
-    host: &Rc<Host>,
-    ctx: &Ctx<'js>,
-    answer: Answer,
-    is_head: bool,
-) -> rquickjs::Result<Value<'js>> {
+fn result<'js>(call: &Call<'_, 'js>, answer: Answer, is_head: bool) -> rquickjs::Result<Value<'js>> {
+    let ctx = call.ctx;
     let result = Object::new(ctx.clone())?;
     if !is_head {
-        set_body(host, ctx, &result, &answer.body)?;
+        match &answer.body {
+            Body::Text(text) => {
+                let text = text.as_str().into_js(ctx)?;
+                own(&result, "body", text.clone())?;
+                // `http.js` makes the bytes of it when they are asked for.
+                if let Some(list) = call.argument(3).as_object() {
+                    own(list, "text", text)?;
+                }
+            }
+            Body::Bytes(bytes) => {
+                own(&result, "body", String::from_utf8_lossy(bytes).as_ref())?;
+                leaf::define_hidden(&result, "bytes", bytes_to_js(ctx, bytes)?)?;
+            }
+        }
     }
-    result.set("headers", headers_to_js(ctx, &answer.headers)?)?;
-    result.set("status", answer.status.as_u16())?;
+    own(&result, "headers", headers_to_js(ctx, &answer.headers)?)?;
+    own(&result, "status", answer.status.as_u16())?;
     Ok(result.into_value())
 }
 
-/// `body` is the text. `bytes` is made when it is asked for, from the same text if that says it all, so that nothing is
-/// kept twice; it is not enumerable, so that a result as JSON, or in the log, is no longer than it was without it.
-fn set_body<'js>(host: &Rc<Host>, ctx: &Ctx<'js>, result: &Object<'js>, body: &Body) -> rquickjs::Result<()> {
-    match body {
-        Body::Text(text) => {
-            let text = text.as_str().into_js(ctx)?;
-            result.set("body", text.clone())?;
-            let make: Function<'js> = host.made(ctx, "http bytes", |ctx| {
-                let maker: Function<'js> = ctx.eval(LAZY_BYTES)?;
-                maker.call((utf8_function(ctx, host)?,))
-            })?;
-            make.call((result.clone(), text))
-        }
-        Body::Bytes(bytes) => {
-            result.set("body", String::from_utf8_lossy(bytes).as_ref())?;
-            let bytes = TypedArray::<u8>::new_copy(ctx.clone(), bytes)?;
-            result.prop("bytes", Property::from(bytes.into_value()).writable().configurable())
-        }
-    }
-}
-
-const LAZY_BYTES: &str = "(utf8) => (result, text) => { \
-     const fix = (value) => Object.defineProperty(result, 'bytes', { value, writable: true, configurable: true }); \
-     Object.defineProperty(result, 'bytes', { get: () => fix(utf8(text)).bytes, set: fix, configurable: true }) }";
-
 /// A function of the script's world that makes a `Uint8Array` of a string.
 fn utf8_function<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<Function<'js>> {
-    function(ctx, "utf8", host, |_, call| {
-        let bytes = call.string(0)?.into_bytes();
-        TypedArray::<u8>::new_copy(call.ctx.clone(), bytes).map(TypedArray::into_value)
-    })
+    function(ctx, "utf8", host, |_, call| bytes_to_js(call.ctx, call.string(0)?.as_bytes()))
 }
 
 fn headers_to_js<'js>(ctx: &Ctx<'js>, headers: &HeaderMap) -> rquickjs::Result<Object<'js>> {
     let object = Object::new(ctx.clone())?;
     for name in headers.keys() {
-        let values = Array::new(ctx.clone())?;
-        for (n, value) in headers.get_all(name).iter().enumerate() {
-            values.set(n, headers::text(value))?;
-        }
-        // Defined, not assigned: a server may call a header `__proto__`.
-        let property = Property::from(values.into_value()).writable().configurable().enumerable();
-        object.prop(headers::canonical(name), property)?;
+        let values = headers.get_all(name).iter().map(|value| Ok(headers::text(value)));
+        own(&object, &headers::canonical(name), leaf::array_of(ctx, values)?)?;
     }
     Ok(object)
 }
 
 fn failure<'js>(ctx: &Ctx<'js>, error: &str) -> rquickjs::Result<Value<'js>> {
     let result = Object::new(ctx.clone())?;
-    result.set("error", error)?;
-    result.set("status", 0)?;
-    result.set("body", "")?;
-    result.set("headers", Object::new(ctx.clone())?)?;
+    own(&result, "error", error)?;
+    own(&result, "status", 0)?;
+    own(&result, "body", "")?;
+    own(&result, "headers", Object::new(ctx.clone())?)?;
     Ok(result.into_value())
 }

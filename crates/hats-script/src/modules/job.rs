@@ -2,9 +2,9 @@
 //! documentation.
 
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
 
-use rquickjs::{Ctx, Object};
+use hats_arena::leaf::new_date;
+use rquickjs::{Ctx, IntoJs, Object, Value};
 
 use super::thread::{answer, disable};
 use super::{define, getter};
@@ -17,7 +17,7 @@ pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
     // Epochs stay below 2^53, so that a JavaScript number holds them exactly.
     getter(&job, "Epoch", host, |host| host.control().epoch() as f64)?;
     // A new Date at each use: whoever changes one changes that one only.
-    getter(&job, "Tick", host, |host| info(host).map(|info| date(info.tick_ms)))?;
+    getter(&job, "Tick", host, |host| info(host).map(|info| Date(info.tick_ms)))?;
     getter(&job, "Attempt", host, |host| info(host).map(|info| info.attempt))?;
     getter(&job, "Stopped", host, |host| host.control().stopped())?;
     define(&job, "job.State", host, |host, call| answer(host, call, |task| task.state()))?;
@@ -34,7 +34,12 @@ fn info(host: &Host) -> Option<JobInfo> {
     }
 }
 
-fn date(unix_ms: i64) -> SystemTime {
-    let distance = Duration::from_millis(unix_ms.unsigned_abs());
-    if unix_ms < 0 { SystemTime::UNIX_EPOCH - distance } else { SystemTime::UNIX_EPOCH + distance }
+/// Milliseconds from 1970.
+struct Date(i64);
+
+impl<'js> IntoJs<'js> for Date {
+    fn into_js(self, ctx: &Ctx<'js>) -> rquickjs::Result<Value<'js>> {
+        #[expect(clippy::cast_precision_loss, reason = "what a Date can say is exact")]
+        new_date(ctx, self.0 as f64)
+    }
 }

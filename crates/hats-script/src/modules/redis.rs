@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use fred::types::Value as RedisValue;
 use hats_arena::Kept;
+use hats_arena::leaf::{self, define_element};
 use rquickjs::atom::PredefinedAtom;
 use rquickjs::object::Property;
-use rquickjs::{Array, Ctx, Exception, Function, IntoJs, Object, Value};
+use rquickjs::{Array, Ctx, Function, IntoJs, Object, Value};
 
 use self::command::Kind;
 use self::connections::Broken;
@@ -27,7 +28,7 @@ pub(crate) use self::connections::LaneConnection;
 pub use self::connections::{Connections, Error, State};
 use self::frequent::Frequent;
 use self::value::Arguments;
-use super::{Call, define, lazy, plain_object, properties};
+use super::{CONVERT, Call, define, elements, function, helper, object, plain_object};
 use crate::metrics::{Answered, Command};
 use crate::vm::Host;
 
@@ -37,14 +38,16 @@ const HSET_FENCED: &str = include_str!("redis/hset_fenced.lua");
 /// A reply, or the text of the error that came instead.
 type Reply = Result<RedisValue, String>;
 
-pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
+/// What `host.js` makes `redis` of.
+pub(super) fn leaves<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<Object<'js>> {
     let redis = Object::new(ctx.clone())?;
     define(&redis, "redis.Do", host, do_command)?;
     define(&redis, "redis.Call", host, call_command)?;
     define(&redis, "redis.Blpop", host, blpop)?;
-    define(&redis, "redis.HsetFenced", host, hset_fenced)?;
-    ctx.globals().set("redis", redis)?;
-    lazy(ctx, host, "RedisError", "(class RedisError extends Error { get name() { return 'RedisError'; } })")
+    let leaves = object(ctx)?;
+    leaf::define(&leaves, "redis", redis)?;
+    leaf::define(&leaves, "hsetFenced", function(ctx, "redis.HsetFenced", host, hset_fenced)?)?;
+    Ok(leaves)
 }
 
 fn do_command<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
@@ -55,7 +58,7 @@ fn do_command<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Va
 fn call_command<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
     match run(host, call)? {
         Ok(reply) => value::to_js(call.ctx, reply),
-        Err(message) => Err(redis_error(call.ctx, &message)),
+        Err(message) => Err(redis_error(host, call.ctx, &message)),
     }
 }
 
@@ -72,7 +75,7 @@ fn blpop<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'
         // [key, element]
         Ok(RedisValue::Array(mut pair)) if pair.len() == 2 => value::to_js(call.ctx, pair.swap_remove(1)),
         Ok(_) => "".into_js(call.ctx),
-        Err(message) => Err(redis_error(call.ctx, &message)),
+        Err(message) => Err(redis_error(host, call.ctx, &message)),
     }
 }
 
@@ -82,20 +85,22 @@ fn hset_fenced<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<V
             "{}: an endpoint has no epoch, which only threads and jobs have: use redis.Do('HSET', …)",
             call.name
         );
-        return Err(Exception::throw_type(call.ctx, &message));
+        return Err(call.type_error(&message));
     }
     let mut arguments = Arguments::new(host);
     arguments.push(HSET_FENCED);
     arguments.push(1_i64);
     arguments.push_argument(call, 0)?;
     arguments.push(host.control().epoch().to_string());
-    let fields = call.argument(1);
-    let Some(fields) = plain_object(&fields) else {
+    if plain_object(&call.argument(1)).is_none() {
         return Err(call.wrong(1, "an object of fields and values"));
-    };
+    }
+    // Its names and values in turn.
+    let fields = call.argument(2);
+    let mut fields = elements(&fields);
     let mut empty = true;
-    for field in properties(call.ctx, fields) {
-        let (name, item) = field?;
+    while let (Some(name), Some(item)) = (fields.next(), fields.next()) {
+        let name = name.as_string().map(leaf::string_of).transpose()?.unwrap_or_default();
         empty = false;
         arguments.push(name.as_str());
         if !arguments.push_value(call, &item)? {
@@ -104,7 +109,7 @@ fn hset_fenced<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<V
                 call.name,
                 super::inspect::brief(call.ctx, &item)
             );
-            return Err(Exception::throw_type(call.ctx, &message));
+            return Err(call.type_error(&message));
         }
     }
     if empty {
@@ -203,10 +208,10 @@ fn pair<'js>(host: &Host, call: &Call<'_, 'js>, reply: Reply) -> rquickjs::Resul
     let ctx = call.ctx;
     let pair = Array::new(ctx.clone())?;
     match reply {
-        Ok(reply) => pair.set(0, value::to_js(ctx, reply)?)?,
+        Ok(reply) => define_element(&pair, 0, value::to_js(ctx, reply)?)?,
         Err(message) => {
-            pair.set(0, Value::new_null(ctx.clone()))?;
-            pair.set(1, message)?;
+            define_element(&pair, 0, Value::new_null(ctx.clone()))?;
+            define_element(&pair, 1, message)?;
         }
     }
     convert_to_reply(host, pair.as_object())?;
@@ -227,19 +232,11 @@ impl ReplyParts {
     }
 }
 
-/// Makes a pair pass for its reply: gives it a `Symbol.toPrimitive`. That is JavaScript because it may come to call
-/// itself, if the script puts a pair into itself, and the engine guards the stack in JavaScript only.
+/// Makes a pair pass for its reply: gives it a `Symbol.toPrimitive`, which is JavaScript, as what it has to convert may be.
 fn convert_to_reply<'js>(host: &Host, pair: &Object<'js>) -> rquickjs::Result<()> {
     let ctx = pair.ctx();
     let known = host.reply_parts.borrow().as_ref().map(|parts| parts.conversion.get(ctx)).transpose()?;
-    let conversion: Function<'js> = match &known {
-        Some(known) => known.clone(),
-        // A conversion has to give a primitive; an array reply is joined, as arrays are.
-        None => ctx.eval(
-            "(function () { const reply = this[0]; \
-             return typeof reply === 'object' && reply !== null ? `${reply}` : reply })",
-        )?,
-    };
+    let conversion = known.clone().map_or_else(|| helper(ctx, host, CONVERT), Ok)?;
     pair.prop(PredefinedAtom::SymbolToPrimitive, Property::from(conversion.clone()))?;
     if known.is_none() {
         let sample = Array::new(ctx.clone())?.into_object();
@@ -250,13 +247,23 @@ fn convert_to_reply<'js>(host: &Host, pair: &Object<'js>) -> rquickjs::Result<()
     Ok(())
 }
 
-fn redis_error(ctx: &Ctx<'_>, message: &str) -> rquickjs::Error {
-    let made =
-        ctx.globals().get::<_, rquickjs::Constructor<'_>>("RedisError").and_then(|c| c.construct((message,)));
-    match made {
-        Ok(error) => ctx.throw(error),
+/// Throws a `RedisError`.
+fn redis_error(host: &Host, ctx: &Ctx<'_>, message: &str) -> rquickjs::Error {
+    let error = error_prototype(ctx, host).and_then(|prototype| leaf::new_error_of(&prototype, message));
+    match error {
+        Ok(error) => ctx.throw(error.into_value()),
         Err(error) => error,
     }
+}
+
+/// The prototype of each `RedisError`: there may be such errors before a script has asked for their constructor, which is
+/// JavaScript.
+pub(super) fn error_prototype<'js>(ctx: &Ctx<'js>, host: &Host) -> rquickjs::Result<Object<'js>> {
+    host.made(ctx, "RedisError", |ctx| {
+        let prototype = Object::new_proto(ctx.clone(), Some(&leaf::error_prototype(ctx)?))?;
+        leaf::define_hidden(&prototype, "name", "RedisError")?;
+        Ok(prototype)
+    })
 }
 
 /// Time that a command may take when the lease sets no nearer limit.

@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use hats_arena::define_accessor;
-use rquickjs::object::Property;
-use rquickjs::{Array, Ctx, IntoJs, Object, TypedArray, Value};
+use hats_arena::leaf::{self, define_element};
+use rquickjs::{Array, Ctx, IntoJs, Object, Value};
 
-use super::{Call, define, function, getter};
+use super::{Call, bytes_to_js, define, function, getter};
 use crate::page::PageRequest;
 use crate::vm::Host;
 
@@ -50,8 +50,9 @@ fn once(
                 None => return Ok(Value::new_undefined(call.ctx.clone())),
             },
         };
+        // A proxy, or an object that is frozen, is left as it is.
         if let Some(this) = call.this.as_object() {
-            this.prop(name, Property::from(value.clone()).writable().configurable().enumerable())?;
+            leaf::define(this, name, value.clone())?;
         }
         Ok(value)
     })?;
@@ -61,16 +62,18 @@ fn once(
 /// `{name: [values]}`.
 fn query<'js>(ctx: &Ctx<'js>, request: &PageRequest) -> rquickjs::Result<Value<'js>> {
     let query = Object::new(ctx.clone())?;
-    let mut lists: HashMap<&str, Array<'js>> = HashMap::new();
+    // Each with its length.
+    let mut lists: HashMap<&str, (Array<'js>, usize)> = HashMap::new();
     for (name, value) in &request.query {
-        if let Some(list) = lists.get(name.as_str()) {
-            list.set(list.len(), value.as_str())?;
+        if let Some(list) = lists.get_mut(name.as_str()) {
+            define_element(&list.0, list.1, value.as_str())?;
+            list.1 += 1;
             continue;
         }
         let list = Array::new(ctx.clone())?;
-        list.set(0, value.as_str())?;
-        own(&query, name, list.clone().into_value())?;
-        lists.insert(name, list);
+        define_element(&list, 0, value.as_str())?;
+        leaf::define(&query, name, list.clone())?;
+        lists.insert(name, (list, 1));
     }
     Ok(query.into_value())
 }
@@ -79,14 +82,9 @@ fn query<'js>(ctx: &Ctx<'js>, request: &PageRequest) -> rquickjs::Result<Value<'
 pub(super) fn params<'js>(ctx: &Ctx<'js>, request: &PageRequest) -> rquickjs::Result<Value<'js>> {
     let params = Object::new(ctx.clone())?;
     for (name, value) in &request.params {
-        own(&params, name, value.as_str().into_js(ctx)?)?;
+        leaf::define(&params, name, value.as_str())?;
     }
     Ok(params.into_value())
-}
-
-/// Defined, not assigned: a client may call a parameter `__proto__`.
-fn own<'js>(object: &Object<'js>, name: &str, value: Value<'js>) -> rquickjs::Result<()> {
-    object.prop(name, Property::from(value).writable().configurable().enumerable())
 }
 
 /// The values of a header, joined as the web does: those of `Cookie` by `; `, those of others by `, `.
@@ -106,5 +104,5 @@ fn header<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<
 
 fn bytes<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
     let body = of(host, |request| request.body.clone()).unwrap_or_default();
-    TypedArray::<u8>::new_copy(call.ctx.clone(), &body).map(TypedArray::into_value)
+    bytes_to_js(call.ctx, &body)
 }

@@ -11,9 +11,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hats_arena::define_accessor;
-use rquickjs::{Ctx, Exception, Function, Object, Value};
+use hats_arena::leaf::{self, ErrorKind, throw};
+use rquickjs::{Ctx, Function, Object, Value};
 
-use super::{Call, bytes_of, coerced, define, function, string_of};
+use super::{Call, ESCAPE, coerced, define, function, helper, object};
 use crate::page::{DEFAULT_TYPE, PageRequest, PageResponse};
 use crate::vm::Host;
 
@@ -21,13 +22,6 @@ use crate::vm::Host;
 const HEADERS_BYTES_MAX: usize = 64 << 10;
 const HEADER_COST: usize = 32;
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
-/// What no text but some objects are, as text: objects that have nothing to say as text are JSON.
-const OBJECT_TO_TEXT: &str = "(value) => { \
-     const { toString } = value; \
-     const speaks = value[Symbol.toPrimitive] !== undefined \
-         || (typeof toString === 'function' && toString !== Object.prototype.toString && !Array.isArray(value)); \
-     return speaks ? String(value) : JSON.stringify(value); }";
-
 /// A request and what has been said of its answer so far.
 pub(crate) struct Exchange {
     pub(crate) request: PageRequest,
@@ -236,14 +230,23 @@ fn has_no_body(status: u16) -> bool {
     matches!(status, 204 | 205 | 304)
 }
 
-pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
+/// What `host.js` makes `response` of. Each leaf that is given an object which is to be text returns true: then it wants the
+/// text.
+pub(super) fn leaves<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<Object<'js>> {
     let response = Object::new(ctx.clone())?;
-    define(&response, "response.Write", host, write)?;
-    define(&response, "response.Error", host, error)?;
     define(&response, "response.SetContentType", host, set_content_type)?;
     define(&response, "response.SetHeader", host, set_header)?;
     define(&response, "response.SetStatus", host, set_status)?;
-    ctx.globals().set("response", response)
+    let leaves = object(ctx)?;
+    leaf::define(&leaves, "response", response)?;
+    leaf::define(
+        &leaves,
+        "write",
+        function(ctx, "response.Write", host, |host, call| write(host, call, false))?,
+    )?;
+    leaf::define(&leaves, "error", function(ctx, "response.Error", host, error)?)?;
+    leaf::define(&leaves, "escaped", function(ctx, "<?= ?>", host, |host, call| write(host, call, true))?)?;
+    Ok(leaves)
 }
 
 /// What a template writes with: a function that writes pieces of its text, with a property that writes what is assigned to it
@@ -256,22 +259,26 @@ pub(crate) fn writer<'js>(
     let text = text.clone();
     let writer = function(ctx, "write", host, move |host, call| {
         for bounds in call.arguments.chunks_exact(2) {
-            piece(host, call.ctx, &text, bounds[0].get()?, bounds[1].get()?)?;
+            let bound = |n: usize| bounds[n].as_int().and_then(|bound| usize::try_from(bound).ok());
+            piece(host, call.ctx, &text, bound(0), bound(1))?;
         }
         Ok(Value::new_undefined(call.ctx.clone()))
     })?;
-    let escape = function(ctx, "<?= ?>", host, |host, call| {
-        write_value(host, call.ctx, call.name, call.argument(0), true)?;
-        Ok(Value::new_undefined(call.ctx.clone()))
-    })?;
+    let escape: Function<'_> = helper(ctx, host, ESCAPE)?;
     define_accessor(&writer, "e", None, Some(escape), false, false)?;
     Ok(writer)
 }
 
-fn piece(host: &Host, ctx: &Ctx<'_>, text: &str, from: u32, to: u32) -> rquickjs::Result<()> {
-    match text.get(from as usize..to as usize) {
+fn piece(
+    host: &Host,
+    ctx: &Ctx<'_>,
+    text: &str,
+    from: Option<usize>,
+    to: Option<usize>,
+) -> rquickjs::Result<()> {
+    match from.zip(to).and_then(|(from, to)| text.get(from..to)) {
         Some(piece) => add(host, ctx, "the page", piece.as_bytes()),
-        None => Err(Exception::throw_range(ctx, "the page's text has no such piece")),
+        None => Err(throw(ctx, ErrorKind::Range, "the page's text has no such piece")),
     }
 }
 
@@ -287,7 +294,7 @@ pub(super) fn change(
     change: impl FnOnce(&mut Exchange) -> Result<(), String>,
 ) -> rquickjs::Result<()> {
     let changed = with_exchange(host, ctx, name, change)?;
-    changed.map_err(|error| Exception::throw_range(ctx, &format!("{name}: {error}")))
+    changed.map_err(|error| throw(ctx, ErrorKind::Range, &format!("{name}: {error}")))
 }
 
 /// Does something with the exchange in hand.
@@ -299,16 +306,32 @@ pub(super) fn with_exchange<T>(
 ) -> rquickjs::Result<T> {
     // The exception is made when nothing is borrowed any more.
     let done = host.exchange.borrow_mut().as_mut().map(f);
-    done.ok_or_else(|| Exception::throw_type(ctx, &format!("{name}: there is no request to answer")))
+    done.ok_or_else(|| throw(ctx, ErrorKind::Type, &format!("{name}: there is no request to answer")))
 }
 
-fn write<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
-    write_value(host, call.ctx, call.name, call.argument(0), false)?;
+/// Writes the first argument. Returns true if that is an object, whose text is wanted.
+fn write<'js>(host: &Rc<Host>, call: &Call<'_, 'js>, is_html: bool) -> rquickjs::Result<Value<'js>> {
+    let value = call.argument(0);
+    if !is_html && let Some(bytes) = leaf::bytes_of(&value) {
+        add(host, call.ctx, call.name, &bytes)?;
+        return Ok(Value::new_undefined(call.ctx.clone()));
+    }
+    match text_of_value(call, value)? {
+        Written::Text(text) if is_html => add(host, call.ctx, call.name, escaped(&text).as_bytes())?,
+        Written::Text(text) => add(host, call.ctx, call.name, text.as_bytes())?,
+        Written::Nothing => {}
+        Written::Object => return Ok(Value::new_bool(call.ctx.clone(), true)),
+    }
     Ok(Value::new_undefined(call.ctx.clone()))
 }
 
+/// As [`write`], of a text and a status.
 fn error<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
-    let text = text_of_value(host, call.ctx, call.name, call.argument(0))?.unwrap_or_default();
+    let text = match text_of_value(call, call.argument(0))? {
+        Written::Text(text) => text,
+        Written::Nothing => String::new(),
+        Written::Object => return Ok(Value::new_bool(call.ctx.clone(), true)),
+    };
     let status = match call.argument(1) {
         status if status.is_undefined() => 500,
         _ => status(call, 1, 400)?,
@@ -335,7 +358,7 @@ fn status(call: &Call<'_, '_>, n: usize, least: u16) -> rquickjs::Result<u16> {
     found.ok_or_else(|| {
         let message =
             format!("{}: argument {} must be a status from {least} to 599, not {number}", call.name, n + 1);
-        Exception::throw_range(call.ctx, &message)
+        call.range_error(&message)
     })
 }
 
@@ -360,50 +383,33 @@ fn put_header<'js>(
     value: String,
 ) -> rquickjs::Result<Value<'js>> {
     let checked = checked_name(name).and_then(|()| checked_value(name, &value));
-    checked.map_err(|error| Exception::throw_type(call.ctx, &format!("{}: {error}", call.name)))?;
+    checked.map_err(|error| call.type_error(&format!("{}: {error}", call.name)))?;
     let value = value.trim_matches([' ', '\t']).to_owned();
     change(host, call.ctx, call.name, |exchange| exchange.set_header(name, value))?;
     Ok(Value::new_undefined(call.ctx.clone()))
 }
 
-fn write_value<'js>(
-    host: &Host,
-    ctx: &Ctx<'js>,
-    name: &str,
-    value: Value<'js>,
-    is_html: bool,
-) -> rquickjs::Result<()> {
-    if let Some(array) =
-        value.as_object().filter(|_| !is_html).and_then(|object| object.as_typed_array::<u8>())
-    {
-        let bytes = bytes_of(host, ctx, array)?;
-        return add(host, ctx, name, &bytes);
-    }
-    match text_of_value(host, ctx, name, value)? {
-        Some(text) if is_html => add(host, ctx, name, escaped(&text).as_bytes()),
-        Some(text) => add(host, ctx, name, text.as_bytes()),
-        None => Ok(()),
-    }
+/// What is written for a value.
+enum Written {
+    Text(String),
+    /// For null and undefined.
+    Nothing,
+    /// To find out runs JavaScript.
+    Object,
 }
 
-/// A value as the text that is written for it; None for null and undefined.
-fn text_of_value<'js>(
-    host: &Host,
-    ctx: &Ctx<'js>,
-    name: &str,
-    value: Value<'js>,
-) -> rquickjs::Result<Option<String>> {
+fn text_of_value<'js>(call: &Call<'_, 'js>, value: Value<'js>) -> rquickjs::Result<Written> {
     if let Some(text) = value.as_string() {
-        return string_of(ctx, text.clone()).map(Some);
+        return leaf::string_of(text).map(Written::Text);
     }
     if value.is_null() || value.is_undefined() {
-        return Ok(None);
+        return Ok(Written::Nothing);
     }
     if let Some(int) = value.as_int() {
-        return Ok(Some(int.to_string()));
+        return Ok(Written::Text(int.to_string()));
     }
     if value.is_number() || value.is_bool() || value.is_big_int() {
-        return coerced(ctx, value).map(Some);
+        return coerced(call.ctx, value).map(Written::Text);
     }
     if value.is_symbol() || value.is_function() || value.is_promise() {
         let what = if value.is_symbol() {
@@ -413,11 +419,9 @@ fn text_of_value<'js>(
         } else {
             "a promise, which has to be awaited first,"
         };
-        return Err(Exception::throw_type(ctx, &format!("{name}: {what} cannot be written")));
+        return Err(call.type_error(&format!("{}: {what} cannot be written", call.name)));
     }
-    let to_text: Function<'js> = host.made(ctx, "object to text", |ctx| ctx.eval(OBJECT_TO_TEXT))?;
-    let text: Option<rquickjs::String<'js>> = to_text.call((value,))?;
-    text.map(|text| string_of(ctx, text)).transpose()
+    Ok(Written::Object)
 }
 
 /// Text as HTML that shows it, also inside an attribute.

@@ -34,9 +34,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use hats_arena::leaf::{ErrorKind, define, throw};
 use hats_arena::{Native, define_accessor, new_token};
-use rquickjs::object::Property;
-use rquickjs::{Ctx, Exception, IntoJs, Object, Value};
+use rquickjs::{Ctx, IntoJs, Object, Value};
 use tokio::runtime;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -48,7 +48,7 @@ use self::server::{Action, Failure, Outcome, Request, Server};
 use self::session::{Database, Session};
 use self::sqlite::{Folder, SqliteServer};
 use self::statement::{Dialect, Statement};
-use super::{Call, console, function, lazy_with, native};
+use super::{Call, console, function, native};
 use crate::egress::Egress;
 use crate::host::BoxFuture;
 use crate::metrics::{SqlCalls, SqlDatabase, SqlFailure};
@@ -304,20 +304,19 @@ impl Drop for Counted {
     }
 }
 
-pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
-    lazy_with(ctx, host, "sql", |host, ctx| {
-        let methods = Methods {
-            ping: method(ctx, "db.Ping", host, ping)?,
-            close: method(ctx, "db.Close", host, close)?,
-            query: method(ctx, "db.Query", host, query)?,
-            exec: method(ctx, "db.Exec", host, exec)?,
-            error: method(ctx, "db.Error", host, |_, db, call| db.error.borrow().clone().into_js(call.ctx))?,
-        };
-        let sql = Object::new(ctx.clone())?;
-        let new = function(ctx, "sql.New", host, move |host, call| new(host, call, methods))?;
-        sql.prop("New", Property::from(new).writable().configurable().enumerable())?;
-        Ok(sql.into_value())
-    })
+/// What `sql` is.
+pub(super) fn made<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<Object<'js>> {
+    let methods = Methods {
+        ping: method(ctx, "db.Ping", host, ping)?,
+        close: method(ctx, "db.Close", host, close)?,
+        query: method(ctx, "db.Query", host, query)?,
+        exec: method(ctx, "db.Exec", host, exec)?,
+        error: method(ctx, "db.Error", host, |_, db, call| db.error.borrow().clone().into_js(call.ctx))?,
+    };
+    let sql = Object::new(ctx.clone())?;
+    let new = function(ctx, "sql.New", host, move |host, call| new(host, call, methods))?;
+    define(&sql, "New", new)?;
+    Ok(sql)
 }
 
 /// What the functions of all databases are made of: each knows by its token which one it is of.
@@ -382,7 +381,7 @@ fn new<'js>(host: &Rc<Host>, call: &Call<'_, 'js>, methods: Methods) -> rquickjs
         Some(Err(malformed)) => {
             // Not the usual error, which would repeat the argument.
             let message = format!("{}: argument 1 is no DSN for {driver}: {malformed}", call.name);
-            return Err(Exception::throw_type(call.ctx, &message));
+            return Err(call.type_error(&message));
         }
         Some(Ok(target)) => target,
     };
@@ -395,7 +394,7 @@ fn new<'js>(host: &Rc<Host>, call: &Call<'_, 'js>, methods: Methods) -> rquickjs
         [("Ping", methods.ping), ("Close", methods.close), ("Query", methods.query), ("Exec", methods.exec)];
     for (name, native) in functions {
         let function = native.function_of(call.ctx, name, &token)?;
-        object.prop(name, Property::from(function).writable().configurable().enumerable())?;
+        define(&object, name, function)?;
     }
     let error = methods.error.function_of(call.ctx, "Error", &token)?;
     define_accessor(&object, "Error", Some(error), None, true, false)?;
@@ -419,7 +418,10 @@ fn method(
     native(ctx, name, host, move |host, call| {
         match call.token.and_then(|number| host.databases.get(number)) {
             Some(db) => f(host, &db, call),
-            None => Err(Exception::throw_internal(call.ctx, &format!("{}: the database is gone", call.name))),
+            None => {
+                let message = format!("{}: the database is gone", call.name);
+                Err(throw(call.ctx, ErrorKind::Internal, &message))
+            }
         }
     })
 }

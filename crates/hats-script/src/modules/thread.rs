@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use rquickjs::{Ctx, Exception, IntoJs, Object, Value};
+use hats_arena::leaf::{ErrorKind, throw};
+use rquickjs::{Ctx, IntoJs, Object, Value};
 
 use super::{Call, define, getter};
 use crate::host::{BoxFuture, TaskControl};
@@ -31,7 +32,7 @@ pub(super) fn disable<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::R
     let passed = host.gate(call.ctx)?;
     match host.wait(call.ctx, passed.control().disable())? {
         Ok(()) => Ok(Value::new_undefined(call.ctx.clone())),
-        Err(error) => Err(Exception::throw_message(call.ctx, &format!("{}: {error}", call.name))),
+        Err(error) => Err(throw(call.ctx, ErrorKind::Plain, &format!("{}: {error}", call.name))),
     }
 }
 
@@ -43,6 +44,6 @@ pub(super) fn answer<'js>(
     let passed = host.gate(call.ctx)?;
     match host.wait(call.ctx, question(&**passed.control()))? {
         Ok(answer) => answer.into_js(call.ctx),
-        Err(error) => Err(Exception::throw_message(call.ctx, &format!("{}: {error}", call.name))),
+        Err(error) => Err(throw(call.ctx, ErrorKind::Plain, &format!("{}: {error}", call.name))),
     }
 }

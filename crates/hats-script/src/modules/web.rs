@@ -17,42 +17,29 @@ mod url;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use hats_arena::leaf::{self, ErrorKind, throw};
 use rquickjs::object::Property;
-use rquickjs::{Ctx, Exception, Function, IntoJs, Object, Value};
+use rquickjs::{Ctx, Function, IntoJs, Object, Value};
 
-use super::{Call, define, function, getter, lazy, lazy_group};
+use super::{Call, function, getter};
 use crate::vm::Host;
 
-/// Names that are made together, because they need each other.
-struct Group {
-    names: &'static [&'static str],
-    /// A function that is given [`native`] and returns an object with the names.
-    source: &'static str,
+/// The rest of this module's names are made by `host.js`.
+pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
+    atomics(ctx, host)?;
+    performance(ctx, host)
 }
 
-static GROUPS: [Group; 4] = [
-    Group { names: &["URL", "URLSearchParams"], source: include_str!("web/url.js") },
-    Group { names: &["TextEncoder", "TextDecoder"], source: include_str!("web/text.js") },
-    Group { names: &["crypto"], source: include_str!("web/crypto.js") },
-    Group {
-        names: &["Event", "CustomEvent", "EventTarget", "AbortSignal", "AbortController"],
-        source: include_str!("web/events.js"),
-    },
-];
+/// `Atomics.notify` without the lock that all interpreters of the process share: nobody can wait.
+fn atomics(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
+    let atomics: Object<'_> = ctx.globals().get("Atomics")?;
+    let notify = function(ctx, "Atomics.notify", host, |_, call| Ok(Value::new_int(call.ctx.clone(), 0)))?;
+    atomics.prop("notify", Property::from(notify).writable().configurable())
+}
 
-pub(super) fn install(ctx: &Ctx<'_>, host: &Rc<Host>) -> rquickjs::Result<()> {
-    for group in &GROUPS {
-        lazy_group(ctx, host, group.names, |ctx, host| {
-            let native: Function<'_> =
-                host.made(ctx, "web native", |ctx| function(ctx, "native", host, native))?;
-            ctx.eval::<Function<'_>, _>(group.source)?.call((native,))
-        })?;
-    }
-    let globals = ctx.globals();
-    define(&globals, "atob", host, base64::atob)?;
-    define(&globals, "btoa", host, base64::btoa)?;
-    lazy(ctx, host, "structuredClone", include_str!("web/structured_clone.js"))?;
-    performance(ctx, host)
+/// The function that the sources of this module are given.
+pub(super) fn leaf<'js>(ctx: &Ctx<'js>, host: &Rc<Host>) -> rquickjs::Result<Function<'js>> {
+    host.made(ctx, "web leaf", |ctx| function(ctx, "native", host, native))
 }
 
 /// What the sources of this module call: an operation by its name, and its arguments, whose types they have seen to.
@@ -68,7 +55,9 @@ fn native<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Result<Value<
         "text.decode" => text::decode(host, call),
         "crypto.random" => crypto::random(call),
         "crypto.uuid" => crypto::uuid(call),
-        unknown => Err(Exception::throw_internal(call.ctx, unknown)),
+        "base64.decode" => base64::decode(call),
+        "base64.encode" => base64::encode(call),
+        unknown => Err(throw(call.ctx, ErrorKind::Internal, unknown)),
     }
 }
 
@@ -110,26 +99,10 @@ impl Origin {
     }
 }
 
-/// Throws a `DOMException` of this name.
-fn throw_dom_exception(ctx: &Ctx<'_>, name: &str, message: &str) -> rquickjs::Error {
-    let made = ctx
-        .globals()
-        .get::<_, rquickjs::Constructor<'_>>("DOMException")
-        .and_then(|constructor| constructor.construct::<_, Value<'_>>((message, name)));
-    match made {
-        Ok(error) => ctx.throw(error),
-        Err(error) => error,
-    }
-}
-
 /// A list as a JavaScript array.
 fn array_of<'js>(
     ctx: &Ctx<'js>,
     items: impl IntoIterator<Item = impl IntoJs<'js>>,
 ) -> rquickjs::Result<Value<'js>> {
-    let array = rquickjs::Array::new(ctx.clone())?;
-    for (n, item) in items.into_iter().enumerate() {
-        array.set(n, item)?;
-    }
-    Ok(array.into_value())
+    leaf::array_of(ctx, items.into_iter().map(Ok)).map(rquickjs::Array::into_value)
 }

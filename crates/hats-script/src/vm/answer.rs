@@ -7,9 +7,9 @@
 use std::ffi::CString;
 
 use hats_arena::{Kept, entry};
-use rquickjs::{Exception, Function, IntoJs};
 #[cfg(feature = "http")]
 use rquickjs::{Ctx, Value};
+use rquickjs::{Exception, Function, IntoJs};
 
 #[cfg(feature = "http")]
 use super::failure::Failure;
@@ -124,11 +124,9 @@ impl Vm {
         let host = &self.host;
         let specifier = CString::new(specifier).unwrap_or_default();
         let run = async {
-            let module = self
-                .settled(|ctx| Ok(entry::import(ctx, c"", &specifier)?.into_value()), keep)
-                .await?;
-            let returned =
-                self.settled(|ctx| Ok(handler::call(ctx, host, &module.get(ctx)?)?), keep).await?;
+            let module =
+                self.settled(|ctx| Ok(entry::import(ctx, c"", &specifier)?.into_value()), keep).await?;
+            let returned = self.settled(|ctx| Ok(handler::call(ctx, host, &module.get(ctx)?)?), keep).await?;
             self.step(|ctx| Ok(handler::answer(ctx, host, &returned.get(ctx)?)?)).await
         };
         self.host.begin_call()?;

@@ -204,7 +204,7 @@ impl Events {
     }
 
     /// Forgets rejections and failed microtasks: another error is that of the call already.
-    pub(super) fn forget_failures(&self) {
+    pub(crate) fn forget_failures(&self) {
         let forgotten = (self.rejections.take(), self.job_error.take());
         drop(forgotten);
     }

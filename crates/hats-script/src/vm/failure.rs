@@ -64,20 +64,7 @@ impl Host {
     pub(crate) fn thrown<'js>(&self, ctx: &Ctx<'js>, value: Value<'js>, rejected: bool) -> ScriptError {
         self.events.forget_failures();
         let Some(error) = value.as_object().filter(|_| is_error(&value)) else {
-            let mut message = text_of(ctx, &value);
-            if value.is_null() {
-                // The engine throws a bare null when there is no memory left for an error.
-                let limit = self.limits.memory;
-                message.push_str(&format!(
-                    " (by the script, or for want of memory: its heap limit, MemoryLimit, is {limit} bytes)"
-                ));
-            }
-            return ScriptError::Thrown(Thrown {
-                name: String::new(),
-                message,
-                stack: String::new(),
-                rejected,
-            });
+            return self.thrown_value(&value, text_of(self, ctx, &value), rejected);
         };
         // Each may be a getter of the script's that throws in turn.
         let [name, message, stack] = ["name", "message", "stack"].map(|name| {
@@ -87,13 +74,32 @@ impl Host {
                 Value::new_undefined(ctx.clone())
             })
         });
-        let text = |part: &Value<'js>| if part.is_undefined() { String::new() } else { text_of(ctx, part) };
+        let text =
+            |part: &Value<'js>| if part.is_undefined() { String::new() } else { text_of(self, ctx, part) };
         let (name, message, stack) = (text(&name), text(&message), text(&stack));
-        if name == "InternalError" && message == "out of memory" {
+        self.understood(Thrown { name, message, stack, rejected })
+    }
+
+    /// A thrown value that is no error, and its text.
+    pub(crate) fn thrown_value(&self, value: &Value<'_>, mut message: String, rejected: bool) -> ScriptError {
+        if value.is_null() {
+            // The engine throws a bare null when there is no memory left for an error.
+            let limit = self.limits.memory;
+            message.push_str(&format!(
+                " (by the script, or for want of memory: its heap limit, MemoryLimit, is {limit} bytes)"
+            ));
+        }
+        ScriptError::Thrown(Thrown { name: String::new(), message, stack: String::new(), rejected })
+    }
+
+    /// What an error means that says this.
+    pub(crate) fn understood(&self, thrown: Thrown) -> ScriptError {
+        if thrown.name == "InternalError" && thrown.message == "out of memory" {
             return ScriptError::Memory(self.limits.memory);
         }
-        let is_stack = name == "RangeError" && message == STACK_OVERFLOW;
-        let thrown = Thrown { name, message, stack, rejected };
-        if is_stack { ScriptError::Stack(self.limits.stack, thrown) } else { ScriptError::Thrown(thrown) }
+        if thrown.name == "RangeError" && thrown.message == STACK_OVERFLOW {
+            return ScriptError::Stack(self.limits.stack, thrown);
+        }
+        ScriptError::Thrown(thrown)
     }
 }

@@ -8,18 +8,19 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use hats_arena::leaf::{ErrorKind, throw};
 use hats_arena::{Kept, Turn, entry};
 use hats_fiber::{Ask, Death, Ended, Handle, running_for, turn, wait, wait_ending};
 #[cfg(feature = "redis")]
 use hats_fiber::{wait_through, wait_unless_killed};
 use rquickjs::promise::PromiseState;
-use rquickjs::{Ctx, Exception, FromJs, IntoJs, Promise, Value};
+use rquickjs::{Ctx, FromJs, IntoJs, Promise, Value};
 
-use super::{Settling, TIME_SLICE, Woken};
 use super::events::Events;
 use super::failure::Failure;
 use super::loader::Modules;
 use super::operations::Operations;
+use super::{Settling, TIME_SLICE, Woken};
 use crate::error::{ScriptError, Thrown};
 use crate::host::TaskControl;
 use crate::lane::{LaneContext, ScriptTask};
@@ -33,12 +34,12 @@ use crate::modules::response::Exchange;
 use crate::modules::sql;
 use crate::modules::web::Origin;
 
-/// Host functions that may be inside one another. Native code that calls native code has no stack limit but this.
-const NATIVE_DEPTH_MAX: u32 = 64;
 /// A script that is interrupted and has not ended after this dies.
 const INTERRUPT_PATIENCE: Duration = Duration::from_millis(100);
 /// Jobs that are run before the clock and the asks are looked at again.
 const JOBS_PER_LOOK: usize = 256;
+/// A call that has to end runs no more jobs than this.
+const JOBS_AFTER_END: usize = 16 * JOBS_PER_LOOK;
 
 /// The permission to have one effect. Only the gate gives it ([`Host::gate`]), and whatever reaches outside for a script
 /// takes it, so that no host call can pass the gate by.
@@ -95,8 +96,6 @@ pub(crate) struct Host {
     hurried_at: Cell<Option<Instant>>,
     /// So that neither timers nor operations keep the others waiting.
     timer_was_last: Cell<bool>,
-    /// How many host functions the script is inside of.
-    native_depth: Cell<u32>,
     /// The request in hand and what has been written for its answer, if this is an endpoint. It is here and not in the
     /// interpreter, whose objects own nothing of it.
     pub(crate) exchange: RefCell<Option<Exchange>>,
@@ -138,7 +137,6 @@ impl Host {
             ended: RefCell::new(None),
             hurried_at: Cell::new(None),
             timer_was_last: Cell::new(false),
-            native_depth: Cell::new(0),
             exchange: RefCell::new(None),
             is_preloading: Cell::new(false),
             #[cfg(feature = "redis")]
@@ -305,7 +303,11 @@ impl Host {
                 let now = Instant::now();
                 let since = self.hurried_at.get().unwrap_or(now);
                 self.hurried_at.set(Some(since));
-                if now.saturating_duration_since(since) >= INTERRUPT_PATIENCE { Turn::Die } else { Turn::Hurry }
+                if now.saturating_duration_since(since) >= INTERRUPT_PATIENCE {
+                    Turn::Die
+                } else {
+                    Turn::Hurry
+                }
             }
         }
     }
@@ -340,30 +342,13 @@ impl Host {
             let _ = wait(turn());
         }
         if self.interrupt() {
-            return Err(Exception::throw_internal(ctx, &self.why_ended().to_string()));
+            return Err(throw(ctx, ErrorKind::Internal, &self.why_ended().to_string()));
         }
         Ok(())
     }
 
-    /// Counts a host function for as long as what it returns lives.
-    pub(crate) fn enter_native(&self, ctx: &Ctx<'_>) -> rquickjs::Result<impl Drop + use<'_>> {
-        struct Leave<'a>(&'a Cell<u32>);
-        impl Drop for Leave<'_> {
-            fn drop(&mut self) {
-                self.0.set(self.0.get() - 1);
-            }
-        }
-        if self.native_depth.get() >= NATIVE_DEPTH_MAX {
-            let message =
-                format!("more than {NATIVE_DEPTH_MAX} calls of the worker's functions inside one another");
-            return Err(Exception::throw_range(ctx, &message));
-        }
-        self.native_depth.set(self.native_depth.get() + 1);
-        Ok(Leave(&self.native_depth))
-    }
-
     /// Why the call in hand has been ended, if it has.
-    pub(super) fn ended(&self) -> Option<ScriptError> {
+    pub(crate) fn ended(&self) -> Option<ScriptError> {
         self.ended.borrow().clone()
     }
 
@@ -431,12 +416,12 @@ impl Host {
     /// As [`Self::gate`], for an effect that waits before it happens: [`Passed::again`] is asked then.
     pub(crate) fn gate_to_wait(&self, ctx: &Ctx<'_>) -> rquickjs::Result<Passed> {
         if let Some(end) = self.end_now() {
-            return Err(Exception::throw_internal(ctx, &end.to_string()));
+            return Err(throw(ctx, ErrorKind::Internal, &end.to_string()));
         }
         // Each script evaluates them, and nobody is told whose doing it was.
         if self.is_preloading.get() {
             let message = "a preloaded library reaches outside only from functions that a script calls";
-            return Err(Exception::throw_message(ctx, message));
+            return Err(throw(ctx, ErrorKind::Plain, message));
         }
         Ok(Passed { control: self.control(), fiber: self.fiber() })
     }
@@ -450,7 +435,7 @@ impl Host {
                 wait(tokio::time::timeout_at(deadline.into(), future)).ok().and_then(Result::ok)
             }
         };
-        result.ok_or_else(|| Exception::throw_internal(ctx, &self.why_ended().to_string()))
+        result.ok_or_else(|| throw(ctx, ErrorKind::Internal, &self.why_ended().to_string()))
     }
 
     /// Waits for I/O that must not be dropped half-way, to its own end, for which [`Self::time_for_io`] has to see. If
@@ -461,7 +446,7 @@ impl Host {
             (Ok(output), None) => Ok(output),
             (_, end) => {
                 let end = end.unwrap_or(ScriptError::Lost);
-                Err(Exception::throw_internal(ctx, &end.to_string()))
+                Err(throw(ctx, ErrorKind::Internal, &end.to_string()))
             }
         }
     }
@@ -474,7 +459,7 @@ impl Host {
         future: F,
     ) -> rquickjs::Result<F::Output> {
         let result = wait_unless_killed(future);
-        result.map_err(|_| Exception::throw_internal(ctx, &self.why_ended().to_string()))
+        result.map_err(|_| throw(ctx, ErrorKind::Internal, &self.why_ended().to_string()))
     }
 
     /// How long I/O that begins now may take: not beyond the lease, nor the time limit of the call in hand.
@@ -512,7 +497,7 @@ impl Host {
             (Err(Ended::Early), None) => Ok(None),
             (_, end) => {
                 let end = end.unwrap_or_else(|| self.why_ended());
-                Err(Exception::throw_internal(ctx, &end.to_string()))
+                Err(throw(ctx, ErrorKind::Internal, &end.to_string()))
             }
         }
     }
@@ -574,7 +559,11 @@ impl Host {
         let outside = poll_fn(|context| {
             fiber.register(context.waker());
             // What was asked after the first look woke nobody.
-            if std::mem::replace(&mut has_waited, true) || fiber.asked() != asked { Poll::Ready(()) } else { Poll::Pending }
+            if std::mem::replace(&mut has_waited, true) || fiber.asked() != asked {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         });
         let time = async {
             match until {
@@ -615,10 +604,15 @@ impl Host {
     }
 
     pub(super) fn run_jobs(&self, ctx: &Ctx<'_>) -> Result<(), Failure> {
-        let mut jobs = 0_usize;
+        let (mut jobs, mut ended_after) = (0_usize, 0);
         while entry::run_job(ctx) {
             jobs += 1;
-            if jobs.is_multiple_of(JOBS_PER_LOOK) && self.interrupt() {
+            if !jobs.is_multiple_of(JOBS_PER_LOOK) || !self.interrupt() {
+                continue;
+            }
+            // The job that runs next is ended inside, and with it a chain of jobs that would go on in the next call.
+            ended_after += JOBS_PER_LOOK;
+            if !entry::hurry(ctx) || ended_after > JOBS_AFTER_END {
                 break;
             }
         }

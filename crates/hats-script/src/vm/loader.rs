@@ -11,12 +11,11 @@ use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::rc::Rc;
 
-use hats_arena::{ModuleSource, ModuleText};
+use hats_arena::{ModuleSource, ModuleText, leaf};
 use rquickjs::{Ctx, Exception, Object};
 
 use super::Host;
 use crate::bundle::{self, Bundle, line_of_import};
-use crate::modules::string_of;
 
 /// Static imports that may be inside one another. The engine follows them by calling itself, and looks at no stack limit
 /// on its way.
@@ -90,10 +89,10 @@ impl Modules {
 }
 
 /// The first name among the attributes of an import.
-fn first_key<'js>(ctx: &Ctx<'js>, attributes: Option<Object<'js>>) -> rquickjs::Result<Option<String>> {
+fn first_key<'js>(attributes: Option<Object<'js>>) -> rquickjs::Result<Option<String>> {
     #[expect(clippy::disallowed_methods, reason = "the name is taken as a JavaScript string")]
     let first = attributes.and_then(|attributes| attributes.keys::<rquickjs::String<'js>>().next());
-    first.map(|key| string_of(ctx, key?)).transpose()
+    first.map(|key| leaf::string_of(&key?)).transpose()
 }
 
 /// What the task's name says before the path of its source.
@@ -216,7 +215,7 @@ impl Modules {
     ) -> rquickjs::Result<String> {
         let shared = &*self.shared;
         let importer = shared.path(base);
-        let resolved = first_key(ctx, attributes).and_then(|key| bundle::refuse_attributes(ctx, key));
+        let resolved = first_key(attributes).and_then(|key| bundle::refuse_attributes(ctx, key));
         let resolved = resolved.and_then(|()| {
             let resolved = shared.resolve(importer, name).and_then(|path| {
                 let is_broken = shared.is_abandoned.get() || shared.broken.borrow().contains(&path);

@@ -16,7 +16,7 @@ use std::future::{Future, poll_fn};
 use std::task::{Context, Poll};
 
 use hats_arena::{Kept, entry};
-use rquickjs::{Ctx, Exception, Function, Promise, Value};
+use rquickjs::{Ctx, Exception, Function, Value};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -59,18 +59,18 @@ struct Ended {
 }
 
 impl Operations {
-    /// Begins an operation. Returns its number and its promise; None if there are too many.
+    /// Begins an operation, whose promise these two functions settle. Returns its number; None if there are too many.
     pub(crate) fn start<'js>(
         &self,
         ctx: &Ctx<'js>,
         io: &Handle,
+        (resolve, reject): (Function<'js>, Function<'js>),
         operation: impl Future<Output = Finish> + Send + 'static,
-    ) -> rquickjs::Result<Option<(u32, Promise<'js>)>> {
+    ) -> rquickjs::Result<Option<u32>> {
         let mut running = self.running.borrow_mut();
         if running.len() >= OPERATIONS_MAX {
             return Ok(None);
         }
-        let (promise, resolve, reject) = Promise::new(ctx)?;
         let mut number = self.last.get();
         loop {
             number = number.wrapping_add(1);
@@ -83,7 +83,7 @@ impl Operations {
         let (resolve, reject) = (Kept::new(ctx, resolve)?, Kept::new(ctx, reject)?);
         let task = io.spawn(async move { answer.set(operation.await) });
         running.insert(number, Running { resolve, reject, task: AbortOnDropHandle::new(task) });
-        Ok(Some((number, promise)))
+        Ok(Some(number))
     }
 
     /// Aborts an operation; its promise stays as it is.

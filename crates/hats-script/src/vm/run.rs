@@ -66,7 +66,7 @@ impl Vm {
             },
             |ctx, value| {
                 let is_result = main_is_there.get() && !value.is_undefined();
-                let text = is_result.then(|| cut(text_of(ctx, &value), RESULT_CHARS_MAX));
+                let text = is_result.then(|| cut(text_of(&self.host, ctx, &value), RESULT_CHARS_MAX));
                 entry::release(value);
                 if is_result {
                     // To show a value may have run getters of the script.

@@ -243,9 +243,10 @@ impl SyncVm<'_> {
     /// What an expression evaluates to, as text.
     fn eval(&mut self, expression: &str) -> Result<String, ScriptError> {
         let text = source::Text::new(&format!("(\n{expression}\n)"), "<eval>")?;
+        let host = self.0.host.clone();
         let evaluated = self.0.call_through(
             |ctx| Ok(text.evaluate(ctx)?),
-            |ctx, value| Ok(crate::modules::text_of(ctx, &value)),
+            |ctx, value| Ok(crate::modules::text_of(&host, ctx, &value)),
         );
         hats_fiber::wait(evaluated).unwrap()
     }

@@ -315,33 +315,32 @@
         for (const value of values) headers.push(name, value);
       }
       const body = request[inner].body === null ? undefined : take(request, "body");
-      const [number, answer] = native.send(method, url, headers, body, redirect, timeoutMs);
+      let done, broken;
+      const answer = new Promise((resolve, reject) => { done = resolve; broken = reject; });
+      const number = native.send(method, url, headers, body, redirect, timeoutMs, done, broken);
       const aborted = () => {
         native.abort(number);
         reject(signal.reason);
       };
       signal?.addEventListener("abort", aborted);
-      answer.then(
-        ([status, statusText, flat, content, finalUrl, redirected]) => {
-          signal?.removeEventListener("abort", aborted);
-          const response = new Response();
-          const list = response.headers;
-          for (let n = 0; n < flat.length; n += 2) {
-            const values = list[inner].get(flat[n]);
-            if (values) values.push(flat[n + 1]);
-            else list[inner].set(flat[n], [flat[n + 1]]);
-          }
-          const empty = method === "HEAD" || nullStatuses.includes(status);
-          Object.assign(response[inner], {
-            status, statusText, body: empty ? null : content, url: finalUrl, redirected, type: "basic",
-          });
-          resolve(response);
-        },
-        (error) => {
-          signal?.removeEventListener("abort", aborted);
-          reject(error);
-        },
-      );
+      answer.then(([status, statusText, flat, content, finalUrl, redirected]) => {
+        signal?.removeEventListener("abort", aborted);
+        const response = new Response();
+        const list = response.headers;
+        for (let n = 0; n < flat.length; n += 2) {
+          const values = list[inner].get(flat[n]);
+          if (values) values.push(flat[n + 1]);
+          else list[inner].set(flat[n], [flat[n + 1]]);
+        }
+        const empty = method === "HEAD" || nullStatuses.includes(status);
+        Object.assign(response[inner], {
+          status, statusText, body: empty ? null : content, url: finalUrl, redirected, type: "basic",
+        });
+        resolve(response);
+      }, (error) => {
+        signal?.removeEventListener("abort", aborted);
+        reject(error);
+      });
     });
   }
 

@@ -1,10 +1,11 @@
 //! Values between JavaScript and Redis: shapes as in RESP2.
 
 use fred::types::{Resp3Frame, Value as RedisValue};
-use rquickjs::{Ctx, Exception, IntoJs, TypedArray, Value};
+use hats_arena::leaf::{self, ErrorKind, array_of, throw};
+use rquickjs::{Ctx, IntoJs, Value};
 
 use super::Reply;
-use crate::modules::{Call, bytes_of, coerced, integer_to_js, string_of};
+use crate::modules::{Call, bytes_to_js, coerced, integer_to_js};
 use crate::vm::Host;
 
 /// Replies nest no deeper; beyond it somebody is after the stack.
@@ -42,7 +43,7 @@ impl<'a> Arguments<'a> {
         call: &Call<'_, 'js>,
         value: &Value<'js>,
     ) -> rquickjs::Result<bool> {
-        let Some(value) = from_js(self.host, call.ctx, value)? else { return Ok(false) };
+        let Some(value) = from_js(call.ctx, value)? else { return Ok(false) };
         let length = match &value {
             RedisValue::String(text) => text.len(),
             RedisValue::Bytes(bytes) => bytes.len(),
@@ -55,7 +56,7 @@ impl<'a> Arguments<'a> {
                 "{}: the arguments are longer than the script's heap limit of {limit} bytes",
                 call.name
             );
-            return Err(Exception::throw_range(call.ctx, &message));
+            return Err(call.range_error(&message));
         }
         self.values.push(value);
         Ok(true)
@@ -67,9 +68,9 @@ impl<'a> Arguments<'a> {
 }
 
 /// A value as an argument of a command, or None if it is of a type that none can be.
-fn from_js<'js>(host: &Host, ctx: &Ctx<'js>, value: &Value<'js>) -> rquickjs::Result<Option<RedisValue>> {
+fn from_js<'js>(ctx: &Ctx<'js>, value: &Value<'js>) -> rquickjs::Result<Option<RedisValue>> {
     if let Some(text) = value.as_string() {
-        return string_of(ctx, text.clone()).map(|text| Some(RedisValue::from(text)));
+        return leaf::string_of(text).map(|text| Some(RedisValue::from(text)));
     }
     if let Some(number) = value.as_int() {
         return Ok(Some(RedisValue::from(i64::from(number))));
@@ -80,10 +81,7 @@ fn from_js<'js>(host: &Host, ctx: &Ctx<'js>, value: &Value<'js>) -> rquickjs::Re
     if value.is_number() || value.is_big_int() {
         return coerced(ctx, value.clone()).map(|text| Some(RedisValue::from(text)));
     }
-    match value.as_object().and_then(|object| object.as_typed_array::<u8>()) {
-        Some(array) => bytes_of(host, ctx, array).map(|bytes| Some(RedisValue::Bytes(bytes.into()))),
-        None => Ok(None),
-    }
+    Ok(leaf::bytes_of(value).map(|bytes| RedisValue::Bytes(bytes.into())))
 }
 
 /// Whether a frame is an error as a whole.
@@ -162,29 +160,25 @@ pub(super) fn to_js<'js>(ctx: &Ctx<'js>, reply: RedisValue) -> rquickjs::Result<
     match reply {
         RedisValue::Null => Ok(Value::new_null(ctx.clone())),
         RedisValue::String(text) => text.to_string().into_js(ctx),
-        RedisValue::Bytes(bytes) => bytes_to_js(ctx, &bytes),
+        RedisValue::Bytes(bytes) => text_or_bytes(ctx, &bytes),
         RedisValue::Integer(integer) => integer_to_js(ctx, integer),
         RedisValue::Queued => "QUEUED".into_js(ctx),
         RedisValue::Array(items) => {
-            let array = rquickjs::Array::new(ctx.clone())?;
-            for (n, item) in items.into_iter().enumerate() {
-                array.set(n, to_js(ctx, item)?)?;
-            }
-            Ok(array.into_value())
+            array_of(ctx, items.into_iter().map(|item| to_js(ctx, item))).map(rquickjs::Array::into_value)
         }
         // Never made by `of_frame`, nor by the client of a RESP2 reply.
         RedisValue::Double(double) => double.to_string().into_js(ctx),
         RedisValue::Boolean(flag) => i32::from(flag).into_js(ctx),
         RedisValue::Map(_) => {
-            Err(Exception::throw_type(ctx, "redis: the reply is a map, which RESP2 does not have"))
+            Err(throw(ctx, ErrorKind::Type, "redis: the reply is a map, which RESP2 does not have"))
         }
     }
 }
 
-fn bytes_to_js<'js>(ctx: &Ctx<'js>, bytes: &[u8]) -> rquickjs::Result<Value<'js>> {
+fn text_or_bytes<'js>(ctx: &Ctx<'js>, bytes: &[u8]) -> rquickjs::Result<Value<'js>> {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.into_js(ctx),
-        Err(_) => TypedArray::<u8>::new_copy(ctx.clone(), bytes).map(TypedArray::into_value),
+        Err(_) => bytes_to_js(ctx, bytes),
     }
 }
 

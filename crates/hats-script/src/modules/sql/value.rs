@@ -1,11 +1,10 @@
 //! Values between JavaScript and databases, in a form that belongs to neither.
 
-use rquickjs::function::This;
-use rquickjs::object::Property;
-use rquickjs::{Atom, BigInt, Ctx, Exception, Function, IntoJs, Object, TypedArray, Value as JsValue};
+use hats_arena::leaf::{self, Name, array_of, define_element, define_name};
+use rquickjs::{Array, BigInt, Ctx, IntoJs, Object, Value as JsValue};
 
 use super::calendar;
-use crate::modules::{Call, bytes_of, coerced, integer_to_js, string_of};
+use crate::modules::{Call, bytes_to_js, coerced, integer_to_js};
 use crate::vm::Host;
 
 /// Rows that are made before others have their turn.
@@ -180,7 +179,7 @@ pub(super) fn arguments(host: &Host, call: &Call<'_, '_>, from: usize) -> rquick
     let mut bytes = 0_usize;
     let mut arguments = Vec::new();
     for n in from..call.arguments.len() {
-        let argument = argument(host, call, n)?;
+        let argument = argument(call, n)?;
         bytes += size_of::<Argument>();
         if let Argument::Text(text) | Argument::BigInt(text) = &argument {
             bytes += text.len();
@@ -193,20 +192,20 @@ pub(super) fn arguments(host: &Host, call: &Call<'_, '_>, from: usize) -> rquick
                 "{}: the arguments are longer than the script's heap limit of {limit} bytes",
                 call.name
             );
-            return Err(Exception::throw_range(call.ctx, &message));
+            return Err(call.range_error(&message));
         }
         arguments.push(argument);
     }
     Ok(arguments)
 }
 
-fn argument(host: &Host, call: &Call<'_, '_>, n: usize) -> rquickjs::Result<Argument> {
-    let (ctx, value) = (call.ctx, call.argument(n));
+fn argument(call: &Call<'_, '_>, n: usize) -> rquickjs::Result<Argument> {
+    let value = call.argument(n);
     if value.is_null() || value.is_undefined() {
         return Ok(Argument::Null);
     }
     if let Some(text) = value.as_string() {
-        return string_of(ctx, text.clone()).map(Argument::Text);
+        return leaf::string_of(text).map(Argument::Text);
     }
     if let Some(flag) = value.as_bool() {
         return Ok(Argument::Bool(flag));
@@ -215,68 +214,37 @@ fn argument(host: &Host, call: &Call<'_, '_>, n: usize) -> rquickjs::Result<Argu
         return Ok(Argument::Number(number));
     }
     if value.is_big_int() {
-        return coerced(ctx, value).map(Argument::BigInt);
+        return coerced(call.ctx, value).map(Argument::BigInt);
     }
-    if let Some(object) = value.as_object().filter(|_| !value.is_array() && !value.is_function()) {
-        if let Some(array) = object.as_typed_array::<u8>() {
-            return bytes_of(host, ctx, array).map(Argument::Bytes);
-        }
-        match millis_of(ctx, object)? {
-            Some(millis) if millis.is_nan() => return Err(call.wrong(n, "a valid Date")),
-            Some(millis) => {
-                // A script can have its own idea of what the prototype says.
-                let within =
-                    whole(millis).filter(|m| m.unsigned_abs() <= calendar::DATE_MILLIS_MAX.unsigned_abs());
-                return match within.or((millis == 0.0).then_some(0)) {
-                    Some(millis) => Ok(Argument::Date(millis)),
-                    None => Err(call.wrong(n, "a valid Date")),
-                };
-            }
-            None => {}
-        }
+    if let Some(bytes) = leaf::bytes_of(&value) {
+        return Ok(Argument::Bytes(bytes));
+    }
+    if let Some(millis) = leaf::millis_of(&value) {
+        let within = whole(millis).filter(|m| m.unsigned_abs() <= calendar::DATE_MILLIS_MAX.unsigned_abs());
+        return match within.or((millis == 0.0).then_some(0)) {
+            Some(millis) => Ok(Argument::Date(millis)),
+            None => Err(call.wrong(n, "a valid Date")),
+        };
     }
     Err(call.wrong(n, "a string, number, bigint, boolean, null, undefined, Date or Uint8Array"))
-}
-
-/// The time of a `Date`; None for another object.
-fn millis_of<'js>(ctx: &Ctx<'js>, object: &Object<'js>) -> rquickjs::Result<Option<f64>> {
-    let date: JsValue<'js> = ctx.globals().get("Date")?;
-    let Some(date) = date.into_object().filter(|date| object.is_instance_of(date)) else { return Ok(None) };
-    let get_time: Function<'js> = date.get::<_, Object<'js>>("prototype")?.get("getTime")?;
-    match get_time.call::<_, JsValue<'js>>((This(object.clone()),)) {
-        Ok(millis) => Ok(millis.as_number()),
-        // An object that only has the prototype of a date.
-        Err(error) if error.is_exception() => {
-            ctx.catch();
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
 }
 
 /// The rows as objects. Of columns with the same name the last one counts. A long result takes its time, so the lane's
 /// other scripts have their turn meanwhile.
 pub(super) fn table_to_js<'js>(host: &Host, ctx: &Ctx<'js>, table: Table) -> rquickjs::Result<JsValue<'js>> {
-    let names = table.columns.iter().map(|name| Atom::from_str(ctx.clone(), name));
+    let names = table.columns.iter().map(|name| Name::new(ctx, name));
     let names = names.collect::<rquickjs::Result<Vec<_>>>()?;
-    // Set as others are, it would be the object's prototype.
-    let special: Vec<bool> = table.columns.iter().map(|name| name == "__proto__").collect();
-    let rows = rquickjs::Array::new(ctx.clone())?;
+    let rows = Array::new(ctx.clone())?;
     let mut cells = table.cells.into_iter();
     let mut bytes = 0;
     for n in 0..table.rows {
         let row = Object::new(ctx.clone())?;
-        for (name, special) in names.iter().zip(&special) {
+        for name in &names {
             let Some(cell) = cells.next() else { break };
             bytes += cell.size();
-            let value = to_js(ctx, cell)?;
-            if *special {
-                row.prop(name.clone(), Property::from(value).writable().configurable().enumerable())?;
-            } else {
-                row.set(name.clone(), value)?;
-            }
+            define_name(&row, name, to_js(ctx, cell)?)?;
         }
-        rows.set(n, row)?;
+        define_element(&rows, n, row)?;
         if n % ROWS_PER_LOOK == ROWS_PER_LOOK - 1 || bytes >= BYTES_PER_LOOK {
             bytes = 0;
             host.look_up(ctx)?;
@@ -296,14 +264,10 @@ fn to_js<'js>(ctx: &Ctx<'js>, value: Value) -> rquickjs::Result<JsValue<'js>> {
         },
         Value::Float(number) => Ok(JsValue::new_float(ctx.clone(), number)),
         Value::Text(text) => text.into_js(ctx),
-        Value::Bytes(bytes) => TypedArray::<u8>::new_copy(ctx.clone(), bytes).map(TypedArray::into_value),
+        Value::Bytes(bytes) => bytes_to_js(ctx, &bytes),
         // As deep as the database can nest arrays.
         Value::List(items) => {
-            let array = rquickjs::Array::new(ctx.clone())?;
-            for (n, item) in items.into_iter().enumerate() {
-                array.set(n, to_js(ctx, item)?)?;
-            }
-            Ok(array.into_value())
+            array_of(ctx, items.into_iter().map(|item| to_js(ctx, item))).map(Array::into_value)
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
-use rquickjs::{Exception, IntoJs, TypedArray, Value};
+use hats_arena::leaf::{ErrorKind, throw};
+use rquickjs::{IntoJs, Value};
 
-use crate::modules::Call;
+use crate::modules::{Call, bytes_to_js};
 
 /// The most that is given at once, as on the web.
 const BYTES_MAX: usize = 65_536;
@@ -19,7 +20,7 @@ pub(super) fn random<'js>(call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> 
     let length = call.number(1)? as usize;
     let mut bytes = vec![0; length.min(BYTES_MAX)];
     fill(call, &mut bytes)?;
-    TypedArray::<u8>::new_copy(call.ctx.clone(), &bytes).map(TypedArray::into_value)
+    bytes_to_js(call.ctx, &bytes)
 }
 
 /// `()` → a random UUID, version 4.
@@ -31,7 +32,8 @@ pub(super) fn uuid<'js>(call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
 
 fn fill(call: &Call<'_, '_>, bytes: &mut [u8]) -> rquickjs::Result<()> {
     getrandom::fill(bytes).map_err(|error| {
-        Exception::throw_message(call.ctx, &format!("crypto: the system has no random bytes: {error}"))
+        let message = format!("crypto: the system has no random bytes: {error}");
+        throw(call.ctx, ErrorKind::Plain, &message)
     })
 }
 

@@ -1,6 +1,6 @@
 // structuredClone(value, { transfer }): the algorithm of the HTML standard for the types that this runtime has. What can
 // be transferred are ArrayBuffers: the copy is a copy, and the original is detached, which looks the same.
-(() => {
+() => {
   const primitiveBoxes = [Boolean, Number, String, BigInt];
   const errors = new Map([Error, EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError].map((e) => [e.name, e]));
   const uncloneable = [WeakMap, WeakSet, WeakRef, Promise];
@@ -71,4 +71,4 @@
     transfer.forEach((buffer) => buffer.transfer());
     return copy;
   };
-})()
+}

@@ -6,9 +6,10 @@
 use std::rc::Rc;
 
 use encoding_rs::{DecoderResult, Encoding, ISO_2022_JP, REPLACEMENT};
-use rquickjs::{Array, Exception, IntoJs, TypedArray, Value};
+use hats_arena::leaf::{array_of, bytes_of};
+use rquickjs::{Array, IntoJs, Value};
 
-use crate::modules::{Call, bytes_of};
+use crate::modules::{Call, bytes_to_js};
 use crate::vm::Host;
 
 /// So much is decoded before others have their turn.
@@ -16,7 +17,7 @@ const BYTES_PER_LOOK: usize = 64 << 10;
 
 /// `(text)` → its bytes.
 pub(super) fn encode<'js>(call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
-    bytes_to_js(call, call.string(1)?.as_bytes())
+    bytes_to_js(call.ctx, call.string(1)?.as_bytes())
 }
 
 /// `(text, length)` → the bytes of as many whole characters as take up no more than that, and how many units of UTF-16
@@ -26,10 +27,8 @@ pub(super) fn encode_up_to<'js>(call: &Call<'_, 'js>) -> rquickjs::Result<Value<
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the length of an array")]
     let length = call.number(2)? as usize;
     let text = &text[..text.floor_char_boundary(length)];
-    let result = Array::new(call.ctx.clone())?;
-    result.set(0, bytes_to_js(call, text.as_bytes())?)?;
-    result.set(1, text.encode_utf16().count())?;
-    Ok(result.into_value())
+    let parts = [bytes_to_js(call.ctx, text.as_bytes()), text.encode_utf16().count().into_js(call.ctx)];
+    array_of(call.ctx, parts).map(Array::into_value)
 }
 
 /// `(label)` → the name of the encoding, or undefined if no encoding is called so.
@@ -46,27 +45,17 @@ pub(super) fn decode<'js>(host: &Rc<Host>, call: &Call<'_, 'js>) -> rquickjs::Re
     let Some(encoding) = named(&call.string(1)?) else { return Err(call.wrong(1, "an encoding")) };
     let mut bytes = Vec::new();
     for n in [2, 3] {
-        if let Some(array) = call.argument(n).as_object().and_then(|object| object.as_typed_array::<u8>()) {
-            bytes.append(&mut bytes_of(host, call.ctx, array)?);
-        }
+        bytes.extend(bytes_of(&call.argument(n)).into_iter().flatten());
     }
     let (fatal, more) = (call.argument(4).as_bool() == Some(true), call.argument(5).as_bool() == Some(true));
     let decoded = decoded(encoding, &bytes, fatal, more, || host.look_up(call.ctx))?;
     let Some((text, left)) = decoded else {
         let name = encoding.name().to_ascii_lowercase();
         let message = format!("TextDecoder.decode: the bytes are not valid {name}");
-        return Err(Exception::throw_type(call.ctx, &message));
+        return Err(call.type_error(&message));
     };
-    let result = Array::new(call.ctx.clone())?;
-    result.set(0, text)?;
-    if left > 0 {
-        result.set(1, bytes_to_js(call, &bytes[bytes.len() - left..])?)?;
-    }
-    Ok(result.into_value())
-}
-
-fn bytes_to_js<'js>(call: &Call<'_, 'js>, bytes: &[u8]) -> rquickjs::Result<Value<'js>> {
-    TypedArray::<u8>::new_copy(call.ctx.clone(), bytes).map(TypedArray::into_value)
+    let left = (left > 0).then(|| bytes_to_js(call.ctx, &bytes[bytes.len() - left..]));
+    array_of(call.ctx, [text.into_js(call.ctx)].into_iter().chain(left)).map(Array::into_value)
 }
 
 fn named(label: &str) -> Option<&'static Encoding> {

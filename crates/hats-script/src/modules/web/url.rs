@@ -3,12 +3,13 @@
 //! An object of a script keeps its URL as the list of its parts. A change is a function from an href, the name of a
 //! part and its new text to a new such list.
 
-use rquickjs::{Array, IntoJs, Value};
+use hats_arena::leaf::string_of;
+use rquickjs::{IntoJs, Value};
 use url::form_urlencoded::{self, Serializer};
 use url::{Url, quirks};
 
 use super::array_of;
-use crate::modules::{Call, string_of};
+use crate::modules::{Call, elements};
 
 /// `(text, base?)` → the parts, or undefined if it is no URL.
 pub(super) fn parse<'js>(call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
@@ -40,11 +41,13 @@ pub(super) fn parse_query<'js>(call: &Call<'_, 'js>) -> rquickjs::Result<Value<'
 
 /// `(names and values)` → the query that says so.
 pub(super) fn write_query<'js>(call: &Call<'_, 'js>) -> rquickjs::Result<Value<'js>> {
-    let Some(list) = call.argument(1).into_array() else { return Err(call.wrong(1, "an array")) };
-    let item = |list: &Array<'js>, n: usize| string_of(call.ctx, list.get::<rquickjs::String<'js>>(n)?);
+    let list = call.argument(1);
+    let mut items = elements(&list);
+    let text =
+        |item: &Value<'js>| item.as_string().map_or_else(|| Err(call.wrong(1, "a list of texts")), string_of);
     let mut query = Serializer::new(String::new());
-    for n in (0..list.len() / 2 * 2).step_by(2) {
-        query.append_pair(&item(&list, n)?, &item(&list, n + 1)?);
+    while let (Some(name), Some(value)) = (items.next(), items.next()) {
+        query.append_pair(&text(&name)?, &text(&value)?);
     }
     query.finish().into_js(call.ctx)
 }

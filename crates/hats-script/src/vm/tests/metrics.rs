@@ -172,7 +172,13 @@ async fn heap_is_that_of_the_scripts_that_are_there_by_kind() {
     let page = Arc::new(Page::script("/a", "($ => () => {})".into(), Limits::default()));
     lanes.answer(&page, Fake::of(Kind::Endpoint), PageRequest::default()).1.await.unwrap().unwrap();
     let task = ScriptTask { control: Fake::job(), limits: Limits::default() };
-    lanes.spawn_run(task, async |vm: &mut Vm| vm.run_once(&"1".into(), "job.js", None).await).1.await.unwrap().result.unwrap();
+    lanes
+        .spawn_run(task, async |vm: &mut Vm| vm.run_once(&"1".into(), "job.js", None).await)
+        .1
+        .await
+        .unwrap()
+        .result
+        .unwrap();
     let idle = |read: &Reading| read.lanes.iter().map(|lane| lane.warm_interpreters).sum::<usize>();
     while idle(&metrics.read()) < 2 {
         tokio::time::sleep(Duration::from_millis(5)).await;

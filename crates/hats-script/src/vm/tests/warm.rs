@@ -475,7 +475,11 @@ async fn runs_of_jobs_see_nothing_of_each_other() {
         };
         let control = Fake::of(Kind::Job(JobInfo { tick_ms, attempt: 1 }));
         let task = ScriptTask { control, limits: Limits::default() };
-        lanes.spawn_run(task, async move |vm: &mut Vm| vm.run_once(&bundle, "test.js", None).await).1.await.unwrap()
+        lanes
+            .spawn_run(task, async move |vm: &mut Vm| vm.run_once(&bundle, "test.js", None).await)
+            .1
+            .await
+            .unwrap()
     };
     for round in 0..3_i64 {
         let text = |run: Run| run.result.unwrap().unwrap_or_default();
