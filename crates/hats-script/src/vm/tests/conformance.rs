@@ -4,6 +4,7 @@
 //! Whoever adds a name adds a line: [`every_name_has_a_line`] says which is missing.
 
 mod http;
+mod own_errors;
 mod redis;
 mod server;
 mod sql;
