@@ -1,5 +1,6 @@
 //! The life of a thread and of a worker as their users see it.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -133,6 +134,45 @@ fn a_thread_that_stops_itself_goes_elsewhere() -> Result<()> {
         wait_for_state(&cluster, "self", "stopped")?;
         cluster.finish()?.not_empty()
     })
+}
+
+#[test]
+fn a_thread_that_stops_itself_at_each_start_is_started_once_in_five_seconds_by_each_worker() -> Result<()> {
+    for workers in [2, 3] {
+        Lab::run(&format!("cooldown{workers}"), |lab| {
+            let mut cluster = start(lab, workers)?;
+            let source = r#"
+                function init() {
+                  redis.Call("RPUSH", "diary", `${worker.Name} ${Date.now()}`);
+                  thread.Stop();
+                }"#;
+            cluster.define("stop", source)?;
+            let starts = || -> Result<BTreeMap<String, Vec<u64>>> {
+                let mut starts: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+                for line in diary(&cluster)? {
+                    let (worker, at) = line.split_once(' ').context("no time of a start")?;
+                    starts.entry(worker.to_owned()).or_default().push(at.parse()?);
+                }
+                Ok(starts)
+            };
+            clock::wait_for("two starts on each worker", PATIENCE * 3, || {
+                let starts = starts()?;
+                let all = starts.len() == workers && starts.values().all(|starts| starts.len() >= 2);
+                // A hot loop is no reason to wait.
+                let many = starts.values().any(|starts| starts.len() > 20);
+                Ok((all || many).then_some(()))
+            })?;
+            for (worker, starts) in starts()? {
+                for pair in starts.windows(2) {
+                    // Its cooldown begins when it has stopped, behind the start.
+                    ensure!(pair[1] - pair[0] >= 5000, "{worker} started it at {starts:?}");
+                }
+            }
+            cluster.finish()?;
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -144,10 +144,15 @@ pub struct Grant {
 pub enum Release {
     /// It may start elsewhere at once.
     Free {
-        /// This worker does not take it again before this has passed.
+        /// This worker does not take it again before this has passed, unless it is preferred.
         cool_down: Duration,
         /// Whether another worker is preferred for it.
         prefer_other: bool,
+    },
+    /// Its script has asked to be stopped here. Another worker is preferred, and may take it at once.
+    StoppedByScript {
+        /// This worker does not claim it again before this has passed, whoever is preferred.
+        cool_down: Duration,
     },
     /// It failed.
     Crashed {

@@ -24,6 +24,7 @@
 
 mod scan;
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use hats_script::{Limits, Page};
@@ -83,7 +84,7 @@ pub fn page(file: &str, source: &str, limits: Limits) -> Result<Page, TemplateEr
 pub fn compile(source: &str) -> Result<String, TemplateError> {
     let pieces = pieces(source)?;
     let code = || pieces.iter().filter_map(|piece| piece.code(source));
-    let write = unused_name(|name| code().any(|code| uses(code, name)));
+    let write = unused_name(code());
     let is_async = code().any(|code| code.contains("await"));
     let mut script = Script::new(source, write, is_async);
     for piece in &pieces {
@@ -171,29 +172,47 @@ fn is_php(block: &str) -> bool {
     word.eq_ignore_ascii_case("php") && rest.chars().next().is_none_or(char::is_whitespace)
 }
 
-/// A short name that is not used.
-fn unused_name(is_used: impl Fn(&str) -> bool) -> String {
-    if !is_used("$") {
+/// A short name that stands nowhere in the code, be it in a string that the code may yet evaluate. The code is read once,
+/// however many of the names it uses.
+fn unused_name<'a>(code: impl Iterator<Item = &'a str>) -> String {
+    let mut is_short_used = false;
+    let mut numbers = HashSet::new();
+    for code in code {
+        for (at, dollar) in code.match_indices('$') {
+            let rest = &code[at + dollar.len()..];
+            if code[..at].chars().next_back().is_some_and(is_of_name) {
+                continue;
+            }
+            if !rest.chars().next().is_some_and(is_of_name) {
+                is_short_used = true;
+            } else if let Some(number) = rest.strip_prefix('w').and_then(leading_number) {
+                numbers.insert(number);
+            }
+        }
+    }
+    if !is_short_used {
         return "$".to_owned();
     }
-    let mut number = 0;
-    loop {
-        let name = format!("$w{number}");
-        if !is_used(&name) {
-            return name;
-        }
-        number += 1;
-    }
+    // One of as many names as there are numbers, and one more, is unused.
+    let unused = (0..=numbers.len()).find(|number| !numbers.contains(number)).unwrap_or_default();
+    format!("$w{unused}")
 }
 
-/// Whether a name stands in code, be it in a string that the code may yet evaluate.
-fn uses(code: &str, name: &str) -> bool {
-    let continues = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '\u{200c}' | '\u{200d}');
-    code.match_indices(name).any(|(at, _)| {
-        let before = code[..at].chars().next_back().is_some_and(continues);
-        let after = code[at + name.len()..].chars().next().is_some_and(continues);
-        !before && !after
-    })
+/// The number that a name ends in, if its rest is one as [`unused_name`] writes it.
+fn leading_number(rest: &str) -> Option<usize> {
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let (digits, rest) = rest.split_at(end);
+    let is_written_so = digits == "0" || !digits.starts_with('0');
+    if !is_written_so || rest.chars().next().is_some_and(is_of_name) {
+        return None;
+    }
+    // None of more digits than a number has is ever needed.
+    digits.parse().ok()
+}
+
+/// Whether a character can be part of a name.
+fn is_of_name(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '_' | '$' | '\u{200c}' | '\u{200d}')
 }
 
 struct Script<'a> {

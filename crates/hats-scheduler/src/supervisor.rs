@@ -247,7 +247,7 @@ fn next(
     }
     Next::Release(match wanted.stop {
         Some(Stop::Disabled) => Release::Stopped,
-        Some(Stop::Asked) => Release::Free { cool_down: COOL_DOWN, prefer_other: true },
+        Some(Stop::Asked) => Release::StoppedByScript { cool_down: COOL_DOWN },
         Some(Stop::Relocated) => RELOCATED,
         Some(Stop::Drain) => Release::Free { cool_down: Duration::ZERO, prefer_other: true },
         Some(Stop::Restart) | None => FREE,
@@ -311,7 +311,8 @@ mod tests {
         let free = |seconds, prefer_other| {
             Next::Release(Release::Free { cool_down: Duration::from_secs(seconds), prefer_other })
         };
-        check(&Ended::InOrder, &stop(Stop::Asked), free(5, true));
+        let cools = Release::StoppedByScript { cool_down: Duration::from_secs(5) };
+        check(&Ended::InOrder, &stop(Stop::Asked), Next::Release(cools));
         check(&Ended::InOrder, &stop(Stop::Drain), free(0, true));
         check(&Ended::InOrder, &stop(Stop::Relocated), free(3, true));
         check(&Ended::InOrder, &stop(Stop::Restart), free(0, false));

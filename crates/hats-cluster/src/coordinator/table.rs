@@ -47,6 +47,8 @@ pub(super) struct Thread {
     pub(super) not_before: BootInstant,
     /// It was given away, and is not taken back before this, unless whoever has it gives it to us.
     pub(super) given_until: BootInstant,
+    /// Its script has asked to be stopped here: this worker does not claim it before this, whoever is preferred.
+    pub(super) cools_until: BootInstant,
     /// To be claimed here at once, whatever the rank.
     pub(super) run_now: bool,
     /// The claim has changed while one of our own requests was under way.

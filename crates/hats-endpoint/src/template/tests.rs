@@ -377,3 +377,31 @@ proptest! {
         prop_assert!(error.contains(&format!("(/page:{line}:")), "{source:?}\n{error}");
     }
 }
+
+#[test]
+fn a_page_with_a_hundred_thousand_names_like_ours_compiles() {
+    // To look for each name in the whole page takes minutes.
+    let names: String = (0..112_000).map(|n| format!("$w{n} ")).collect();
+    let source = format!("a<? /* $ {names}*/ ?>b");
+    assert!(source.len() > 879_000, "{}", source.len());
+    assert!(compile(&source).unwrap().starts_with("($w112000=>"));
+}
+
+#[test]
+fn a_name_is_used_where_it_stands_alone() {
+    for (code, expected) in [
+        ("", "$"),
+        ("$x a$ $$ $1 $\u{e4} \u{e4}$ $\u{200c} b.$w0 '$w1'", "$"),
+        ("$", "$w0"),
+        ("'$'", "$w0"),
+        ("$;$w0", "$w1"),
+        ("$;$w1;$w0;$w3", "$w2"),
+        ("$;$w00 $w0x x$w0 $$w0 $w0$ $w $w\u{e4}", "$w0"),
+        ("$;$w99999999999999999999999 $w0", "$w1"),
+        ("$.a=$w0+$w1", "$w2"),
+    ] {
+        assert_eq!(unused_name([code].into_iter()), expected, "{code}");
+        let split = code.split_inclusive(' ');
+        assert_eq!(unused_name(split), expected, "{code}");
+    }
+}

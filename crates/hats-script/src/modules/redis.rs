@@ -133,6 +133,7 @@ fn run(host: &Rc<Host>, call: &Call<'_, '_>) -> rquickjs::Result<Reply> {
     let arguments = arguments.into_values();
     match command::kind_of(&name, &arguments) {
         Kind::Plain => send(host, call, &name, arguments),
+        Kind::Alone => send_alone(host, call, &name, arguments),
         Kind::Blocking => send_blocking(host, call, &name, arguments),
         Kind::Refused(why) => Ok(Err(format!("ERR {name} is not available to scripts: {why}"))),
     }
@@ -177,6 +178,31 @@ fn send_over(
     // Pinned where it is made: it is large, and would be copied at each step down otherwise.
     let sent = pin!(connection.send(&passed, name, arguments, host.time_for_io(COMMAND_TIMEOUT_MAX)));
     host.wait_through(ctx, sent)
+}
+
+/// Sends a command that may answer with any error: over a connection that it shares with no other.
+fn send_alone(
+    host: &Rc<Host>,
+    call: &Call<'_, '_>,
+    name: &str,
+    arguments: Vec<RedisValue>,
+) -> rquickjs::Result<Reply> {
+    let Some(connection) = &host.lane.redis else { return Ok(Err(NO_REDIS.to_owned())) };
+    let begun = Instant::now();
+    let time = host.time_for_io(COMMAND_TIMEOUT_MAX);
+    let alone = host.wait(call.ctx, tokio::time::timeout(time, connection.alone()))?;
+    let alone = match alone.unwrap_or_else(|_| Err(Broken("ERR there is no connection to Redis".to_owned())))
+    {
+        Ok(alone) => alone,
+        Err(Broken(message)) => {
+            connection.count(Command::of(name), begun, Answered::Not);
+            return Ok(Err(message));
+        }
+    };
+    let passed = host.gate(call.ctx)?;
+    let time = host.time_for_io(COMMAND_TIMEOUT_MAX);
+    let sent = pin!(connection.send_alone(&passed, alone, name, arguments, time));
+    host.wait_through(call.ctx, sent)
 }
 
 fn send_blocking(

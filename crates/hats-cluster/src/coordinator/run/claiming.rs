@@ -91,7 +91,7 @@ impl Coordinator {
         };
         let changed = thread.has_changed();
         let preferred = self.lease.as_ref().is_some_and(|own| claim.prefer.as_ref() == Some(own.session()));
-        let mut at = thread.not_before;
+        let mut at = thread.not_before.max(thread.cools_until);
         if !preferred {
             at = at.max(thread.given_until);
         }

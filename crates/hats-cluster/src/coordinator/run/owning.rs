@@ -74,6 +74,11 @@ impl Coordinator {
                 }
                 stopped_mirror()
             }
+            (Release::StoppedByScript { cool_down }, _) => {
+                thread.cools_until = now + *cool_down;
+                handover.prefer = self.heir(name);
+                stopped_mirror()
+            }
             (Release::Stopped, _) => stopped_mirror(),
         };
         handover.retire = stop == Some(StopReason::Deleted);

@@ -511,6 +511,23 @@ async fn what_was_given_away_is_taken_back_at_once_from_who_gives_it_to_us() {
 }
 
 #[tokio::test]
+async fn what_was_stopped_by_its_script_cools_down_whoever_is_preferred() {
+    let mut world = World::new();
+    own_many(&mut world, 1);
+    let thread = world.it.table.names(|_| true).remove(0);
+    let claim = world.it.table.get(&thread).unwrap().owned().unwrap().nonce.clone();
+    world.it.release(&thread, &claim, Release::StoppedByScript { cool_down: Duration::from_secs(5) });
+    world.it.table.set_mine(&thread, None);
+    let own = world.it.lease.as_ref().unwrap().session().clone();
+    let now = BootInstant::now();
+    for prefer in [None, Some(own)] {
+        world.it.table.entry(&thread).claim = Some(ClaimRecord { prefer: prefer.clone(), ..was_claimed() });
+        let at = world.it.claimable_at(&thread, now).unwrap();
+        assert!(at > now + Duration::from_secs(4), "{prefer:?}");
+    }
+}
+
+#[tokio::test]
 async fn shares_are_compared_when_all_have_told_what_they_have() {
     let mut world = World::new();
     own_many(&mut world, 10);

@@ -8,6 +8,8 @@ use fred::types::{ClusterHash, Value as RedisValue};
 pub(super) enum Kind {
     /// Over the shared connection.
     Plain,
+    /// Over a connection that nothing else uses meanwhile: it may answer with any error.
+    Alone,
     /// In slices over a connection of its own.
     Blocking,
     /// Not at all; what to use instead.
@@ -52,6 +54,7 @@ pub(super) fn kind_of(name: &str, arguments: &[RedisValue]) -> Kind {
             Kind::Refused(DEBUGGER)
         }
         "WAIT" | "WAITAOF" => Kind::Refused(WAIT),
+        "EVAL" | "EVALSHA" | "EVAL_RO" | "EVALSHA_RO" | "FCALL" | "FCALL_RO" => Kind::Alone,
         _ if timeout_of(name, arguments).is_some() => Kind::Blocking,
         _ => Kind::Plain,
     }

@@ -3,6 +3,11 @@
 //! Each lane has one of its own for plain commands, driven by the lane itself: what all fibers ask for in one round
 //! of the lane leaves in one write, and no other OS thread has to be woken. The connections for blocking commands, and
 //! the one that unblocks them, are driven by the I/O runtime.
+//!
+//! What runs Lua or a function may answer with any error, `READONLY` and `CLUSTERDOWN` included, at which a client looks for
+//! its server again: all that is under way on the connection fails. So such a command has a connection to itself, one of a
+//! few that the lane drives too, and what it says breaks no other's. Where the error is true, each connection finds that out
+//! by itself.
 
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
@@ -29,6 +34,8 @@ use crate::vm::Passed;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Saying goodbye takes no longer than this, for all connections.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Connections of one lane for commands that may answer with any error.
+const ALONE_MAX: usize = 16;
 /// How often a script that waits for the connection looks again.
 const READY_POLL: Duration = Duration::from_millis(20);
 
@@ -80,6 +87,10 @@ pub(crate) struct LaneConnection {
 struct LaneShared {
     builder: Builder,
     driven: RefCell<Driven>,
+    /// Connections for commands that may answer with any error, one at a time; made when they are needed.
+    alone: RefCell<Vec<Driven>>,
+    /// A permit for each of these.
+    alone_permits: Arc<Semaphore>,
     /// What leaves with the next round, which is under way if there is any.
     asked: RefCell<Vec<Asked>>,
     /// Knows this one too.
@@ -94,6 +105,13 @@ impl From<Error> for Broken {
     fn from(error: Error) -> Self {
         Self(format!("ERR {error}"))
     }
+}
+
+/// A connection of a lane that carries one command at a time.
+pub(super) struct Alone {
+    driven: Driven,
+    #[expect(dead_code, reason = "held, not looked at")]
+    permit: OwnedSemaphorePermit,
 }
 
 /// Leave to use one blocking connection.
@@ -171,7 +189,15 @@ impl Connections {
         let driven = Driven::start(&builder)?;
         self.shared.lanes().push(driven.client.clone());
         let (driven, all) = (RefCell::new(driven), self.shared.clone());
-        let shared = LaneShared { builder, driven, asked: RefCell::default(), all, metrics };
+        let shared = LaneShared {
+            builder,
+            driven,
+            alone: RefCell::default(),
+            alone_permits: Arc::new(Semaphore::new(ALONE_MAX)),
+            asked: RefCell::default(),
+            all,
+            metrics,
+        };
         Ok(LaneConnection { shared: Rc::new(shared), connections: self.clone() })
     }
 
@@ -239,12 +265,56 @@ impl LaneConnection {
         let command = custom(name, command::hash_of(name, &arguments), false);
         let begun = Instant::now();
         let frame = ask(&client, command, arguments, time).await;
-        let answered = match &frame {
+        self.count_frame(name, begun, &frame);
+        reply_of(frame)
+    }
+
+    /// A connection for one command that may answer with any error. Called on the lane, which drives it.
+    pub(super) async fn alone(&self) -> Result<Alone, Broken> {
+        let permit = self.shared.alone_permits.clone().acquire_owned().await;
+        let permit = permit.map_err(|error| Broken(format!("ERR {error}")))?;
+        loop {
+            let idle = self.shared.alone.borrow_mut().pop();
+            let driven = match idle {
+                Some(driven) if driven.client.is_connected() => driven,
+                Some(_) => continue,
+                None => {
+                    let driven = Driven::start(&self.shared.all.builder)?;
+                    driven.connected().await?;
+                    driven
+                }
+            };
+            return Ok(Alone { driven, permit });
+        }
+    }
+
+    /// As [`Self::send`], over a connection of its own, which goes back to the lane if the command was answered on it.
+    pub(super) async fn send_alone(
+        &self,
+        _: &Passed,
+        alone: Alone,
+        name: &str,
+        arguments: Vec<RedisValue>,
+        time: Duration,
+    ) -> Reply {
+        let command = custom(name, command::hash_of(name, &arguments), false);
+        let begun = Instant::now();
+        // It must not wait here for a connection that is made again: by then its script may have gone.
+        let options = Options { timeout: Some(time), fail_fast: true, ..Options::default() };
+        let frame = alone.driven.client.with_options(&options).custom_raw(command, arguments).await;
+        self.count_frame(name, begun, &frame);
+        if frame.is_ok() && alone.driven.client.is_connected() {
+            self.shared.alone.borrow_mut().push(alone.driven);
+        }
+        reply_of(frame)
+    }
+
+    fn count_frame(&self, name: &str, begun: Instant, frame: &Result<Frame, FredError>) {
+        let answered = match frame {
             Ok(frame) if value::is_error(frame) => Answered::Error,
             frame => answered(frame),
         };
         self.count(Command::of(name), begun, answered);
-        reply_of(frame)
     }
 
     /// Counts a command that has come to its end now.

@@ -5,6 +5,7 @@
 
 mod http;
 mod leaves;
+mod own_errors;
 mod redis;
 mod server;
 mod sql;

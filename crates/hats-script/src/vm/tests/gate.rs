@@ -127,22 +127,25 @@ async fn a_script_that_was_interrupted_has_no_effect_any_more() {
     let lanes = everything(&redis, None).await;
     for effect in EFFECTS {
         let fake = Fake::new();
-        let (waits, waiting) = tokio::sync::oneshot::channel();
         let (handle, ended) = spawn(&lanes, &fake, Limits::default(), move |vm| {
             let source = format!(
                 "function main() {{ \
+                     redis.Do('PING'); \
                      try {{ sleep(1e9) }} catch {{}} \
                      for (let n = 0; n < 5; n++) try {{ Promise.resolve({effect}).catch(() => {{}}) }} catch {{}} \
                  }}"
             );
             vm.load(&source, "test.js")?;
-            waits.send(()).unwrap();
             vm.call("main")
         });
-        waiting.await.unwrap();
+        while fake.effects.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         handle.interrupt();
         assert_eq!(ended.await, Err(ScriptError::Interrupted), "{effect}");
-        assert_eq!(fake.effects.load(Ordering::Relaxed), 0, "{effect}");
+        assert_eq!(fake.effects.load(Ordering::Relaxed), 1, "{effect}");
+        let (stops, disables) = (&fake.stops, &fake.disables);
+        assert_eq!((stops.load(Ordering::Relaxed), disables.load(Ordering::Relaxed)), (0, 0), "{effect}");
     }
     for key in ["k", "n", "l", "a", "fenced"] {
         assert!(!redis.exists(key), "{key}");

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use encore_miniredis::Miniredis;
 use fred::types::Builder;
-use fred::types::config::{Config, ReconnectPolicy};
+use fred::types::config::{Config, ReconnectError, ReconnectPolicy};
 
 use super::*;
 use crate::redis::Connections;
@@ -22,7 +22,12 @@ pub(super) async fn connected_to(url: &str, blocking: usize) -> Lanes {
 pub(super) async fn connections(url: &str, blocking: usize) -> Connections {
     let mut builder = Builder::from_config(Config::from_url(url).unwrap());
     builder.with_performance_config(|config| config.default_command_timeout = Duration::from_secs(10));
-    builder.with_connection_config(|config| config.max_command_attempts = 1);
+    builder.with_connection_config(|config| {
+        config.max_command_attempts = 1;
+        // As workers have it.
+        config.reconnect_errors =
+            vec![ReconnectError::ClusterDown, ReconnectError::Loading, ReconnectError::ReadOnly];
+    });
     builder.set_policy(ReconnectPolicy::new_constant(0, 50));
     Connections::connect(&builder, NonZeroUsize::new(blocking).unwrap()).await.unwrap()
 }
