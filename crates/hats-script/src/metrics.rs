@@ -59,6 +59,8 @@ pub struct Reading {
     pub http: Vec<Calls>,
     /// Statements that have come to an end, by the kind of database.
     pub sql: Vec<Calls>,
+    /// Log lines of scripts that were dropped because their task logged too many.
+    pub log_lines_dropped: u64,
     /// One for each lane.
     pub lanes: Vec<LaneReading>,
 }
@@ -141,6 +143,7 @@ impl Metrics {
             sql: self.sql.as_ref().map(|calls| calls.read()).unwrap_or_default(),
             #[cfg(not(feature = "sql"))]
             sql: Vec::new(),
+            log_lines_dropped: self.lanes.first().map_or(0, |lane| lane.log_limit.dropped()),
             lanes: self.lanes.iter().map(|lane| lane.read()).collect(),
         }
     }
