@@ -241,7 +241,7 @@ async fn start(
 struct RedisHome {
     config: RedisConfig,
     #[cfg(feature = "embedded-redis")]
-    embedded: Option<crate::embedded_redis::Server>,
+    embedded: Option<hats_embedded_redis::Server>,
 }
 
 impl RedisHome {
@@ -266,15 +266,17 @@ impl RedisHome {
 
     #[cfg(feature = "embedded-redis")]
     fn embedded() -> Result<Self, Error> {
-        let server = crate::embedded_redis::Server::start()?;
+        let server =
+            hats_embedded_redis::Server::start().map_err(|error| Error::System(error.to_string()))?;
         let url = server.url();
         tracing::warn!(
             %url,
             "no redis-address: started a Redis-compatible server inside this worker; it is for development and forgets \
              everything on exit. Other workers and redis-cli can join through the URL"
         );
-        let address =
-            url.parse().map_err(|error| Error::System(format!("embedded redis at {url}: {error}")))?;
+        let address = url
+            .parse()
+            .map_err(|error| Error::System(format!("embedded redis at {}: {error}", server.address())))?;
         Ok(RedisHome { config: RedisConfig::new(address), embedded: Some(server) })
     }
 
