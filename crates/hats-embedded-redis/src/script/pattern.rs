@@ -36,7 +36,8 @@ pub(super) fn install(lua: &Lua, string: &Table, has_ended: &Arc<AtomicBool>) ->
         let mut next = 0;
         lua.create_function_mut(move |lua, ()| {
             let mut matcher = Matcher::new(&text, &pattern, &ended);
-            for start in next..=text.len() {
+            let first = next;
+            for start in first..=text.len() {
                 if let Some(end) = matcher.at(start, 0)? {
                     // An empty one is not found again.
                     next = if end == start { end + 1 } else { end };
@@ -212,7 +213,7 @@ impl<'a> Matcher<'a> {
     /// Counts one step, and ends the script if it has computed for too long.
     fn step(&mut self) -> mlua::Result<()> {
         self.steps += 1;
-        if self.steps % STEPS_PER_CHECK != 0 {
+        if !self.steps.is_multiple_of(STEPS_PER_CHECK) {
             return Ok(());
         }
         let now = cpu_time();
