@@ -1,10 +1,11 @@
 //! What the health port says of a worker, and what follows when it is unhealthy.
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hats_tests::cluster::{Cluster, NAME, Shape};
 use hats_tests::health::{FakeSystem, HealthPort};
 use hats_tests::redis::{self, RedisServer};
@@ -545,6 +546,99 @@ fn a_worker_under_real_load_turns_critical_and_recovers() -> Result<()> {
         wait_for_state(&redis, "w0", "online")?;
         eprintln!("recovered at {}", answer["readings"]);
         worker.drain(PATIENCE)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn probes_are_answered_whatever_fills_the_health_port() -> Result<()> {
+    Lab::run("full health port", |lab| {
+        let redis = persistent(lab)?;
+        define(&redis, "user", USER)?;
+        let worker = Worker::start(lab, options("w0", &redis))?;
+        let port = HealthPort::of(&worker)?;
+        port.wait_for(200)?;
+        // Some say nothing, some begin a request, some keep a connection after one.
+        let beginnings = ["", "GET /livez HTTP/1.1\r\nHo", "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"];
+        let mut idle = Vec::new();
+        for beginning in beginnings.iter().cycle().take(300) {
+            let mut stream = TcpStream::connect(port.address())?;
+            // Closed already if more have come meanwhile.
+            let _ = stream.write_all(beginning.as_bytes());
+            idle.push(stream);
+            if idle.len() % 50 == 0 {
+                for path in ["/livez", "/readyz"] {
+                    let answer = within_probe(&port, path)?;
+                    ensure!(answer.starts_with("HTTP/1.1 200 "), "{} idle, {path}: {answer}", idle.len());
+                }
+            }
+        }
+        wait_for_calls(&redis)?;
+        drop(idle);
+        worker.drain(PATIENCE)?;
+        Ok(())
+    })
+}
+
+/// The answer to one probe, which waits as long as a supervisor's would by default (1 s) before it takes the worker for
+/// dead. Before connections gave way to new ones there was no answer in 10 s.
+fn within_probe(port: &HealthPort, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(port.address())?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).with_context(|| format!("{path} was not answered"))?;
+    Ok(answer)
+}
+
+#[test]
+fn scripts_do_not_reach_the_health_port_and_do_reach_the_endpoint_port() -> Result<()> {
+    Lab::run("own ports", |lab| {
+        let redis = persistent(lab)?;
+        redis.ask(&["HSET", &format!("{NAME}:Endpoints:/hello"), "Source", "hello"])?;
+        let start = |name: &str, allow: Option<&str>| {
+            let mut options = options(name, &redis).flag("--host").argument("--host-port", "0");
+            if let Some(allow) = allow {
+                options = options.argument("--allow-net", allow);
+            }
+            Worker::start(lab, options)
+        };
+        let script = |health: u16, endpoints: u16| {
+            format!(
+                r#"
+let asked = false;
+function main() {{
+  if (asked) return;
+  asked = true;
+  for (const host of ["127.0.0.1", "localhost", "0.0.0.0"]) {{
+    console.log("health", host, http.Get(`http://${{host}}:{health}/livez`).error ?? "reached", "end");
+  }}
+  console.log("sql", sql.New("postgres://u@localhost:{health}/d", "postgres").Ping(), "end");
+  let endpoint;
+  while ((endpoint = http.Get("http://127.0.0.1:{endpoints}/hello")).status != 200) sleep(20);
+  console.log("endpoint", endpoint.body, "end");
+}}"#
+            )
+        };
+        let refused = "is this worker's own health port; `--allow-net health-port` opens it to scripts";
+        for (name, allow, expected) in [("closed", None, refused), ("open", Some("health-port"), "reached")] {
+            let worker = start(name, allow)?;
+            let health = HealthPort::of(&worker)?.address().port();
+            let line = worker.wait_for_line("endpoints are served", PATIENCE)?;
+            let (_, endpoints) = line.trim().rsplit_once(':').context("no port")?;
+            define(&redis, name, &script(health, endpoints.parse()?))?;
+            for host in ["127.0.0.1", "localhost", "0.0.0.0"] {
+                let line = worker.wait_for_line(&format!("health {host} "), PATIENCE)?;
+                ensure!(line.contains(expected), "{line}");
+            }
+            if allow.is_none() {
+                let line = worker.wait_for_line("sql ", PATIENCE)?;
+                ensure!(line.contains(expected), "{line}");
+            }
+            worker.wait_for_line("endpoint hello end", PATIENCE)?;
+            redis.ask(&["DEL", &Cluster::key(name)])?;
+            worker.drain(PATIENCE)?;
+        }
         Ok(())
     })
 }

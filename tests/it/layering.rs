@@ -8,27 +8,40 @@ use hats_tests::worker::workspace;
 use serde_json::Value;
 
 /// Who may name whom. A crate that is not listed has to be drawn first.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("hats-arena", &[]),
     ("hats-fiber", &[]),
     ("hats-cluster", &[]),
+    ("hats-embedded-redis", &[]),
     ("hats-health", &[]),
     ("hats-script", &["hats-arena", "hats-fiber"]),
     ("hats-scheduler", &["hats-cluster", "hats-script"]),
     ("hats-endpoint", &["hats-cluster", "hats-script"]),
-    ("hats-core", &["hats-cluster", "hats-endpoint", "hats-health", "hats-scheduler", "hats-script"]),
+    (
+        "hats-core",
+        &[
+            "hats-cluster",
+            "hats-embedded-redis",
+            "hats-endpoint",
+            "hats-health",
+            "hats-scheduler",
+            "hats-script",
+        ],
+    ),
     ("hats-worker", &["hats-core"]),
     ("hats-tests", &["hats-core"]),
 ];
 
 /// Libraries that stay inside the crates that exist because of them.
-const HOMES: [(&str, &[&str]); 9] = [
+const HOMES: [(&str, &[&str]); 10] = [
     ("axum", &["hats-endpoint", "hats-health"]),
     ("corosensei", &["hats-fiber"]),
     ("rquickjs", &["hats-arena", "hats-script"]),
     ("rusqlite", &["hats-script"]),
     ("sqlx", &["hats-script"]),
-    ("encore-miniredis", &["hats-core", "hats-cluster", "hats-endpoint", "hats-script", "hats-scheduler"]),
+    // The others in tests only.
+    ("encore-miniredis", &["hats-embedded-redis", "hats-endpoint", "hats-script", "hats-scheduler"]),
+    ("mlua", &["hats-embedded-redis"]),
     ("clap", &["hats-worker"]),
     ("sysinfo", &["hats-health"]),
     ("tsv_ts", &["hats-core"]),

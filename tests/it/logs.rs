@@ -1,14 +1,16 @@
 //! What stands in the log: whoever says something of a task says whose it is, in the words of `crates/README.md`.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use hats_tests::cluster::{Cluster, NAME};
+use hats_tests::health::HealthPort;
 use hats_tests::redis::{self, RedisServer};
 use hats_tests::worker::{Options, Worker, workspace};
 use hats_tests::{Lab, clock};
@@ -130,6 +132,138 @@ fn text_says_so_too_whatever_else_is_wanted() -> Result<()> {
         )?;
         ensure!(!fs::read_to_string(worker.log())?.contains("says"));
         worker.drain(PATIENCE)?;
+        Ok(())
+    })
+}
+
+/// A pipe in place of the worker's log that is read only when it is asked to. Both ends stay open.
+struct Pipe {
+    path: PathBuf,
+    ours: File,
+}
+
+impl Pipe {
+    fn new(path: PathBuf) -> Result<Self> {
+        ensure!(Command::new("mkfifo").arg(&path).status()?.success(), "no mkfifo");
+        // Opened for both, so that neither this nor the worker waits for the other.
+        let ours = File::options().read(true).write(true).open(&path)?;
+        Ok(Self { path, ours })
+    }
+
+    /// Reads until a line has this text.
+    fn read_until(&self, text: &str) -> Result<String> {
+        for line in BufReader::new(&self.ours).lines() {
+            let line = line?;
+            if line.contains(text) {
+                return Ok(line);
+            }
+        }
+        bail!("the pipe has ended");
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // Whoever shows logs after a failure would wait for the end of this one.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Logs some megabytes a second.
+const LOUD: &str = "const text = 'x'.repeat(1000);
+    function main() { for (let i = 0; i < 20; i++) console.log(text); redis.Do('INCR', 'loud') }";
+
+#[test]
+fn a_log_that_nobody_reads_costs_lines_and_not_the_worker() -> Result<()> {
+    Lab::run("unread log", |lab| {
+        let redis =
+            RedisServer::start_with(lab, "redis", redis::Options { persistent: true, fake_clock: false })?;
+        redis.ask(&["HSET", &Cluster::key("loud"), "Source", LOUD, "Hang", "5"])?;
+        let clock = "function main() { redis.Do('INCR', 'seconds') } function cleanup() { redis.Do('SET', 'clean', 1) }";
+        redis.ask(&["HSET", &Cluster::key("clock"), "Source", clock, "Hang", "1000"])?;
+        let count = |key: &str| -> Result<i64> {
+            Ok(redis.ask(&["GET", key])?.text().unwrap_or_default().parse().unwrap_or(0))
+        };
+        let pipe = Pipe::new(lab.log("w0.log"))?;
+        let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let options = Options::new("w0", NAME, &redis.address().to_string())
+            .argument("--health-port", &free.port().to_string());
+        let worker = Worker::start(lab, options)?;
+        let port = HealthPort::at(free);
+        let dropped = || port.metric("hats_log_lines_dropped_total");
+        // A lane that waits for the pipe stalls; after ten seconds that costs the session, and then the process.
+        clock::wait_for("twenty seconds of work", PATIENCE * 4, || {
+            if let Some(exit) = worker.process().exit() {
+                bail!("the worker ended: {exit:?}");
+            }
+            Ok((count("seconds")? >= 20).then_some(()))
+        })?;
+        clock::wait_for("dropped lines", PATIENCE, || Ok((dropped()? > 0.0).then_some(())))?;
+        ensure!(port.metric("hats_sessions_lost_total")? as u64 == 0);
+
+        let line = pipe.read_until("log lines were dropped: standard error was not read in time")?;
+        ensure!(line.contains(" WARN ") && line.contains("hats_worker::telemetry::writer"), "{line}");
+        let before = dropped()?;
+        clock::wait_for("the pipe to be full again", PATIENCE, || Ok((dropped()? > before).then_some(())))?;
+        worker.terminate()?;
+        let exit = worker.wait(PATIENCE)?;
+        ensure!(exit.code() == Some(0), "{exit:?}");
+        ensure!(count("clean")? == 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_script_cannot_forge_a_line() -> Result<()> {
+    Lab::run("forged log", |lab| {
+        let redis =
+            RedisServer::start_with(lab, "redis", redis::Options { persistent: true, fake_clock: false })?;
+        let source = "function main() {
+            console.log('said\\n2026-11-24T12:00:00Z  INFO hats_worker: FORGED\\r\\x1b[2J\\u202etxt.exe');
+            throw new Error('thrown\\nFORGED by an error');
+        }";
+        redis.ask(&["HSET", &Cluster::key("forger"), "Source", source])?;
+        let worker = Worker::start(lab, Options::new("w0", NAME, &redis.address().to_string()))?;
+        let said = line(&worker, &["said"])?;
+        let escaped = r"said\n2026-11-24T12:00:00Z  INFO hats_worker: FORGED\r\u{1b}[2J\u{202e}txt.exe";
+        ensure!(said.ends_with(escaped), "{said}");
+        let crashed = line(&worker, &["crashed", "thrown"])?;
+        ensure!(crashed.contains(r"thrown\nFORGED by an error"), "{crashed}");
+        // The stack too.
+        ensure!(crashed.contains(r"\n    at main"), "{crashed}");
+        worker.drain(PATIENCE)?;
+        let log = fs::read_to_string(worker.log())?;
+        for line in log.lines() {
+            ensure!(
+                line.starts_with("20") && !line.contains(|c: char| c.is_control() || c == '\u{202e}'),
+                "{line:?}"
+            );
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_script_that_floods_the_log_loses_lines_and_its_neighbours_lose_none() -> Result<()> {
+    Lab::run("flooded log", |lab| {
+        let redis =
+            RedisServer::start_with(lab, "redis", redis::Options { persistent: true, fake_clock: false })?;
+        let flood = "function main() { for (let i = 0; i < 5000; i++) console.log('flood', i) }";
+        redis.ask(&["HSET", &Cluster::key("flooder"), "Source", flood])?;
+        let quiet = "let n = 0; function main() { console.log('quiet', n++, 'end') }";
+        redis.ask(&["HSET", &Cluster::key("quiet"), "Source", quiet, "Hang", "50"])?;
+        let worker = Worker::start(lab, Options::new("w0", NAME, &redis.address().to_string()))?;
+        let port = HealthPort::of(&worker)?;
+        let report = line(&worker, &["log lines of this task were dropped: it logged more than 1000 lines"])?;
+        ensure!(report.contains("task=\"flooder\" kind=\"thread\""), "{report}");
+        ensure!(port.metric("hats_script_log_lines_dropped_total")? > 0.0);
+        ensure!(port.metric("hats_log_lines_dropped_total")? as u64 == 0);
+        line(&worker, &["quiet 100 end"])?;
+        worker.drain(PATIENCE)?;
+        let log = fs::read_to_string(worker.log())?;
+        for n in 0..100 {
+            ensure!(log.contains(&format!("quiet {n} end")), "quiet {n} is missing");
+        }
         Ok(())
     })
 }

@@ -341,7 +341,7 @@ struct EgressFlags {
     #[arg(long, value_name = "RULE,RULE")]
     deny_net: Option<String>,
 
-    /// Exceptions from --deny-net, written alike
+    /// Exceptions from --deny-net, written alike; `health-port` opens this worker's own health port to its scripts
     #[arg(long, value_name = "RULE,RULE")]
     allow_net: Option<String>,
 

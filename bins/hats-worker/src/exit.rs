@@ -1,9 +1,10 @@
 //! The exit codes, which tell a supervisor whether starting again may help, and the one line that says why.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use hats_core::Error;
+
+use crate::telemetry;
 
 /// Shown below `--help`. [`Error::exit_code`] is where they are decided.
 pub(crate) const EXIT_CODES: &str = "\
@@ -19,7 +20,7 @@ Exit codes:
 /// Says on standard error why the process ends, in one message.
 pub(crate) fn failed(error: &Error) -> ExitCode {
     // Where nobody reads standard error the exit code has to do.
-    let _ = writeln!(std::io::stderr().lock(), "hats-worker: {error}");
+    telemetry::say(&format!("hats-worker: {error}"));
     ExitCode::from(error.exit_code())
 }
 

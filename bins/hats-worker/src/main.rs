@@ -31,7 +31,10 @@ fn main() -> ExitCode {
         (None, None) => asked.settings().and_then(|settings| run(&settings)),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            telemetry::flush();
+            ExitCode::SUCCESS
+        }
         Err(error) => exit::failed(&error),
     }
 }
@@ -46,7 +49,8 @@ fn run(settings: &Settings) -> Result<(), Error> {
     }
     let config = settings.worker()?;
 
-    let worker = Worker::builder().config(config).metrics(hats_core::metrics::install()?).build()?;
+    let metrics = hats_core::metrics::install()?.with_log_lines_dropped(telemetry::lines_dropped);
+    let worker = Worker::builder().config(config).metrics(metrics).build()?;
     let stopped = runtime.block_on(worker.run(drain));
     telemetry.end();
     // Whatever is still busy must not keep the process.

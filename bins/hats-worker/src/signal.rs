@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::exit;
+use crate::{exit, telemetry};
 
 /// Who runs a worker in a process group may send one signal twice, to the worker and to its group, as `timeout` does.
 /// What comes so soon after the first is the same one.
@@ -62,5 +62,6 @@ async fn handle(mut signals: Signals, drain: &CancellationToken) {
         second = signals.next().await;
     }
     warn!(signal = second.as_raw_value(), "ended at once by a second signal");
+    telemetry::flush();
     std::process::exit(exit::by_signal(second.as_raw_value()));
 }

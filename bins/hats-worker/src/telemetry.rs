@@ -1,9 +1,12 @@
 //! Logs: one line per event to standard error, so that standard output carries what a sub-command answers.
 //! `RUST_LOG` wins over `--log-level`. Whatever is logged of a task says whose it is, whichever events are wanted.
+//! Nothing that logs waits for whoever reads: see [`writer`].
 
 mod json;
 #[cfg(feature = "otlp")]
 mod otlp;
+mod text;
+mod writer;
 
 use std::io::{self, IsTerminal};
 
@@ -17,6 +20,8 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry};
+
+pub(crate) use self::writer::{flush, say};
 
 /// What has to be ended before the process is. Nothing is lost by dropping it but the last traces.
 #[must_use]
@@ -67,8 +72,20 @@ pub(crate) fn start_quiet(config: LogConfig) -> Result<(), Error> {
     begin(Registry::default().with(lines(LogConfig { level, ..config })?))
 }
 
+/// Log lines that were dropped because standard error was not read in time.
+pub(crate) fn lines_dropped() -> u64 {
+    writer::dropped()
+}
+
 fn begin(subscriber: impl Into<tracing::Dispatch>) -> Result<(), Error> {
-    subscriber.try_init().map_err(|error| Error::System(format!("cannot start the logs: {error}")))
+    subscriber.try_init().map_err(|error| Error::System(format!("cannot start the logs: {error}")))?;
+    // The default hook writes to standard error and waits until it can.
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!("{panic}");
+        // Should the process end with it, these are its last words.
+        flush();
+    }));
+    Ok(())
 }
 
 fn lines<S>(config: LogConfig) -> Result<impl Layer<S>, Error>
@@ -79,12 +96,12 @@ where
         metadata.is_span() && metadata.target() == TASK_SPANS && *metadata.level() == Level::ERROR
     };
     let wanted = filter(config.level)?.or(filter_fn(is_task).with_max_level_hint(LevelFilter::ERROR));
-    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer::start()?);
     let layer = match config.format {
         LogFormat::Json => layer.fmt_fields(JsonFields::new()).event_format(json::Lines).boxed(),
         LogFormat::Text => {
             let is_colourful = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            layer.with_ansi(is_colourful).boxed()
+            layer.with_ansi(is_colourful).fmt_fields(text::fields()).boxed()
         }
     };
     Ok(layer.with_filter(wanted))

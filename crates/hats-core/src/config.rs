@@ -238,7 +238,7 @@ impl Config {
         if self.stall_after < Duration::from_secs(1) {
             return refuse("stall-after must be at least 1s".to_owned());
         }
-        if !self.allow_net.is_empty() && self.deny_net.is_empty() {
+        if self.deny_net.is_empty() && !self.allow_net.iter().all(NetRule::is_health_port) {
             return refuse(
                 "allow-net makes exceptions from deny-net, which is missing; for these and nothing else set deny-net to `*`"
                     .to_owned(),
@@ -283,9 +283,9 @@ impl Config {
 }
 
 impl Config {
-    /// What scripts may reach.
-    pub(crate) fn egress(&self) -> Egress {
-        Egress::new(self.allow_net.clone(), self.deny_net.clone())
+    /// What scripts of a worker with this health port may reach.
+    pub(crate) fn egress(&self, health_port: u16) -> Egress {
+        Egress::new(self.allow_net.clone(), self.deny_net.clone()).with_health_port(health_port)
     }
 }
 

@@ -124,6 +124,11 @@ impl Vigil {
         self.condition.clone()
     }
 
+    /// The health port, as it was bound.
+    pub(crate) fn port(&self) -> u16 {
+        self.server.address().port()
+    }
+
     /// The health, as it is read.
     pub(crate) fn health(&self) -> watch::Receiver<Health> {
         self.status.health.clone()

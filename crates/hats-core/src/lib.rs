@@ -6,8 +6,6 @@
 pub mod admin;
 pub mod bundle;
 pub mod config;
-#[cfg(feature = "embedded-redis")]
-mod embedded_redis;
 pub mod endpoints;
 mod error;
 pub mod health;

@@ -26,6 +26,7 @@ const SECONDS: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 #[derive(Clone)]
 pub struct Metrics {
     handle: PrometheusHandle,
+    log_lines_dropped: Option<fn() -> u64>,
 }
 
 /// Makes the recorder of this process. Before any worker is started: what has been counted already is not counted.
@@ -42,14 +43,25 @@ pub fn install() -> Result<Metrics, Error> {
     metrics::set_global_recorder(recorder).map_err(|error| wrong(error.to_string()))?;
     hats_cluster::metrics::describe();
     hats_scheduler::metrics::describe();
-    Ok(Metrics { handle })
+    Ok(Metrics { handle, log_lines_dropped: None })
 }
 
 impl Metrics {
+    /// With `hats_log_lines_dropped_total`: lines that whoever writes the log has dropped since the start.
+    #[must_use]
+    pub fn with_log_lines_dropped(self, read: fn() -> u64) -> Self {
+        Self { log_lines_dropped: Some(read), ..self }
+    }
+
     /// All of it, as text.
     #[must_use]
     pub fn render(&self) -> String {
-        self.handle.render()
+        let mut text = Text::default();
+        if let Some(read) = self.log_lines_dropped {
+            let help = "Log lines that were dropped because standard error was not read in time.";
+            text.counter("hats_log_lines_dropped_total", help).count(&[], read());
+        }
+        text.into_string() + &self.handle.render()
     }
 
     /// Sorts what was measured into its buckets.

@@ -10,7 +10,7 @@ use crate::registration::Registrar;
 /// Everything that has to be stopped besides the scheduler, in the order of its start.
 pub(crate) struct Parts {
     #[cfg(feature = "embedded-redis")]
-    pub(crate) embedded_redis: Option<crate::embedded_redis::Server>,
+    pub(crate) embedded_redis: Option<hats_embedded_redis::Server>,
     pub(crate) cluster: Handle,
     pub(crate) lanes: Lanes,
     pub(crate) script_redis: redis::Connections,

@@ -20,6 +20,7 @@ use hats_cluster::name::TaskName;
 use hats_cluster::watchdog::{HardStop, Stamp};
 use hats_health::Health;
 use hats_scheduler::{CallLog, Scheduler, Why};
+use hats_script::egress::Egress;
 use hats_script::{EnvOverlay, Lanes, LanesConfig, WorkerInfo, http, redis, sql};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -240,7 +241,7 @@ async fn start(
 struct RedisHome {
     config: RedisConfig,
     #[cfg(feature = "embedded-redis")]
-    embedded: Option<crate::embedded_redis::Server>,
+    embedded: Option<hats_embedded_redis::Server>,
 }
 
 impl RedisHome {
@@ -265,15 +266,17 @@ impl RedisHome {
 
     #[cfg(feature = "embedded-redis")]
     fn embedded() -> Result<Self, Error> {
-        let server = crate::embedded_redis::Server::start()?;
+        let server =
+            hats_embedded_redis::Server::start().map_err(|error| Error::System(error.to_string()))?;
         let url = server.url();
         tracing::warn!(
             %url,
             "no redis-address: started a Redis-compatible server inside this worker; it is for development and forgets \
              everything on exit. Other workers and redis-cli can join through the URL"
         );
-        let address =
-            url.parse().map_err(|error| Error::System(format!("embedded redis at {url}: {error}")))?;
+        let address = url
+            .parse()
+            .map_err(|error| Error::System(format!("embedded redis at {}: {error}", server.address())))?;
         Ok(RedisHome { config: RedisConfig::new(address), embedded: Some(server) })
     }
 
@@ -341,8 +344,8 @@ fn script_limits(config: &Config) -> hats_script::Limits {
     }
 }
 
-fn http_settings(config: &Config) -> http::Settings {
-    http::Settings { egress: config.egress(), env_proxy: config.http_proxy, fence: config.http_fence }
+fn http_settings(config: &Config, egress: Egress) -> http::Settings {
+    http::Settings { egress, env_proxy: config.http_proxy, fence: config.http_fence }
 }
 
 /// Starts the lanes, each with a stamp of its own: a lane that is stuck in native code must not look alive because
@@ -359,12 +362,13 @@ async fn start_lanes(
     let script_redis = redis::Connections::connect(&builder, config.redis_blocking_connections)
         .await
         .map_err(|error| Error::Unreachable(error.to_string()))?;
-    let script_http =
-        http::Client::new(&http_settings(config)).map_err(|error| Error::System(error.to_string()))?;
+    let egress = config.egress(vigil.port());
+    let script_http = http::Client::new(&http_settings(config, egress.clone()))
+        .map_err(|error| Error::System(error.to_string()))?;
     let script_sql = sql::Databases::new(sql::Config {
         sqlite_dir: config.sqlite_dir.clone(),
         connections: config.sql_connections,
-        egress: config.egress(),
+        egress,
     })
     .map_err(|error| Error::Config(format!("sqlite-dir {error}")))?;
     let info = Info {

@@ -7,44 +7,53 @@
 //!  GET /metrics  200, text of Prometheus
 //! ```
 //!
-//! What must hold: every answer comes from what is known already; none waits, for Redis or for anything else. Nobody who
-//! connects, however many they are and however slow, keeps more than a bounded number of connections for more than a
-//! bounded time.
+//! What must hold: every answer comes from what is known already; none waits, for Redis or for anything else. A probe is
+//! answered however many connections there are and whatever they do: a new connection is always accepted, and above
+//! [`Limits::connections`] the one that has been quiet for longest is closed to make room ([`connections`]). Rejecting the
+//! newest instead would let 64 idle clients lock out every probe.
 
+mod connections;
 mod views;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::connections::{Connections, Turn};
 pub use self::views::{Check, Readiness, Views};
 
-/// What one who connects may take.
+/// Limits on clients of the health port.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// So many connections at once; whoever comes then waits in the system's queue.
+    /// Connections above which the quietest one gives way to each new one.
     connections: usize,
-    /// A request's header has to be there within this, and that of the next request of a connection as well.
+    /// How long a connection may stay after it was asked to give way, counted from when it was accepted, so that a request
+    /// that is already there is answered even in a flood of connections.
+    grace: Duration,
+    /// Maximum connections, those that give way included. Further ones wait in the system's queue, no longer than `grace`.
+    connections_max: usize,
+    /// Time for the header of a request to arrive, counted from the connection's start or from the previous answer.
     header_timeout: Duration,
-    /// No connection lasts longer. Whoever asks often just makes another one.
+    /// Maximum life of a connection; clients that ask often reconnect.
     connection_time: Duration,
 }
 
 const LIMITS: Limits = Limits {
     connections: 64,
-    header_timeout: Duration::from_secs(10),
-    connection_time: Duration::from_secs(120),
+    grace: Duration::from_millis(250),
+    connections_max: 512,
+    header_timeout: Duration::from_secs(2),
+    connection_time: Duration::from_secs(60),
 };
 /// A request's header has no more bytes than this.
 const HEADER_BYTES_MAX: usize = 16 << 10;
@@ -159,19 +168,16 @@ impl Drop for Server {
 type Service = TowerToHyperService<axum::Router>;
 
 async fn accept(listener: TcpListener, service: Service, limits: Limits, stop: CancellationToken) {
-    let free = Arc::new(Semaphore::new(limits.connections));
-    let connections = TaskTracker::new();
+    let connections = Connections::new(limits.connections, limits.connections_max);
+    let tasks = TaskTracker::new();
     let accepting = async {
         loop {
-            // Never closed.
-            let Ok(place) = free.clone().acquire_owned().await else { return };
+            connections.room().await;
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let (service, stop) = (service.clone(), stop.clone());
-                    connections.spawn(async move {
-                        converse(stream, service, limits, stop).await;
-                        drop(place);
-                    });
+                    let turn = connections.add();
+                    tasks.spawn(async move { converse(stream, service, limits, &turn, stop).await });
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a connection to the health port was not accepted");
@@ -185,12 +191,17 @@ async fn accept(listener: TcpListener, service: Service, limits: Limits, stop: C
         () = stop.cancelled() => {}
     }
     drop(listener);
-    connections.close();
-    let _ = timeout(GOODBYE, connections.wait()).await;
+    tasks.close();
+    let _ = timeout(GOODBYE, tasks.wait()).await;
 }
 
 /// One connection, to its end.
-async fn converse(stream: TcpStream, service: Service, limits: Limits, stop: CancellationToken) {
+async fn converse(stream: TcpStream, service: Service, limits: Limits, turn: &Turn, stop: CancellationToken) {
+    let accepted = Instant::now();
+    let service = service_fn(|request| {
+        turn.touch();
+        service.call(request)
+    });
     // Answers are small and leave at once.
     let _ = stream.set_nodelay(true);
     let connection = http1::Builder::new()
@@ -209,6 +220,13 @@ async fn converse(stream: TcpStream, service: Service, limits: Limits, stop: Can
             }
         }
         () = sleep(limits.connection_time) => return,
+        () = async {
+            turn.asked_to_give_way().await;
+            sleep_until(accepted + limits.grace).await;
+        } => {
+            tracing::debug!("closed the quietest connection to the health port to make room for a new one");
+            return;
+        }
     };
     if let Err(error) = ended {
         // Whoever has sent what is no HTTP has been told so, or is gone.

@@ -8,6 +8,8 @@
 //! - Nobody looks a name up a second time between the check and the connection.
 //! - An address that carries an IPv4 address inside (mapped, NAT64, 6to4 …) is judged by that one.
 //! - Link-local, metadata, multicast and broadcast addresses are refused whatever the rules say.
+//! - The worker's own health port ([`Egress::with_health_port`]) is refused at every address of this machine unless a rule
+//!   of `allow` is `health-port`; no other rule opens it. Scripts could fill it, and the worker's probes would time out.
 //!
 //! A rule of `allow` makes an exception from those of `deny`; what no rule of `deny` names is allowed.
 
@@ -15,7 +17,7 @@ mod address;
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -29,13 +31,16 @@ use crate::host::BoxFuture;
 pub struct Egress {
     allow: Arc<[Rule]>,
     deny: Arc<[Rule]>,
+    /// The worker's own health port, if it has one.
+    health_port: Option<u16>,
     resolver: Arc<dyn Resolve>,
 }
 
 /// One item of the lists of what is allowed and what is denied.
 ///
 /// `10.0.0.0/8` and `::1` name addresses, `db.internal` and `*.example.org` hosts by their names (the second one those
-/// below `example.org`), `private` all addresses that are not of the public internet, and `*` everything.
+/// below `example.org`), `private` all addresses that are not of the public internet, `health-port` the worker's own health
+/// port on this machine, and `*` everything but that port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule(Kind);
 
@@ -43,6 +48,7 @@ pub struct Rule(Kind);
 enum Kind {
     All,
     Private,
+    HealthPort,
     // The address has no bits beyond the prefix, and is no mapped one.
     Range { address: IpAddr, prefix: u8 },
     // Lower case, as in DNS, without a dot at the end.
@@ -77,6 +83,7 @@ pub struct Denied {
 enum Why {
     Never(&'static str),
     Rule(Rule),
+    HealthPort,
 }
 
 /// Why a host leads to no address that may be connected to.
@@ -146,7 +153,8 @@ impl Egress {
     /// A policy of these lists.
     #[must_use]
     pub fn new(allow: impl Into<Arc<[Rule]>>, deny: impl Into<Arc<[Rule]>>) -> Self {
-        Self { allow: allow.into(), deny: deny.into(), resolver: Arc::new(SystemResolver::default()) }
+        let resolver = Arc::new(SystemResolver::default());
+        Self { allow: allow.into(), deny: deny.into(), health_port: None, resolver }
     }
 
     /// Reads both lists, whose items are separated by commas; an empty text is an empty list.
@@ -167,7 +175,35 @@ impl Egress {
         Self { resolver: Arc::new(resolver), ..self }
     }
 
-    /// Whether an address may be connected to.
+    /// The same policy for scripts of a worker with this health port, as it was bound (never 0).
+    #[must_use]
+    pub fn with_health_port(self, port: u16) -> Self {
+        Self { health_port: Some(port), ..self }
+    }
+
+    /// The worker's health port, if it is closed to scripts.
+    pub(crate) fn guarded_port(&self) -> Option<u16> {
+        self.health_port.filter(|_| !self.allow.iter().any(Rule::is_health_port))
+    }
+
+    /// Whether an address and port may be connected to.
+    fn check_address(&self, address: SocketAddr) -> Result<(), Denied> {
+        self.check(address.ip())?;
+        self.check_health_port(address)
+    }
+
+    /// Refuses the worker's own health port, at whatever address of this machine.
+    fn check_health_port(&self, address: SocketAddr) -> Result<(), Denied> {
+        if self.guarded_port() != Some(address.port()) {
+            return Ok(());
+        }
+        if Views::of(address.ip()).targets.into_iter().any(is_local) {
+            return Err(Denied { target: address.to_string(), why: Why::HealthPort });
+        }
+        Ok(())
+    }
+
+    /// Whether an address may be connected to, whichever the port.
     ///
     /// # Errors
     /// [`Denied`] says why not.
@@ -198,10 +234,10 @@ impl Egress {
     ///
     /// # Errors
     /// [`Error::Denied`], or [`Error::Host`] for a text that is no host.
-    pub fn check_host(&self, host: &str) -> Result<Host, Error> {
+    pub fn check_host(&self, host: &str, port: u16) -> Result<Host, Error> {
         let host = Host::parse(host)?;
         match &host {
-            Host::Address(ip) => self.check(*ip)?,
+            Host::Address(ip) => self.check_address(SocketAddr::new(*ip, port))?,
             Host::Name(name) => {
                 self.check_name(name)?;
             }
@@ -215,7 +251,7 @@ impl Egress {
     /// # Errors
     /// [`Error::Denied`] if there is an address but none that is allowed; else why there is none.
     pub async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
-        let name = match self.check_host(host)? {
+        let name = match self.check_host(host, port)? {
             Host::Address(ip) => return Ok(vec![SocketAddr::new(ip, port)]),
             Host::Name(name) => name,
         };
@@ -225,10 +261,14 @@ impl Egress {
         let mut allowed: Vec<SocketAddr> = Vec::new();
         let mut refused = None;
         for ip in found {
-            let judged = if allowed_by_name { never(ip, &Views::of(ip)) } else { self.check(ip) };
+            let address = SocketAddr::new(ip, port);
+            let judged = if allowed_by_name {
+                never(ip, &Views::of(ip)).and_then(|()| self.check_health_port(address))
+            } else {
+                self.check_address(address)
+            };
             match judged {
                 Ok(()) => {
-                    let address = SocketAddr::new(ip, port);
                     if !allowed.contains(&address) {
                         allowed.push(address);
                     }
@@ -257,10 +297,17 @@ impl Egress {
         }
         // Where no address could be allowed, the name is not even looked up: it could tell something to whoever answers.
         match self.deny.iter().find(|rule| rule.0 == Kind::All) {
-            Some(rule) if self.allow.iter().all(Rule::is_host) => Err(denied(rule)),
+            Some(rule) if !self.allow.iter().any(Rule::has_addresses) => Err(denied(rule)),
             _ => Ok(false),
         }
     }
+}
+
+/// Whether packets to this address stay on this machine. No name is looked up and nothing is sent: a socket can be bound to
+/// the addresses of this machine and to no others, unless the system is told otherwise (`ip_nonlocal_bind`), in which case
+/// too much is taken for local rather than too little.
+fn is_local(ip: IpAddr) -> bool {
+    ip.is_loopback() || ip.is_unspecified() || UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// What no rule can allow.
@@ -284,8 +331,15 @@ impl fmt::Debug for Egress {
 }
 
 impl Rule {
-    fn is_host(&self) -> bool {
-        matches!(self.0, Kind::Host(_) | Kind::Below(_))
+    /// Whether it can allow an address whose name no rule has.
+    fn has_addresses(&self) -> bool {
+        matches!(self.0, Kind::All | Kind::Private | Kind::Range { .. })
+    }
+
+    /// Whether it is `health-port`, which is closed unless it is allowed, whatever else is denied.
+    #[must_use]
+    pub fn is_health_port(&self) -> bool {
+        self.0 == Kind::HealthPort
     }
 
     /// True for a range with this address in it.
@@ -301,7 +355,7 @@ impl Rule {
             Kind::All => true,
             Kind::Private => address::is_private(ip),
             Kind::Range { .. } => self.ranges_over(ip),
-            Kind::Host(_) | Kind::Below(_) => false,
+            Kind::Host(_) | Kind::Below(_) | Kind::HealthPort => false,
         }
     }
 
@@ -320,7 +374,7 @@ impl FromStr for Rule {
 
     fn from_str(text: &str) -> Result<Self, RuleError> {
         let refuse = |hint: &str| {
-            let expected = "expected a host, a range such as `10.0.0.0/8`, `private` or `*`";
+            let expected = "expected a host, a range such as `10.0.0.0/8`, `private`, `health-port` or `*`";
             let shown: String = text.chars().take(60).flat_map(char::escape_debug).collect();
             let hint = if hint.is_empty() { String::new() } else { format!(": {hint}") };
             RuleError(format!("{expected}, got `{shown}`{hint}"))
@@ -328,6 +382,7 @@ impl FromStr for Rule {
         match text {
             "*" => return Ok(Self(Kind::All)),
             "private" => return Ok(Self(Kind::Private)),
+            "health-port" => return Ok(Self(Kind::HealthPort)),
             _ => {}
         }
         let (address, bits) = match text.split_once('/') {
@@ -377,6 +432,7 @@ impl fmt::Display for Rule {
         match &self.0 {
             Kind::All => f.write_str("*"),
             Kind::Private => f.write_str("private"),
+            Kind::HealthPort => f.write_str("health-port"),
             Kind::Range { address, prefix } => write!(f, "{address}/{prefix}"),
             Kind::Host(name) => f.write_str(name),
             Kind::Below(domain) => write!(f, "*.{domain}"),
@@ -417,6 +473,9 @@ impl fmt::Display for Why {
         match self {
             Self::Never(why) => f.write_str(why),
             Self::Rule(rule) => write!(f, "deny-net has `{rule}`"),
+            Self::HealthPort => f.write_str(
+                "it is this worker's own health port; `--allow-net health-port` opens it to scripts",
+            ),
         }
     }
 }

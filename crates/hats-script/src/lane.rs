@@ -31,6 +31,7 @@ use crate::bundle::{self, Library};
 use crate::error::{Error, ScriptError};
 use crate::host::{Kind, NoTask, TaskControl, WorkerInfo};
 use crate::limits::Limits;
+use crate::log_limit::LogLimit;
 use crate::metrics::{LaneMetrics, Metrics};
 use crate::modules::env::EnvOverlay;
 #[cfg(feature = "http")]
@@ -190,8 +191,9 @@ impl Lanes {
     /// When an OS thread or its executor cannot be had.
     pub fn start(config: &LanesConfig) -> Result<Self, Error> {
         let io = tokio::runtime::Handle::current();
+        let log_limit = Arc::new(LogLimit::new(io.clone()));
         let lanes = (0..config.count.max(1))
-            .map(|number| Lane::start(number, config.clone(), io.clone()))
+            .map(|number| Lane::start(number, config.clone(), io.clone(), log_limit.clone()))
             .collect::<Result<Vec<_>, _>>()?;
         let metrics = Metrics::new(lanes.iter().map(|lane| lane.metrics.clone()).collect(), config);
         Ok(Self { lanes: Arc::new(lanes), metrics })
@@ -464,11 +466,16 @@ impl LaneStatus {
 }
 
 impl Lane {
-    fn start(number: usize, config: LanesConfig, io: tokio::runtime::Handle) -> Result<Self, Error> {
+    fn start(
+        number: usize,
+        config: LanesConfig,
+        io: tokio::runtime::Handle,
+        log_limit: Arc<LogLimit>,
+    ) -> Result<Self, Error> {
         let no_lane = |source| Error::Lane { lane: number, source };
         let (jobs, inbox) = mpsc::unbounded_channel();
         let status = Arc::new(LaneStatus::new());
-        let metrics = Arc::new(LaneMetrics::new(config.warm_bytes));
+        let metrics = Arc::new(LaneMetrics::new(config.warm_bytes, log_limit));
         let counted = metrics.clone();
         let executor = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -20,6 +20,7 @@ mod error;
 mod host;
 mod lane;
 mod limits;
+mod log_limit;
 pub mod metrics;
 mod modules;
 mod page;

@@ -61,6 +61,8 @@ pub struct Reading {
     pub sql: Vec<Calls>,
     /// Scripts that died in the middle of the engine's work, by the reason.
     pub deaths: Vec<(&'static str, u64)>,
+    /// Log lines of scripts that were dropped because their task logged too many.
+    pub log_lines_dropped: u64,
     /// One for each lane.
     pub lanes: Vec<LaneReading>,
 }
@@ -152,6 +154,7 @@ impl Metrics {
             #[cfg(not(feature = "sql"))]
             sql: Vec::new(),
             deaths: LaneMetrics::deaths(&self.lanes),
+            log_lines_dropped: self.lanes.first().map_or(0, |lane| lane.log_limit.dropped()),
             lanes: self.lanes.iter().map(|lane| lane.read()).collect(),
         }
     }

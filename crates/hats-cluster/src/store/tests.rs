@@ -7,7 +7,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use encore_miniredis::Miniredis;
 use fred::interfaces::{ClientLike, HashesInterface, KeysInterface, SetsInterface};
 use fred::types::Value;
 use tempfile::TempDir;
@@ -26,7 +25,7 @@ struct Bench {
 }
 
 enum Server {
-    Embedded(#[expect(dead_code, reason = "the server lives as long as this")] Miniredis),
+    Embedded(#[expect(dead_code, reason = "the server lives as long as this")] hats_embedded_redis::Server),
     Real(Child, #[expect(dead_code, reason = "the folder lives as long as this")] TempDir),
     Cluster(Vec<Child>, #[expect(dead_code, reason = "the folder lives as long as this")] TempDir),
 }
@@ -47,8 +46,8 @@ impl Drop for Server {
 
 impl Bench {
     async fn embedded() -> Self {
-        let server = Miniredis::run().await.unwrap();
-        let address = server.redis_url().parse().unwrap();
+        let server = hats_embedded_redis::Server::start().unwrap();
+        let address = server.url().parse().unwrap();
         Self { store: connect(address).await, _server: Server::Embedded(server) }
     }
 

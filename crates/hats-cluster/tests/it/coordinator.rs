@@ -95,7 +95,7 @@ async fn takes_over_from_the_dead_real() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn takes_over_from_the_dead_embedded() {
-    let (_server, redis) = embedded().await;
+    let (_server, redis) = embedded();
     takes_over_from_the_dead(&redis).await;
 }
 
@@ -138,7 +138,7 @@ async fn hands_over_at_the_drain_real() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hands_over_at_the_drain_embedded() {
-    let (_server, redis) = embedded().await;
+    let (_server, redis) = embedded();
     hands_over_at_the_drain(&redis).await;
 }
 
@@ -186,7 +186,7 @@ async fn follows_the_definition_real() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn follows_the_definition_embedded() {
-    let (_server, redis) = embedded().await;
+    let (_server, redis) = embedded();
     follows_the_definition(&redis).await;
 }
 
@@ -530,7 +530,7 @@ async fn keys_of_another_type_among_the_claims_stop_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_registered_here_is_claimed_without_a_poll() {
-    let (_server, redis) = embedded().await;
+    let (_server, redis) = embedded();
     let (store, journal) = (store(&redis).await, Journal::new());
     let mut config = config(&redis, "a");
     config.settle = Duration::ZERO;

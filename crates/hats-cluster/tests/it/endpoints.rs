@@ -81,7 +81,7 @@ async fn changes_of_endpoints_are_pushed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_nothing_is_pushed_a_sweep_finds_what_is_new_and_what_is_gone() {
-    let (_server, redis) = embedded().await;
+    let (_server, redis) = embedded();
     let (store, journal) = (store(&redis).await, Journal::new());
     let a = Worker::start(&redis, "a", &journal).await;
     let mut feed = a.handle.endpoint_feed();
@@ -180,6 +180,6 @@ async fn errors_are_shown_while_they_last_real() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn errors_are_shown_while_they_last_embedded() {
-    let (_server, redis) = embedded().await;
+    let (_server, redis) = embedded();
     errors_are_shown_while_they_last(&redis).await;
 }

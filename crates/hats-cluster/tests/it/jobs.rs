@@ -109,7 +109,7 @@ async fn a_death_that_only_runs_have_seen_is_noticed_and_settled_real() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_death_that_only_runs_have_seen_is_noticed_and_settled_embedded() {
-    let (_server, redis) = embedded().await;
+    let (_server, redis) = embedded();
     a_death_that_only_runs_have_seen_is_noticed_and_settled(&redis).await;
 }
 

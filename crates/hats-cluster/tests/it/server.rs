@@ -3,7 +3,6 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use encore_miniredis::Miniredis;
 use hats_cluster::address::RedisConfig;
 use tempfile::TempDir;
 
@@ -97,9 +96,9 @@ fn free_port() -> u16 {
 }
 
 /// The embedded server.
-pub(crate) async fn embedded() -> (Miniredis, RedisConfig) {
-    let server = Miniredis::run().await.unwrap();
-    let config = RedisConfig::new(format!("redis://{}", server.addr()).parse().unwrap());
+pub(crate) fn embedded() -> (hats_embedded_redis::Server, RedisConfig) {
+    let server = hats_embedded_redis::Server::start().unwrap();
+    let config = RedisConfig::new(server.url().parse().unwrap());
     (server, config)
 }
 

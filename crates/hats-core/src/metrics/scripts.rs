@@ -29,6 +29,11 @@ pub(crate) fn of_scripts(text: &mut Text, read: &script::Reading) {
     drop(warm);
     let most: usize = read.lanes.iter().map(|lane| lane.warm_bytes_max).sum();
     text.gauge("hats_warm_limit_bytes", "Memory that they may take on all lanes.").count(&[], most as u64);
+    text.counter(
+        "hats_script_log_lines_dropped_total",
+        "Log lines of scripts that were dropped because their task logged too many in a short time.",
+    )
+    .count(&[], read.log_lines_dropped);
     calls(
         text,
         "command",

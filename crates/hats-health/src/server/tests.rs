@@ -1,5 +1,5 @@
 use std::net::Ipv4Addr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -165,6 +165,82 @@ async fn who_sends_nothing_is_let_go_and_makes_room() {
         for mut stream in idle {
             all(&mut stream).await;
         }
+    }
+}
+
+/// Connections that stay, whatever they have sent so far.
+async fn idle(served: &Served, count: usize) -> Vec<TcpStream> {
+    let beginnings = ["", "GET /livez HTTP/1.1\r\nHo", "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"];
+    let mut idle = Vec::new();
+    for beginning in beginnings.iter().cycle().take(count) {
+        let mut stream = served.connect().await;
+        let _ = stream.write_all(beginning.as_bytes()).await;
+        idle.push(stream);
+    }
+    idle
+}
+
+#[tokio::test]
+async fn a_probe_is_answered_however_many_connections_are_idle() {
+    // Nobody is let go for being slow, so that only giving way can make room.
+    let hour = Duration::from_secs(3600);
+    let served = Served::within(Limits { header_timeout: hour, connection_time: hour, ..LIMITS }).await;
+    let mut idle = idle(&served, LIMITS.connections * 5).await;
+    for path in ["/livez", "/readyz", "/"] {
+        let answer = served.ask("GET", path).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+    }
+    // The quietest has given way, the newest is still there and answered.
+    let mut newest = idle.pop().unwrap();
+    all(&mut idle[0]).await;
+    let _ =
+        newest.write_all(b"st: x\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert!(all(&mut newest).await.ends_with("alive\n"));
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_is_not_the_quietest() {
+    let hour = Duration::from_secs(3600);
+    let grace = Duration::ZERO;
+    let limits = Limits { connections: 3, grace, header_timeout: hour, connection_time: hour, ..LIMITS };
+    let served = Served::within(limits).await;
+    let mut busy = served.connect().await;
+    let mut silent = served.connect().await;
+    let request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut answer = [0; 12];
+    for _ in 0..10 {
+        busy.write_all(request).await.unwrap();
+        busy.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        let mut rest = Vec::new();
+        while !rest.ends_with(b"alive\n") {
+            rest.push(busy.read_u8().await.unwrap());
+        }
+        check(&served.ask("GET", "/livez").await, 200, "alive\n");
+        let other = idle(&served, 1).await;
+        // It is there before the next request of the busy one.
+        check(&served.ask("GET", "/livez").await, 200, "alive\n");
+        drop(other);
+    }
+    let _ = idle(&served, 6).await;
+    assert!(all(&mut silent).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_request_that_is_there_is_answered_in_a_flood_of_connections() {
+    let hour = Duration::from_secs(3600);
+    let limits = Limits { connections: 1, header_timeout: hour, connection_time: hour, ..LIMITS };
+    let served = Served::within(limits).await;
+    let mut asking = Vec::new();
+    // All of them are in the queue before the first is accepted: this test is the runtime's only OS thread.
+    for _ in 0..100 {
+        let stream = std::net::TcpStream::connect(served.server.address()).unwrap();
+        std::io::Write::write_all(&mut &stream, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        stream.set_nonblocking(true).unwrap();
+        asking.push(TcpStream::from_std(stream).unwrap());
+    }
+    for stream in &mut asking[..99] {
+        assert!(all(stream).await.ends_with("alive\n"));
     }
 }
 

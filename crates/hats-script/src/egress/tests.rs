@@ -151,7 +151,7 @@ async fn no_spelling_leads_to_a_metadata_address() {
     for spelling in METADATA {
         let error = open.resolve(spelling, 80).await.unwrap_err();
         assert!(matches!(error, Error::Denied(_)), "{spelling}: {error}");
-        assert!(open.check_host(spelling).is_err(), "{spelling}");
+        assert!(open.check_host(spelling, 80).is_err(), "{spelling}");
     }
     for spelling in NO_HOST {
         let error = open.resolve(spelling, 80).await.unwrap_err();
@@ -457,14 +457,14 @@ proptest! {
         ].prop_flat_map(|ip| (Just(Ipv4Addr::from(ip)), spellings(Ipv4Addr::from(ip))))
     ) {
         let closed = egress("", "private");
-        let judged = closed.check_host(&spelling);
+        let judged = closed.check_host(&spelling, 80);
         prop_assert!(matches!(judged, Err(Error::Denied(_))), "{ip} as {spelling}: {judged:?}");
     }
 
     #[test]
     fn any_text_is_judged_without_harm(text in any::<String>()) {
         let open = Egress::default();
-        if let Ok(Host::Address(ip)) = open.check_host(&text) {
+        if let Ok(Host::Address(ip)) = open.check_host(&text, 80) {
             prop_assert!(open.check(ip).is_ok());
         }
         if let Ok(rule) = text.parse::<Rule>() {
@@ -492,4 +492,90 @@ async fn the_system_is_asked_for_what_is_no_address() {
     );
     let closed = egress("", "private").resolve("localhost", 80).await.unwrap_err();
     assert!(matches!(closed, Error::Denied(_)), "{closed}");
+}
+
+/// The addresses of this machine that are not of the loopback range, as far as its routes tell.
+fn own_addresses() -> Vec<IpAddr> {
+    // Nothing is sent: only the source that packets would have is asked for.
+    let source = |target: &str| {
+        let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+        socket.connect(target).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    source("192.0.2.1:9").into_iter().collect()
+}
+
+#[tokio::test]
+async fn the_health_port_is_closed_at_every_address_of_this_machine() {
+    let refused = "it is this worker's own health port; `--allow-net health-port` opens it to scripts";
+    let guarded = egress("", "").with_health_port(8787);
+    let mut spellings: Vec<String> = [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "127.9.9.9",
+        "0.0.0.0",
+        "::1",
+        "::",
+        "[::1]",
+        "::ffff:127.0.0.1",
+        "::ffff:0.0.0.0",
+        "64:ff9b::7f00:1",
+        "::127.0.0.1",
+        "2002:7f00:1::",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for own in own_addresses() {
+        spellings.push(own.to_string());
+        if let IpAddr::V4(own) = own {
+            spellings.push(own.to_ipv6_mapped().to_string());
+        }
+    }
+    for host in &spellings {
+        let error = guarded.resolve(host, 8787).await.unwrap_err().to_string();
+        assert!(
+            error.contains(":8787 is out of reach for scripts: ") && error.ends_with(refused),
+            "{host}: {error}"
+        );
+        assert!(guarded.resolve(host, 8788).await.is_ok(), "{host}");
+        assert!(guarded.check_host(host, 8787).is_err(), "{host}");
+    }
+    // The same port of another machine is another one's.
+    assert!(guarded.resolve("192.0.2.7", 8787).await.is_ok());
+    assert!(guarded.resolve("2001:db8::7", 8787).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_name_of_this_machine_does_not_lead_to_the_health_port() {
+    let (guarded, _) = scripted(egress("", "").with_health_port(8787), &[&["127.0.0.1"]]);
+    let error = guarded.resolve("innocent.example", 8787).await.unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "innocent.example (127.0.0.1:8787) is out of reach for scripts: it is this worker's own health port; \
+         `--allow-net health-port` opens it to scripts"
+    );
+    // What is left of a name with several addresses.
+    let (guarded, _) = scripted(egress("", "").with_health_port(8787), &[&["127.0.0.1", "192.0.2.7"]]);
+    let found = guarded.resolve("innocent.example", 8787).await.unwrap();
+    assert_eq!(found, ["192.0.2.7:8787".parse().unwrap()]);
+}
+
+#[tokio::test]
+async fn only_its_own_rule_opens_the_health_port() {
+    for allow in ["127.0.0.1", "127.0.0.0/8", "localhost", "private", "*"] {
+        let (guarded, _) = scripted(egress(allow, "private").with_health_port(8787), &[&["127.0.0.1"]]);
+        assert!(guarded.resolve("localhost", 8787).await.is_err(), "{allow}");
+        assert!(guarded.resolve("127.0.0.1", 8787).await.is_err(), "{allow}");
+    }
+    let open = egress("health-port", "").with_health_port(8787);
+    assert!(open.resolve("127.0.0.1", 8787).await.is_ok());
+    // It makes no exception from what is denied otherwise.
+    let open = egress("health-port", "private").with_health_port(8787);
+    let error = open.resolve("127.0.0.1", 8787).await.unwrap_err().to_string();
+    assert_eq!(error, "127.0.0.1 is out of reach for scripts: deny-net has `private`");
+    // A name that could only lead there is not looked up.
+    let (closed, asked) = scripted(egress("health-port", "*"), &[&["127.0.0.1"]]);
+    assert!(closed.resolve("x.example", 8787).await.is_err());
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
 }

@@ -11,6 +11,7 @@ use super::histogram::{Distribution, Histogram, MILLISECOND};
 use super::redis::RedisCalls;
 use crate::error::ScriptError;
 use crate::host::Kind;
+use crate::log_limit::LogLimit;
 
 /// `main()` is called thousands of times in a second or takes as long as it likes.
 const MAIN_ENDS: &[u64] = &[
@@ -31,6 +32,8 @@ pub(crate) struct LaneMetrics {
     pub(super) heap: [Arc<Meter>; 3],
     #[cfg(feature = "redis")]
     pub(crate) redis: RedisCalls,
+    /// Of the whole worker: it counts what it drops.
+    pub(crate) log_limit: Arc<LogLimit>,
     warm_interpreters: AtomicUsize,
     warm_bytes: AtomicUsize,
     warm_bytes_max: usize,
@@ -51,12 +54,13 @@ impl LaneMetrics {
     pub(super) const KINDS: [&'static str; 3] = ["thread", "job", "endpoint"];
 
     /// For a lane whose idle interpreters may take so many bytes.
-    pub(crate) fn new(warm_bytes_max: usize) -> Self {
+    pub(crate) fn new(warm_bytes_max: usize, log_limit: Arc<LogLimit>) -> Self {
         Self {
             main_calls: Histogram::new(MAIN_ENDS),
             heap: Default::default(),
             #[cfg(feature = "redis")]
             redis: RedisCalls::default(),
+            log_limit,
             warm_interpreters: AtomicUsize::new(0),
             warm_bytes: AtomicUsize::new(0),
             warm_bytes_max,

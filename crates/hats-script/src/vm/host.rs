@@ -156,9 +156,12 @@ impl Host {
         self.control.borrow().clone()
     }
 
-    /// Logs something that the work in hand has done. `log` must not wait.
+    /// Logs something that the work in hand has done, if its task may log one more line. `log` must not wait.
     pub(crate) fn log(&self, log: impl FnOnce()) {
-        self.control.borrow().span().in_scope(log);
+        let control = self.control.borrow();
+        if self.lane.metrics.log_limit.admits(&**control) {
+            control.span().in_scope(log);
+        }
     }
 
     /// What is asked of the work in hand.

@@ -55,6 +55,9 @@ pub struct Error(String);
 #[derive(Clone)]
 pub struct Client {
     client: reqwest::Client,
+    /// For the port that this machine's addresses are refused at. A resolver is given no port, so this client has one that
+    /// knows it.
+    at_health_port: Option<reqwest::Client>,
     egress: Egress,
     fence: bool,
     calls: Arc<HttpCalls>,
@@ -147,22 +150,26 @@ impl Client {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let egress = settings.egress.clone();
-        let mut client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .dns_resolver(Arc::new(Resolver(egress.clone())))
-            // Followed here, hop by hop.
-            .redirect(reqwest::redirect::Policy::none())
-            // What has been sent is not sent again on the client's own account.
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .user_agent(concat!("hats-worker/", env!("CARGO_PKG_VERSION")))
-            .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
-            .pool_idle_timeout(IDLE_TIMEOUT);
-        if !settings.env_proxy {
-            client = client.no_proxy();
-        }
-        let client = client.build().map_err(|error| Error(describe(&error)))?;
-        Ok(Self { client, egress, fence: settings.fence, calls: HttpCalls::new() })
+        let build = |port: u16| {
+            let mut client = reqwest::Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .dns_resolver(Arc::new(Resolver { egress: egress.clone(), port }))
+                // Followed here, hop by hop.
+                .redirect(reqwest::redirect::Policy::none())
+                // What has been sent is not sent again on the client's own account.
+                .retry(reqwest::retry::never())
+                .referer(false)
+                .user_agent(concat!("hats-worker/", env!("CARGO_PKG_VERSION")))
+                .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+                .pool_idle_timeout(IDLE_TIMEOUT);
+            if !settings.env_proxy {
+                client = client.no_proxy();
+            }
+            client.build().map_err(|error| Error(describe(&error)))
+        };
+        let client = build(0)?;
+        let at_health_port = egress.guarded_port().map(build).transpose()?;
+        Ok(Self { client, at_health_port, egress, fence: settings.fence, calls: HttpCalls::new() })
     }
 
     pub(crate) fn calls(&self) -> &Arc<HttpCalls> {
@@ -247,8 +254,13 @@ impl Client {
             return Err(format!("{} is no http or https URL", shown(url)));
         };
         // A literal address never comes to the resolver.
-        self.egress.check_host(host).map_err(|error| error.to_string())?;
-        let mut request = self.client.request(method.clone(), url.clone()).headers(headers.clone());
+        let port = url.port_or_known_default().unwrap_or_default();
+        self.egress.check_host(host, port).map_err(|error| error.to_string())?;
+        let client = match &self.at_health_port {
+            Some(client) if self.egress.guarded_port() == Some(port) => client,
+            _ => &self.client,
+        };
+        let mut request = client.request(method.clone(), url.clone()).headers(headers.clone());
         if *method == Method::HEAD && !headers.contains_key(ACCEPT_ENCODING) {
             // Unpacking takes away the length of the body, which may be all that is asked for.
             request = request.header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -390,14 +402,17 @@ fn describe(error: &reqwest::Error) -> String {
 }
 
 /// Resolves names by the egress rules.
-struct Resolver(Egress);
+struct Resolver {
+    egress: Egress,
+    /// 0 stands for all ports that are judged alike, and is replaced by that of the URL.
+    port: u16,
+}
 
 impl reqwest::dns::Resolve for Resolver {
     fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        let egress = self.0.clone();
+        let (egress, port) = (self.egress.clone(), self.port);
         Box::pin(async move {
-            // Port 0 is replaced by that of the URL.
-            let addresses = egress.resolve(name.as_str(), 0).await?;
+            let addresses = egress.resolve(name.as_str(), port).await?;
             let addresses: reqwest::dns::Addrs = Box::new(addresses.into_iter());
             Ok(addresses)
         })

@@ -367,6 +367,31 @@ async fn forbidden_addresses_are_out_of_reach_however_they_are_spelled() {
     assert_eq!(eval(&lanes, &server, "http.Get('§/text').status").await, "200");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_health_port_is_out_of_reach_and_its_neighbours_are_not() {
+    let server = Server::start_on("127.0.0.1".parse().unwrap(), 0).await;
+    let health = Server::start_on("127.0.0.1".parse().unwrap(), 0).await;
+    let port = health.address.port();
+    let lanes = lanes_with_http(1, client(Egress::default().with_health_port(port)));
+    let refused = "is this worker's own health port; `--allow-net health-port` opens it to scripts";
+    for host in ["127.0.0.1", "localhost", "127.1", "0.0.0.0", "[::ffff:127.0.0.1]"] {
+        let direct = eval(&lanes, &server, &format!("http.Get('http://{host}:{port}/text').error")).await;
+        assert!(direct.contains(refused), "{host}: {direct}");
+        let to = format!("http.Get('§/to/302?http://{host}:{port}/text').error");
+        let redirected = eval(&lanes, &server, &to).await;
+        assert!(redirected.contains(refused), "redirect to {host}: {redirected}");
+        let fetched = eval(&lanes, &server, &format!("fetch('http://{host}:{port}/').catch(String)")).await;
+        assert!(fetched.starts_with("TypeError: fetch: ") && fetched.contains(refused), "{host}: {fetched}");
+    }
+    assert_eq!(health.seen().connections, 0);
+    let own = format!("http.Get('http://localhost:{}/text').status", server.address.port());
+    assert_eq!(eval(&lanes, &server, &own).await, "200");
+    let open = Egress::parse("health-port", "").unwrap().with_health_port(port);
+    let lanes = lanes_with_http(1, client(open));
+    let allowed = format!("http.Get('http://localhost:{port}/text').status");
+    assert_eq!(eval(&lanes, &server, &allowed).await, "200");
+}
+
 struct Fickle(std::sync::Mutex<Vec<IpAddr>>);
 
 impl Resolve for Fickle {
