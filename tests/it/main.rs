@@ -20,6 +20,7 @@ mod limits;
 mod logs;
 mod metrics;
 mod modules;
+mod poison;
 mod preload;
 mod real_input;
 mod single_ownership;

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use hats_tests::cluster::{Cluster, NAME, PATIENT, Shape};
+use hats_tests::cluster::{Cluster, PATIENT, Shape};
 use hats_tests::proxy::{Action, Link, Match, Rule};
 use hats_tests::{Lab, clock, redis};
 
@@ -249,7 +249,7 @@ fn endless(cluster: &mut Cluster) -> Result<()> {
 }
 
 /// Looks for a long needle in a longer heap of hay, which the engine does without looking up once; it takes hours.
-const STICK: &str = r#""a".repeat(1e7).indexOf("a".repeat(5e6) + "b");"#;
+pub(crate) const STICK: &str = r#""a".repeat(1e7).indexOf("a".repeat(5e6) + "b");"#;
 
 fn stuck(cluster: &mut Cluster) -> Result<()> {
     // Only the first owner runs into it, so that one worker dies of it and not one after the other.
@@ -511,28 +511,4 @@ impl Random {
         let deaf = Link { to_server: false, ..Link::default() };
         [Link::default(), Link::default(), slow, deaf][self.below(4)]
     }
-}
-
-#[test]
-fn a_thread_that_sticks_on_every_worker_is_poison() -> Result<()> {
-    if !is_soak() {
-        return Ok(());
-    }
-    let shape = Shape { stall_after: Some(Duration::from_secs(3)), ..Shape::default() };
-    Lab::run("poison", |lab| {
-        let mut cluster = Cluster::start(lab, shape)?;
-        let key = Cluster::key("poison");
-        let source = format!("function main() {{ {STICK} }}");
-        cluster.redis.ask(&["HSET", &key, "Source", &source])?;
-        clock::wait_for("the thread to be marked", Duration::from_secs(120), || {
-            cluster.revive()?;
-            Ok((cluster.redis.field(&key, "State")? == "crashed").then_some(()))
-        })?;
-        let error = cluster.redis.field(&key, "Error")?;
-        ensure!(error.starts_with("poison"), "crashed for another reason: {error}");
-        cluster.recovers("the poison was marked")?;
-        let others = format!("{NAME}:Threads:t0");
-        ensure!(cluster.redis.field(&others, "State")? == "running", "an innocent thread was marked");
-        cluster.finish()?.not_empty()
-    })
 }

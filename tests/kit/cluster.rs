@@ -276,7 +276,6 @@ impl Cluster {
     /// # Errors
     /// When one does not.
     pub fn recovers(&mut self, what: &str) -> Result<()> {
-        self.forget_deaths()?;
         let healed = clock::now();
         let within = self.shape.lease * 3;
         self.revive()?;
@@ -295,16 +294,6 @@ impl Cluster {
             Ok(missing.is_empty().then_some(()))
         });
         joined.with_context(|| format!("after {what}: no session of {missing:?}"))
-    }
-
-    /// Three workers that die within a minute of taking a thread make it poison. Faults follow each other faster here
-    /// than anywhere else, so what was counted against the threads is forgotten in between.
-    fn forget_deaths(&self) -> Result<()> {
-        let claim =
-            |thread: &String| vec!["HDEL".to_owned(), format!("{NAME}:Claims:{thread}"), "Deaths".to_owned()];
-        let commands: Vec<Vec<String>> = self.threads.keys().map(claim).collect();
-        self.redis.pipeline(&commands)?;
-        Ok(())
     }
 
     /// Waits until every worker has a session and has had time to see those of the others: they sample each other at

@@ -1,13 +1,14 @@
 //! What an operator does to threads, jobs and endpoints: sub-commands and the registration of scripts and files.
 //!
-//! All of it writes definitions and, of what the workers own, only what ends a back-off or a poison mark of a thread
-//! that nobody owns, and what waits of a job that is gone. Must always hold: nothing in here can take or double a lease.
+//! All of it writes definitions and, of what the workers own, only what ends the back-off of a thread that nobody owns, what
+//! waits of a job that is gone, and what is counted against a task that workers have ended because of. Must always hold: nothing in here can take or double a lease.
 
 mod endpoints;
 mod jobs;
 mod workers;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::time::Duration;
 
 use fred::interfaces::ClientLike;
@@ -25,8 +26,10 @@ use crate::address::RedisConfig;
 use crate::error::Error;
 use crate::id::{Nonce, SessionId};
 use crate::keys::Keys;
-use crate::name::{ClusterName, TaskKind, TaskName};
-use crate::records::{ClaimRecord, Definition, DefinitionRead, RestartPolicy, SessionRecord, State};
+use crate::name::{ClusterName, Task, TaskKind, TaskName};
+use crate::records::{
+    ClaimRecord, Definition, DefinitionRead, PoisonRecord, RestartPolicy, SessionRecord, State,
+};
 use crate::store::{Put, Store, wall_clock_text};
 
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -87,7 +90,7 @@ pub async fn put_thread_with(
     Ok(PutOutcome { put, disabled: status == "disabled" })
 }
 
-/// Enables or disables a thread. Enabling ends a back-off and a poison mark. False: there is no such thread.
+/// Enables or disables a thread. Enabling ends a back-off, and forgets crashes of workers. False: there is no such thread.
 ///
 /// # Errors
 /// When the outcome is not known; it may be repeated.
@@ -95,13 +98,14 @@ pub async fn set_enabled(store: &Store, name: &TaskName, enabled: bool) -> Resul
     if !enabled {
         return store.disable(name).await;
     }
-    // The mark first: whoever notices the new status finds nothing in the way any more.
+    // These first: whoever notices the new status finds nothing in the way any more.
     store.pardon(name).await?;
+    store.absolve(&Task::thread(name)).await?;
     store.edit(TaskKind::Thread, name, &[("Status", "enabled".to_owned())]).await
 }
 
-/// Restarts a thread: on its owner, in good order; one that waits for a back-off or is marked as poison starts at once.
-/// False: there is no such thread.
+/// Restarts a thread: on its owner, in good order; one that waits for a back-off starts at once. What is counted against
+/// it for crashes of workers stays. False: there is no such thread.
 ///
 /// # Errors
 /// When the outcome is not known; it may be repeated.
@@ -138,8 +142,11 @@ pub struct ThreadRow {
     pub epoch: u64,
     /// Failures in a row.
     pub restarts: u32,
-    /// For so long it does not start yet, after a failure or while marked as poison.
+    /// For so long it does not start yet, after a failure or while it is set aside.
     pub waits_ms: Option<u64>,
+    /// Crashes of workers that count against it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub poison: Option<PoisonRow>,
     /// The last error; a malformed field comes first.
     pub error: Option<String>,
     /// When it happened.
@@ -156,6 +163,39 @@ pub struct ThreadRow {
     /// The files that it imports, in [`show_thread`] only.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub modules: BTreeMap<String, String>,
+}
+
+/// Crashes of workers that count against a task, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PoisonRow {
+    /// How many in a row.
+    pub deaths: u32,
+    /// What the task did at the last of them.
+    pub reason: String,
+    /// For so much longer it is set aside.
+    pub set_aside_ms: Option<u64>,
+}
+
+impl fmt::Display for PoisonRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { deaths, reason, set_aside_ms } = self;
+        write!(f, "{deaths} worker crashes in a row, the last because {reason}")?;
+        match set_aside_ms {
+            Some(ms) => write!(f, "; set aside for {:?} more", Duration::from_secs(ms.div_ceil(1000))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What counts against these tasks, in order.
+async fn poison_rows(store: &Store, tasks: &[Task], server_ms: u64) -> Result<Vec<Option<PoisonRow>>, Error> {
+    let records = store.read_poison(tasks).await?;
+    let row = |record: PoisonRecord| PoisonRow {
+        deaths: record.deaths,
+        set_aside_ms: record.left(server_ms).map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+        reason: record.reason,
+    };
+    Ok(records.into_iter().map(|record| (record.deaths > 0).then(|| row(record))).collect())
 }
 
 /// All threads, by name.
@@ -197,11 +237,13 @@ async fn rows(store: &Store, names: Vec<TaskName>) -> Result<Vec<ThreadRow>, Err
     let asked: Vec<_> = names.into_iter().map(|name| (name, None)).collect();
     let reads = store.read_definitions(&asked).await;
     let mut rows = Vec::with_capacity(asked.len());
-    for (((name, _), claim), read) in asked.iter().zip(&claims).zip(reads) {
+    let tasks: Vec<Task> = asked.iter().map(|(name, _)| Task::thread(name)).collect();
+    let poison = poison_rows(store, &tasks, server_ms).await?;
+    for ((((name, _), claim), read), poison) in asked.iter().zip(&claims).zip(reads).zip(poison) {
         // One that was deleted in between is left out.
         if let Some(read) = read? {
             let owner = claim.session.as_ref().and_then(|id| sessions.get(id)).filter(|record| record.alive);
-            rows.push(row(name, &read, claim, owner, server_ms));
+            rows.push(row(name, &read, claim, owner, poison, server_ms));
         }
     }
     Ok(rows)
@@ -212,6 +254,7 @@ fn row(
     read: &DefinitionRead,
     claim: &ClaimRecord,
     owner: Option<&SessionRecord>,
+    poison: Option<PoisonRow>,
     server_ms: u64,
 ) -> ThreadRow {
     let definition = read.definition.as_ref().ok();
@@ -222,7 +265,8 @@ fn row(
         // Whatever stands there by hand or was left by a worker that died.
         _ => State::Stopped,
     };
-    let starts_at = claim.next_start_ms.max(claim.poison_ms);
+    let set_aside = poison.as_ref().and_then(|poison| poison.set_aside_ms).filter(|_| owner.is_none());
+    let waits_ms = claim.next_start_ms.saturating_sub(server_ms).max(set_aside.unwrap_or(0));
     ThreadRow {
         name: name.to_string(),
         status: if read.enabled { "enabled" } else { "disabled" },
@@ -230,7 +274,8 @@ fn row(
         owner: owner.map(|record| record.name.clone()),
         epoch: claim.epoch,
         restarts: claim.restarts,
-        waits_ms: Some(starts_at.saturating_sub(server_ms)).filter(|wait| *wait > 0 && owner.is_none()),
+        waits_ms: Some(waits_ms).filter(|wait| *wait > 0 && owner.is_none()),
+        poison,
         error: match &read.definition {
             Err(error) => Some(error.to_string()),
             Ok(_) => read.mirror.error.clone(),

@@ -12,14 +12,14 @@ use crate::coordinator::{Admission, Condition};
 use crate::error::Error;
 use crate::labels::Labels;
 use crate::lease::Timing;
-use crate::name::{ClusterName, TaskName, WorkerName};
+use crate::name::{ClusterName, Task, TaskName, WorkerName};
 use crate::watchdog::HardStop;
 
 /// Called at the hard stop, on the watchdog's OS thread. It is expected to end the process.
 pub type OnHardStop = Arc<dyn Fn(&HardStop) + Send + Sync>;
 
 /// Tells which script a lane is in, for the report about one that does not come round.
-pub type StuckNamer = Arc<dyn Fn() -> Option<TaskName> + Send + Sync>;
+pub type StuckNamer = Arc<dyn Fn() -> Option<Task> + Send + Sync>;
 
 /// Tells how heavy the threads of this worker are beside each other, in any unit. Who is not named weighs nothing.
 pub type Weigh = Arc<dyn Fn() -> HashMap<TaskName, u64> + Send + Sync>;

@@ -23,6 +23,7 @@ mod endpoints;
 mod feed;
 mod operation;
 mod plan;
+mod poison;
 mod run;
 mod settle;
 mod table;
@@ -49,6 +50,7 @@ use crate::watchdog::{Stamp, Watchdog};
 pub use self::condition::{Condition, Links};
 pub use self::endpoints::{EndpointFeed, EndpointNews};
 pub use self::feed::{JobFeed, JobNews, Peers};
+pub use self::poison::SetAside;
 
 /// Redis must have answered within this at the start.
 const START_MAX: Duration = Duration::from_secs(10);
@@ -183,6 +185,7 @@ struct Shared {
     peers: tokio::sync::watch::Receiver<Peers>,
     pushed: tokio::sync::watch::Receiver<bool>,
     failures: Arc<endpoints::Failures>,
+    poison: Arc<poison::Poison>,
     // Ends with the last handle.
     _loader: session::Loader,
 }
@@ -384,6 +387,7 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::UnboundedReceiver<Ev
     connections.main.store(true, Ordering::Release);
     let (publish, peers) = tokio::sync::watch::channel(Peers::default());
     let (tell_pushed, pushed) = tokio::sync::watch::channel(false);
+    let poison = Arc::<poison::Poison>::default();
     let coordinator = run::Coordinator::new(run::Parts {
         stamp: watchdog.stamp("coordinator", None),
         config,
@@ -394,6 +398,7 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::UnboundedReceiver<Ev
         events,
         peers: publish,
         pushed: tell_pushed,
+        poison: poison.clone(),
         tried,
     });
     tokio::spawn(coordinator.run(lease, asked, notices, watched));
@@ -408,6 +413,7 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::UnboundedReceiver<Ev
         peers,
         pushed,
         failures,
+        poison,
         _loader: loader,
     };
     Ok((Handle { shared: Arc::new(shared) }, told))

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::id::SessionId;
-use crate::name::{ClusterName, EndpointPath, TaskKind, TaskName, WorkerName};
+use crate::name::{ClusterName, EndpointPath, Task, TaskKind, TaskName, WorkerName};
 
 /// The keys of one cluster. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -90,6 +90,18 @@ impl Keys {
         format!("{}{name}", self.workers)
     }
 
+    /// The hash that defines a task of any kind.
+    #[must_use]
+    pub fn definition_of(&self, task: &Task) -> String {
+        format!("{}:{}:{}", self.cluster, task.kind().key_part(), task.name())
+    }
+
+    /// The worker crashes that a task was named for: `<cluster>:System:Poison:<kind>:<name>`.
+    #[must_use]
+    pub fn poison(&self, task: &Task) -> String {
+        format!("{}:{POISON}{}:{}", self.cluster, task.kind(), task.name())
+    }
+
     /// What a SCAN for the definitions of a kind matches.
     #[must_use]
     pub fn definitions_pattern(&self, kind: TaskKind) -> String {
@@ -109,10 +121,10 @@ impl Keys {
         format!("{}*", self.workers)
     }
 
-    /// The prefixes to watch: definitions, workers' rows and claims.
+    /// The prefixes to watch: definitions, workers' rows, claims and poison records.
     #[must_use]
     pub fn watched_prefixes(&self) -> Vec<String> {
-        ["Threads:", "Jobs:", "Endpoints:", "workers:", "Claims:"]
+        ["Threads:", "Jobs:", "Endpoints:", "workers:", "Claims:", POISON]
             .iter()
             .map(|part| format!("{}:{part}", self.cluster))
             .collect()
@@ -131,9 +143,18 @@ impl Keys {
             "Ticks" => TaskName::new(name).ok().map(Key::Ticks),
             "workers" => WorkerName::new(name).ok().map(Key::Worker),
             "Sessions" if !name.is_empty() => Some(Key::Session(SessionId::from(name))),
-            _ => None,
+            _ => rest.strip_prefix(POISON).and_then(parse_task).map(Key::Poison),
         }
     }
+}
+
+/// The part of the key of every poison record behind the cluster.
+const POISON: &str = "System:Poison:";
+
+/// `<kind>:<name>`.
+fn parse_task(text: &str) -> Option<Task> {
+    let (kind, name) = text.split_once(':')?;
+    Task::new(kind.parse().ok()?, name).ok()
 }
 
 /// What a key stands for.
@@ -153,6 +174,8 @@ pub enum Key {
     Worker(WorkerName),
     /// A session.
     Session(SessionId),
+    /// The poison record of a task.
+    Poison(Task),
 }
 
 #[cfg(test)]
@@ -175,6 +198,16 @@ mod tests {
         assert_eq!(keys.parse(&keys.worker(&worker)), Some(Key::Worker(worker)));
         let id = SessionId::from("abc");
         assert_eq!(keys.parse(&keys.session(&id)), Some(Key::Session(id)));
+        for task in
+            [Task::thread(&TaskName::new("a:b").unwrap()), Task::new(TaskKind::Endpoint, "/a:b").unwrap()]
+        {
+            assert_eq!(keys.poison(&task), format!("c:System:Poison:{}:{}", task.kind(), task.name()));
+            assert_eq!(keys.definition_of(&task), format!("c:{}:{}", task.kind().key_part(), task.name()));
+            assert_eq!(keys.parse(&keys.poison(&task)), Some(Key::Poison(task)));
+        }
+        for key in ["c:System:Poison:page:/a", "c:System:Poison:endpoint:a", "c:System:Other:thread:a"] {
+            assert_eq!(keys.parse(key), None, "{key}");
+        }
         for key in ["c:Sessions", "d:Threads:a", "cc:Threads:a", "c:Threads:", "c:Endpoints:a", "c", ""] {
             assert_eq!(keys.parse(key), None, "{key}");
         }

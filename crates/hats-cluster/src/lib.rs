@@ -36,6 +36,7 @@ mod watch;
 
 pub use crate::config::Config;
 pub use crate::coordinator::{
-    Admission, Condition, EndpointFeed, EndpointNews, Event, Grant, Handle, Links, Release, StopReason, start,
+    Admission, Condition, EndpointFeed, EndpointNews, Event, Grant, Handle, Links, Release, SetAside,
+    StopReason, start,
 };
 pub use crate::error::Error;

@@ -26,6 +26,12 @@ pub(crate) static THREADS_OWNED: LazyLock<Gauge> =
 pub(crate) static THREADS_CHANGING: LazyLock<Gauge> =
     LazyLock::new(|| gauge!("hats_threads", "state" => "changing"));
 pub(crate) static THREADS_DUE: LazyLock<Gauge> = LazyLock::new(|| gauge!("hats_cluster_threads"));
+pub(crate) static THREADS_POISONED: LazyLock<Gauge> =
+    LazyLock::new(|| gauge!("hats_tasks_poisoned", "kind" => "thread"));
+pub(crate) static JOBS_POISONED: LazyLock<Gauge> =
+    LazyLock::new(|| gauge!("hats_tasks_poisoned", "kind" => "job"));
+pub(crate) static ENDPOINTS_POISONED: LazyLock<Gauge> =
+    LazyLock::new(|| gauge!("hats_tasks_poisoned", "kind" => "endpoint"));
 
 /// Tells the recorder what there is to be counted, so that each series is there from the start. A recorder that is
 /// installed after the first use of this crate is not told anything.
@@ -46,6 +52,10 @@ pub fn describe() {
     metrics::describe_gauge!("hats_session_age_seconds", "Age of the session; 0 without one.");
     metrics::describe_gauge!("hats_threads", "Threads of this worker: owned, or changing hands right now.");
     metrics::describe_gauge!("hats_cluster_threads", "Threads of the cluster that somebody should run.");
+    metrics::describe_gauge!(
+        "hats_tasks_poisoned",
+        "Tasks of the cluster that are set aside because workers have ended because of them."
+    );
     for counter in [
         &CLAIMS_GRANTED,
         &CLAIMS_REFUSED,
@@ -58,7 +68,15 @@ pub fn describe() {
     ] {
         LazyLock::force(counter);
     }
-    for gauge in [&SESSION_AGE, &THREADS_OWNED, &THREADS_CHANGING, &THREADS_DUE] {
+    for gauge in [
+        &SESSION_AGE,
+        &THREADS_OWNED,
+        &THREADS_CHANGING,
+        &THREADS_DUE,
+        &THREADS_POISONED,
+        &JOBS_POISONED,
+        &ENDPOINTS_POISONED,
+    ] {
         LazyLock::force(gauge);
     }
     LazyLock::force(&RENEW);

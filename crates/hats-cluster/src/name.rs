@@ -195,15 +195,100 @@ impl TaskKind {
             Self::Endpoint => "Endpoints",
         }
     }
+
+    /// The word for this kind: `thread`, `job` or `endpoint`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Thread => "thread",
+            Self::Job => "job",
+            Self::Endpoint => "endpoint",
+        }
+    }
+}
+
+impl FromStr for TaskKind {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        [Self::Thread, Self::Job, Self::Endpoint].into_iter().find(|kind| kind.as_str() == word).ok_or(())
+    }
 }
 
 impl fmt::Display for TaskKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Thread => "thread",
-            Self::Job => "job",
-            Self::Endpoint => "endpoint",
+        f.write_str(self.as_str())
+    }
+}
+
+/// A task of any kind: two tasks of different kinds may have the same name. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Task {
+    kind: TaskKind,
+    name: Arc<str>,
+}
+
+impl Task {
+    /// Checks a name as a name of this kind; of an endpoint it is the path.
+    ///
+    /// # Errors
+    /// Says what is wrong with the name.
+    pub fn new(kind: TaskKind, name: impl AsRef<str>) -> Result<Self, NameError> {
+        Ok(match kind {
+            TaskKind::Thread | TaskKind::Job => Self { kind, name: TaskName::new(name)?.0 },
+            TaskKind::Endpoint => Self { kind, name: EndpointPath::new(name)?.0 },
         })
+    }
+
+    /// A thread.
+    #[must_use]
+    pub fn thread(name: &TaskName) -> Self {
+        Self { kind: TaskKind::Thread, name: name.0.clone() }
+    }
+
+    /// A job.
+    #[must_use]
+    pub fn job(name: &TaskName) -> Self {
+        Self { kind: TaskKind::Job, name: name.0.clone() }
+    }
+
+    /// An endpoint.
+    #[must_use]
+    pub fn endpoint(path: &EndpointPath) -> Self {
+        Self { kind: TaskKind::Endpoint, name: path.0.clone() }
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn kind(&self) -> TaskKind {
+        self.kind
+    }
+
+    /// Its name; of an endpoint the path.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The name of a thread.
+    pub(crate) fn as_thread(&self) -> Option<TaskName> {
+        (self.kind == TaskKind::Thread).then(|| TaskName(self.name.clone()))
+    }
+
+    /// The name of a job.
+    pub(crate) fn as_job(&self) -> Option<TaskName> {
+        (self.kind == TaskKind::Job).then(|| TaskName(self.name.clone()))
+    }
+
+    /// The path of an endpoint.
+    pub(crate) fn as_endpoint(&self) -> Option<EndpointPath> {
+        (self.kind == TaskKind::Endpoint).then(|| EndpointPath(self.name.clone()))
+    }
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
     }
 }
 
@@ -247,6 +332,16 @@ mod tests {
             error.to_string(),
             "a path of an endpoint must not be longer than 1024 bytes, this one has 1025"
         );
+    }
+
+    #[test]
+    fn a_task_is_its_kind_and_its_name() {
+        let thread = Task::new(TaskKind::Thread, "a").unwrap();
+        assert_ne!(thread, Task::new(TaskKind::Job, "a").unwrap());
+        assert_eq!(thread.to_string(), "thread a");
+        assert!(Task::new(TaskKind::Endpoint, "a").is_err(), "no path");
+        assert_eq!("endpoint".parse(), Ok(TaskKind::Endpoint));
+        assert_eq!("Thread".parse::<TaskKind>(), Err(()));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod endpoint;
 mod job;
+mod poison;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -17,13 +18,14 @@ use sha1::{Digest as _, Sha1};
 use crate::config::Capacity;
 use crate::id::{Nonce, SessionId};
 use crate::labels::Labels;
-use crate::name::{TaskName, WorkerName};
+use crate::name::WorkerName;
 
 pub use self::endpoint::{ENDPOINT_FIELDS, Endpoint, EndpointKind, EndpointRead};
 pub use self::job::{
     HistoryEntry, JobDefinition, JobFields, JobRead, LedgerEntry, Misfire, Overlap, RetryRecord, RunRecord,
     TickCounts, TickOutcome, TicksBook, TicksRecord,
 };
+pub use self::poison::{PoisonRecord, SET_ASIDE_MAX, Suspect};
 
 /// A longer source is not even looked at, whatever a worker or a definition allows.
 pub const SOURCE_BYTES_MAX: usize = 16 << 20;
@@ -141,7 +143,7 @@ pub struct Definition {
     /// Limits of its own.
     pub limits: Limits,
     /// `RestartAt`, any text: an operator asks for a restart by changing it. Another value than the one a claim was
-    /// made with restarts the thread on its owner, and voids a back-off and a poison mark where it has none.
+    /// made with restarts the thread on its owner, and voids a back-off where it has none.
     pub restart_at: Option<Arc<str>>,
 }
 
@@ -200,8 +202,8 @@ pub struct SessionRecord {
     pub expiry_ms: u64,
     /// The lease D.
     pub lease: Duration,
-    /// Threads the watchdog has named as stuck.
-    pub suspects: Vec<TaskName>,
+    /// Tasks that its watchdog has named.
+    pub suspects: Vec<Suspect>,
     /// False while the worker takes nothing new (draining, disabled, unhealthy).
     pub ready: bool,
     /// How many threads it had at the last renewal.
@@ -243,8 +245,8 @@ pub struct DeadSession {
     pub end: SessionEnd,
     /// Server milliseconds of its end; 0 for [`SessionEnd::Gone`].
     pub ended_ms: u64,
-    /// Threads the watchdog had named: if there is one, only these deaths count.
-    pub suspects: Vec<TaskName>,
+    /// Tasks that its watchdog had named: its end counts against these and no others.
+    pub suspects: Vec<Suspect>,
 }
 
 impl DeadSession {
@@ -283,10 +285,6 @@ pub struct ClaimRecord {
     pub restart_at: Option<Arc<str>>,
     /// Failures in a row.
     pub restarts: u32,
-    /// Deaths in a row that count.
-    pub deaths: u32,
-    /// Server milliseconds at which a poison mark ends; 0 = none.
-    pub poison_ms: u64,
     /// The session it was handed to.
     pub prefer: Option<SessionId>,
     /// Server milliseconds until which nobody else is granted it.

@@ -138,6 +138,7 @@ impl SessionThread {
                 vitals,
                 notices,
                 client: Slot::default(),
+                newest_suspects: Arc::default(),
                 loader: None,
                 last_answer: BootInstant::now(),
             };
@@ -169,6 +170,7 @@ struct Keeper {
     vitals: Arc<Vitals>,
     notices: mpsc::UnboundedSender<Notice>,
     client: Slot,
+    newest_suspects: Arc<AtomicU64>,
     loader: Option<Loader>,
     last_answer: BootInstant,
 }
@@ -395,7 +397,8 @@ impl Keeper {
 
     fn suspects_writer(&self) -> SuspectsWriter {
         let timing = self.timing;
-        SuspectsWriter { client: self.client.clone(), timing, watchdog: self.watchdog.clone() }
+        let newest = self.newest_suspects.clone();
+        SuspectsWriter { newest, client: self.client.clone(), timing, watchdog: self.watchdog.clone() }
     }
 
     /// Closes a session in the background once nothing runs under it, until that is answered.
@@ -468,8 +471,10 @@ impl Keeper {
     }
 }
 
-/// Writes down which threads a session was stuck in.
+/// Writes down which tasks stall a session.
 struct SuspectsWriter {
+    /// Counts what was to be written: what is older than the newest is not written late.
+    newest: Arc<AtomicU64>,
     client: Slot,
     timing: Timing,
     watchdog: Arc<Watchdog>,
@@ -480,12 +485,14 @@ impl SuspectsWriter {
     fn write(&self, suspects: Suspects) {
         let (client, limit) = (self.client.clone(), self.timing.command_timeout());
         let (lease, watchdog) = (self.timing.lease(), self.watchdog.clone());
+        let newest = self.newest.clone();
+        let this = newest.fetch_add(1, Ordering::Relaxed) + 1;
         tokio::spawn(async move {
             let written = async {
-                loop {
+                while newest.load(Ordering::Relaxed) == this {
                     if let Some(store) = current(&client)
                         && let Ok(Ok(())) =
-                            timeout(limit, store.suspect(&suspects.session, &suspects.names)).await
+                            timeout(limit, store.suspect(&suspects.session, &suspects.suspects)).await
                     {
                         return;
                     }
@@ -494,7 +501,7 @@ impl SuspectsWriter {
             };
             if timeout(lease, written).await.is_err() {
                 let id = suspects.session;
-                watchdog.say(move || warn!(session = %id, "the stuck threads could not be written down"));
+                watchdog.say(move || warn!(session = %id, "the tasks that stall it could not be written down: its end will count against none"));
             }
         });
     }

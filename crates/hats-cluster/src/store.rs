@@ -9,6 +9,7 @@ mod claims;
 mod definitions;
 mod endpoints;
 mod lua;
+mod poison;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -23,20 +24,20 @@ use fred::types::config::Server;
 use fred::types::{ClusterHash, CustomCommand, Value};
 
 pub use self::claims::{
-    Answer, BACK_OFF_MAX, ClaimRequest, DEATHS_MAX, Granted, HEALTHY_AFTER, Handover, POISON_QUIET,
-    PREFER_MAX, ReleaseKind, Released,
+    Answer, BACK_OFF_MAX, ClaimRequest, Granted, HEALTHY_AFTER, Handover, PREFER_MAX, ReleaseKind, Released,
 };
 pub(crate) use self::definitions::wall_clock_text;
 pub use self::definitions::{MirrorError, MirrorUpdate, Put};
 pub use self::endpoints::EndpointOutline;
 use self::lua::Lua;
+pub use self::poison::{Struck, Verdict};
 pub use self::sessions::{Burial, Load, Opened, Renewal, Sample, SessionInfo};
 pub use self::ticks::{AGAIN_MAX, Asked, Ended, Jobs, Run, Said, TickAnswer, TickRequest, Waiting};
 pub(crate) use self::workers::ROW_TTL;
 use crate::error::Error;
 use crate::id::SessionId;
 use crate::keys::{Key, Keys};
-use crate::name::{EndpointPath, TaskKind, TaskName, WorkerName};
+use crate::name::{EndpointPath, Task, TaskKind, TaskName, WorkerName};
 
 /// So many commands go into one pipeline: few enough that Redis answers all within the timeout of one command.
 const PIPELINE_MAX: usize = 200;
@@ -73,6 +74,8 @@ pub struct Found {
     pub sessions: Vec<SessionId>,
     /// Workers with a row.
     pub workers: Vec<WorkerName>,
+    /// Tasks with a poison record.
+    pub poison: Vec<Task>,
 }
 
 impl Store {
@@ -136,6 +139,7 @@ impl Store {
             Some(Key::Claim(name)) => found.claims.push(name),
             Some(Key::Session(id)) => found.sessions.push(id),
             Some(Key::Worker(name)) => found.workers.push(name),
+            Some(Key::Poison(task)) => found.poison.push(task),
             // Whoever runs jobs looks for these.
             Some(Key::Ticks(_)) | None => {}
         })
@@ -147,6 +151,7 @@ impl Store {
         found.claims = distinct(found.claims);
         found.sessions = distinct(found.sessions);
         found.workers = distinct(found.workers);
+        found.poison = distinct(found.poison);
         Ok(found)
     }
 

@@ -13,6 +13,9 @@
 //!   other they get up to a second. Freezes that go on happening, as on a host that is overloaded or where the share of
 //!   the processor is limited, put it off no further.
 //! * A freeze makes nobody look stalled: silence is counted in time during which the process ran.
+//! * A task is named in the session's record only for a stall of `stall_after` of the lane that is in its code, and only
+//!   while nothing else stalls that names no task. What is still running when a lease is lost for another reason (Redis
+//!   was away, the process was suspended) is logged and counts against nobody.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -28,7 +31,8 @@ use crate::clock::BootInstant;
 use crate::config::{OnHardStop, StuckNamer};
 use crate::id::SessionId;
 use crate::lease::Lease;
-use crate::name::TaskName;
+use crate::name::{Task, TaskKind, TaskName};
+use crate::records::Suspect;
 
 /// The watchdog looks round at least this often.
 const ROUND_MAX: Duration = Duration::from_millis(50);
@@ -119,6 +123,18 @@ impl Stamp {
     }
 }
 
+impl StampInner {
+    /// The task in whose code it is.
+    fn task(&self) -> Option<Task> {
+        self.namer.as_ref().and_then(|name| name())
+    }
+
+    fn suspect(&self, stall_after: Duration) -> Option<Suspect> {
+        let reason = format!("{} did not get out of its code for {stall_after:?}", self.who);
+        Some(Suspect { task: self.task()?, reason })
+    }
+}
+
 impl fmt::Debug for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Stamp({})", self.inner.who)
@@ -132,7 +148,7 @@ enum Report {
     },
     Stalled {
         who: String,
-        task: Option<TaskName>,
+        task: Option<Task>,
         stall_after: Duration,
     },
     RoundAgain,
@@ -152,7 +168,8 @@ impl Report {
             Self::StoodStill { passed } => warn!(elapsed = ?passed, "the process stood still"),
             Self::Stalled { who, task, stall_after } => error!(
                 part = %who,
-                task = task.as_ref().map_or("unknown", TaskName::as_str),
+                task = task.as_ref().map_or("unknown", Task::name),
+                kind = task.as_ref().map_or("unknown", |task| task.kind().as_str()),
                 "has not come round for {stall_after:?}: the session is no longer renewed"
             ),
             Self::RoundAgain => warn!("everything comes round again: the session is renewed"),
@@ -179,11 +196,11 @@ struct Seen {
     awake: Duration,
 }
 
-/// Threads that the watchdog found a session stuck in.
+/// Tasks that stall a session, as the watchdog found. None: nothing stalls it any more.
 #[derive(Debug)]
 pub(crate) struct Suspects {
     pub(crate) session: SessionId,
-    pub(crate) names: Vec<TaskName>,
+    pub(crate) suspects: Vec<Suspect>,
 }
 
 /// The running watchdog. Its OS thread ends when this is dropped.
@@ -263,8 +280,8 @@ struct Outlets {
 }
 
 impl Outlets {
-    fn suspect(&self, lease: &Lease, names: Vec<TaskName>) {
-        let _ = self.suspects.send(Suspects { session: lease.session().clone(), names });
+    fn suspect(&self, lease: &Lease, suspects: Vec<Suspect>) {
+        let _ = self.suspects.send(Suspects { session: lease.session().clone(), suspects });
     }
 
     fn say(&self, report: Report) {
@@ -276,6 +293,7 @@ impl Shared {
     fn run(&self, on_hard_stop: &OnHardStop, outlets: &Outlets) {
         let mut rounds = Rounds::new(BootInstant::now());
         let mut sleep = ROUND_MAX;
+        let mut evidence = Evidence::default();
         // After the end it stays until nothing is left to stop: what runs under a lost lease ends with the process.
         while !self.ended.load(Ordering::Acquire) || !lock(&self.leases).is_empty() {
             std::thread::sleep(sleep);
@@ -285,7 +303,13 @@ impl Shared {
             }
             let stalled = self.silent_for(&rounds, self.stall_after);
             let leases = lock(&self.leases).clone();
-            self.withhold(&stalled, &leases, outlets);
+            self.withhold(&stalled, outlets);
+            if let Some(lease) = leases.iter().find(|lease| lease.is_trusted()) {
+                let named = stalled.iter().map(|stamp| stamp.suspect(self.stall_after)).collect();
+                if let Some(suspects) = evidence.found(stalled.len(), named) {
+                    outlets.suspect(lease, suspects);
+                }
+            }
             for lease in &leases {
                 match rounds.look_at_lease(now, lease) {
                     Duty::Nothing => {}
@@ -314,7 +338,7 @@ impl Shared {
         silent
     }
 
-    fn withhold(&self, stalled: &[Arc<StampInner>], leases: &[Lease], outlets: &Outlets) {
+    fn withhold(&self, stalled: &[Arc<StampInner>], outlets: &Outlets) {
         let withheld = !stalled.is_empty();
         if self.withheld.swap(withheld, Ordering::AcqRel) == withheld {
             return;
@@ -323,31 +347,59 @@ impl Shared {
             outlets.say(Report::RoundAgain);
         }
         for stamp in stalled {
-            let task = stamp.namer.as_ref().and_then(|name| name());
-            if let (Some(name), Some(lease)) = (&task, leases.iter().find(|lease| lease.is_trusted())) {
-                outlets.suspect(lease, vec![name.clone()]);
-            }
-            outlets.say(Report::Stalled { who: stamp.who.clone(), task, stall_after: self.stall_after });
+            let (who, task) = (stamp.who.clone(), stamp.task());
+            outlets.say(Report::Stalled { who, task, stall_after: self.stall_after });
         }
     }
 
-    /// Names the scripts that still run although their lease is lost.
+    /// Logs the scripts that still run although their lease is lost.
     fn name_left(&self, rounds: &Rounds, lease: &Lease, outlets: &Outlets) {
         let left = lease.scripts();
-        let mut names: Vec<_> = self
+        let names: Vec<_> = self
             .silent_for(rounds, SUSPICIOUS_SILENCE)
             .iter()
-            .filter_map(|stamp| stamp.namer.as_ref().and_then(|name| name()))
+            .filter_map(|stamp| guard_name(&stamp.task()?))
             .filter(|name| left.contains(name))
             .collect();
-        if names.is_empty() && left.len() == 1 {
-            names.clone_from(&left);
-        }
-        let stuck = if names.is_empty() { left.clone() } else { names.clone() };
+        let stuck = if names.is_empty() { left.clone() } else { names };
         outlets.say(Report::Left { session: lease.session().clone(), left: left.len(), stuck });
-        if !names.is_empty() {
-            outlets.suspect(lease, names);
-        }
+    }
+}
+
+/// The name by which a running script of this task is known to its lease; None: it runs under none.
+fn guard_name(task: &Task) -> Option<TaskName> {
+    match task.kind() {
+        TaskKind::Thread => task.as_thread(),
+        TaskKind::Job => TaskName::new(format!("job:{}", task.name())).ok(),
+        TaskKind::Endpoint => None,
+    }
+}
+
+/// Which tasks a stall can be blamed on, as far as the record of the session says so. Pure.
+#[derive(Debug, Default)]
+struct Evidence {
+    /// How many parts stalled at the last round.
+    stalled: usize,
+    /// What was written last.
+    named: Vec<Suspect>,
+}
+
+impl Evidence {
+    /// So many parts stall now, each in the code of this task, if it can tell. Gives what is to be written, if that is
+    /// something else than before.
+    fn found(&mut self, stalled: usize, named: Vec<Option<Suspect>>) -> Option<Vec<Suspect>> {
+        let grown = stalled > std::mem::replace(&mut self.stalled, stalled);
+        // Where a part stalls that is in no task's code the whole process may be what is slow.
+        let now: Vec<Suspect> = named.into_iter().collect::<Option<_>>().unwrap_or_default();
+        let suspects = match grown {
+            true => now,
+            // A lane that has gone on to another task was held up by none of them alone.
+            false => self.named.iter().filter(|suspect| now.contains(suspect)).cloned().collect(),
+        };
+        (suspects != self.named).then(|| {
+            self.named.clone_from(&suspects);
+            suspects
+        })
     }
 }
 
@@ -679,7 +731,60 @@ mod tests {
         assert_eq!(stop.stuck, vec![name.clone()]);
         assert!(BootInstant::now() >= lease.hard_stop_at());
         assert!(!lease.is_trusted());
-        assert_eq!(suspected.blocking_recv().unwrap().names, vec![name]);
         drop(guard);
+        drop(watchdog);
+        assert!(
+            suspected.blocking_recv().is_none(),
+            "that a lease was lost says nothing about what ran under it"
+        );
+    }
+
+    #[test]
+    fn a_stalled_lane_names_the_kind_and_takes_it_back_when_it_goes_on() {
+        let (suspects, mut suspected) = mpsc::unbounded_channel();
+        let watchdog =
+            Watchdog::start(Duration::from_millis(100), Arc::new(|_: &HardStop| {}), suspects).unwrap();
+        let task = Task::new(TaskKind::Job, "stuck").unwrap();
+        let of_namer = task.clone();
+        let stamp = watchdog.stamp("lane 0", Some(Arc::new(move || Some(of_namer.clone()))));
+        let lease = lease_of(Duration::ZERO);
+        watchdog.watch(lease.clone());
+        let named = suspected.blocking_recv().unwrap();
+        assert_eq!((&named.session, &named.suspects[0].task), (lease.session(), &task));
+        assert_eq!(named.suspects[0].reason, "lane 0 did not get out of its code for 100ms");
+        let touching = std::thread::spawn(move || {
+            for _ in 0..200 {
+                stamp.touch();
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        assert!(suspected.blocking_recv().unwrap().suspects.is_empty());
+        touching.join().unwrap();
+    }
+
+    fn suspect(name: &str) -> Suspect {
+        Suspect { task: Task::new(TaskKind::Thread, name).unwrap(), reason: "r".to_owned() }
+    }
+
+    #[test]
+    fn only_what_stays_in_one_task_s_code_is_evidence_against_it() {
+        let (a, b) = (suspect("a"), suspect("b"));
+        let mut evidence = Evidence::default();
+        assert_eq!(evidence.found(0, vec![]), None);
+        assert_eq!(evidence.found(1, vec![Some(a.clone())]), Some(vec![a.clone()]));
+        assert_eq!(evidence.found(1, vec![Some(a.clone())]), None, "once");
+        assert_eq!(
+            evidence.found(2, vec![Some(a.clone()), Some(b.clone())]),
+            Some(vec![a.clone(), b.clone()])
+        );
+        assert_eq!(evidence.found(2, vec![Some(a.clone()), Some(suspect("c"))]), Some(vec![a.clone()]));
+        assert_eq!(
+            evidence.found(3, vec![Some(a.clone()), Some(b.clone()), None]),
+            Some(vec![]),
+            "the process is slow"
+        );
+        assert_eq!(evidence.found(1, vec![Some(a.clone())]), None, "and may have been what was slow");
+        assert_eq!(evidence.found(0, vec![]), None);
+        assert_eq!(evidence.found(1, vec![Some(b.clone())]), Some(vec![b]), "another stall");
     }
 }

@@ -14,7 +14,7 @@ use crate::Error;
 use crate::config::{AdminConfig, Bundle, Config};
 use crate::registration::modules;
 
-pub use hats_cluster::admin::{PutOutcome, ThreadRow};
+pub use hats_cluster::admin::{PoisonRow, PutOutcome, ThreadRow};
 pub use hats_cluster::records::SOURCE_BYTES_MAX;
 pub use hats_cluster::store::Put;
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use hats_cluster::Handle;
 use hats_cluster::address::RedisConfig;
 use hats_cluster::config::{Capacity, OnHardStop};
-use hats_cluster::name::TaskName;
+use hats_cluster::name::{Task, TaskKind};
 use hats_cluster::watchdog::{HardStop, Stamp};
 use hats_health::Health;
 use hats_scheduler::{CallLog, Scheduler, Why};
@@ -406,12 +406,23 @@ async fn start_lanes(
         .await
         .map_err(|error| Error::Config(format!("preload: {error}")))?;
     let made = lanes.status().into_iter().enumerate().map(|(number, status)| {
-        let namer = move || status.script().and_then(|name| TaskName::new(name).ok());
+        let namer = move || status.script().and_then(|(kind, name)| task_of(kind, &name));
         cluster.stamp_with(&format!("lane {number}"), Arc::new(namer))
     });
     // Set once, here.
     let _ = stamps.set(made.collect());
     Ok((lanes, script_redis, script_sql))
+}
+
+/// A script as the cluster knows it. None: it is the body of no task.
+fn task_of(kind: hats_script::Kind, name: &str) -> Option<Task> {
+    let kind = match kind {
+        hats_script::Kind::Thread => TaskKind::Thread,
+        hats_script::Kind::Job(_) => TaskKind::Job,
+        hats_script::Kind::Endpoint => TaskKind::Endpoint,
+        _ => return None,
+    };
+    Task::new(kind, name).ok()
 }
 
 #[derive(Clone)]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  draining? 503 ─ malformed? 400 ─ unhealthy? 503 ─ no such path, disabled? 404 ─ a file? 200, 304, 405
-//!    └─ a page: body (408, 413) ─ a place (503) ─ script ─► its answer · thrown 500 · too long 504 · stopped 503
+//!    └─ a page: set aside? 503 ─ body (408, 413) ─ a place (503) ─ script ─► its answer · thrown 500 · too long 504 · stopped 503
 //! ```
 //!
 //! What must hold:
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use axum::http::{Method, Request, StatusCode, header, request};
 use axum::response::Response;
+use hats_cluster::name::TaskKind;
 use hats_script::{
     BoxFuture, Error, Kind, Lanes, Page, PageRequest, PageResponse, ScriptError, ScriptHandle, TaskControl,
     span,
@@ -34,7 +35,9 @@ use crate::admission::{Admission, Bodies};
 use crate::config::Config;
 use crate::connection;
 use crate::content::{Content, File, Served};
-use crate::message::{self, BadBody, FILE_METHODS, PAGE_METHODS, Target, closing, plain, plain_text};
+use crate::message::{
+    self, BadBody, FILE_METHODS, PAGE_METHODS, Target, closing, plain, plain_text, retry_after,
+};
 use crate::metrics::{Metrics, Why, unavailable};
 use crate::routes::{Lookup, Routes};
 use crate::running::{Run, Running};
@@ -136,6 +139,9 @@ async fn answer(site: &Arc<Site>, peer: Peer<'_>, request: Request<Incoming>) ->
         Content::File(file) => return send_file(file, &head),
         Content::Page(page) => page,
     };
+    if let Some(aside) = site.cluster.set_aside(TaskKind::Endpoint, served.path.as_str()) {
+        return retry_after(unavailable(Why::Poison, &method), aside.left);
+    }
     let Config { body_limit, body_timeout, .. } = site.config;
     let (body, _share) = match message::read_body(body, body_limit, body_timeout, &site.bodies).await {
         Ok(read) => read,

@@ -241,6 +241,13 @@ pub(crate) fn plain_text(status: StatusCode, text: impl Into<String>, method: &M
     with_body(response, Bytes::from(text.into()), method)
 }
 
+/// The same answer, with another time after which the client may try again.
+pub(crate) fn retry_after(mut response: Response, left: Duration) -> Response {
+    let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    response
+}
+
 /// The answer to a method that is not for what is asked.
 pub(crate) fn not_allowed(allowed: &'static str, method: &Method) -> Response {
     allow(plain(StatusCode::METHOD_NOT_ALLOWED, method), allowed)

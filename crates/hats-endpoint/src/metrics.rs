@@ -36,10 +36,22 @@ pub(crate) enum Why {
     Stopped,
     /// There are too many connections.
     Connections,
+    /// Workers have ended because of the page, and it is set aside.
+    Poison,
 }
 
-const REASONS: [&str; 9] =
-    ["draining", "unhealthy", "redis", "bodies", "answers", "busy", "client_gone", "stopped", "connections"];
+const REASONS: [&str; 10] = [
+    "draining",
+    "unhealthy",
+    "redis",
+    "bodies",
+    "answers",
+    "busy",
+    "client_gone",
+    "stopped",
+    "connections",
+    "poison",
+];
 
 /// The counters of a server. Cheap to clone; it keeps no server.
 #[derive(Clone, Debug, Default)]

@@ -433,11 +433,11 @@ impl LaneStatus {
         self.begun.elapsed().saturating_sub(Duration::from_millis(self.came_round.load(Ordering::Relaxed)))
     }
 
-    /// The name of the script that the lane is in the middle of right now.
+    /// The kind and the name of the script that the lane is in the middle of right now.
     #[must_use]
-    pub fn script(&self) -> Option<String> {
+    pub fn script(&self) -> Option<(Kind, String)> {
         let current = self.current.load(Ordering::Relaxed);
-        self.table().get(&current).map(|living| living.control.name().to_owned())
+        self.table().get(&current).map(|living| (living.control.kind(), living.control.name().to_owned()))
     }
 
     /// What each of the threads that live on the lane weighs.

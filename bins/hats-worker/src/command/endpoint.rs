@@ -174,6 +174,9 @@ fn details(row: &EndpointRow) -> String {
     let mut line = |name: &str, value: &str| text.push_str(&format!("{name:<13}{value}\n"));
     line("Path", &plain(&row.path, false));
     line("Status", row.status);
+    if let Some(poison) = &row.poison {
+        line("Poison", &plain(&poison.to_string(), false));
+    }
     if let Some(kind) = row.kind {
         line("Kind", kind);
     }
@@ -217,6 +220,7 @@ mod tests {
             kind: Some("template"),
             content_type: None,
             etag: None,
+            poison: None,
             error: None,
             error_time: None,
             source_bytes: 3,

@@ -308,6 +308,9 @@ fn details(row: &JobRow) -> String {
     line("State", row.state);
     line("Cron", &schedule(row));
     line("Next", &next(row));
+    if let Some(poison) = &row.poison {
+        line("Poison", &plain(&poison.to_string(), false));
+    }
     if let Some(last) = row.last_tick_ms {
         line("LastTick", &instant(last));
     }
@@ -504,6 +507,7 @@ mod tests {
             pending_ms: None,
             runs: Vec::new(),
             due_again: Vec::new(),
+            poison: None,
             counts: TickCounts { elapsed: 5, ran: 3, failed: 1, skipped: 1, ..TickCounts::default() },
             error: None,
             error_time: None,

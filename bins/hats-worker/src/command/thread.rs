@@ -157,6 +157,9 @@ fn details(row: &ThreadRow) -> String {
     line("Owner", &plain(row.owner.as_deref().unwrap_or("-"), false));
     line("Epoch", &row.epoch.to_string());
     line("Restarts", &row.restarts.to_string());
+    if let Some(poison) = &row.poison {
+        line("Poison", &plain(&poison.to_string(), false));
+    }
     if let Some(hang) = row.hang_ms {
         line("Hang", &format!("{hang} ms"));
     }
@@ -194,6 +197,7 @@ mod tests {
             epoch: 1_700_000_000_001,
             restarts: 0,
             waits_ms: None,
+            poison: None,
             error: None,
             error_time: None,
             hang_ms: Some(1),

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::PutOutcome;
+use super::{PoisonRow, PutOutcome, poison_rows};
 use crate::error::Error;
-use crate::name::{EndpointPath, TaskKind};
+use crate::name::{EndpointPath, Task, TaskKind};
 use crate::records::{Endpoint, EndpointKind, EndpointRead};
 use crate::store::Store;
 
@@ -28,11 +28,14 @@ pub async fn put_endpoint(
     Ok(PutOutcome { put, disabled: status == "disabled" })
 }
 
-/// Enables or disables an endpoint. False: there is no such endpoint.
+/// Enables or disables an endpoint. Enabling forgets crashes of workers. False: there is no such endpoint.
 ///
 /// # Errors
 /// When the outcome is not known; it may be repeated.
 pub async fn set_endpoint_enabled(store: &Store, path: &EndpointPath, enabled: bool) -> Result<bool, Error> {
+    if enabled {
+        store.absolve(&Task::endpoint(path)).await?;
+    }
     let status = if enabled { "enabled" } else { "disabled" };
     store.edit_endpoint(path, &[("Status", status.to_owned())]).await
 }
@@ -61,6 +64,9 @@ pub struct EndpointRow {
     /// The entity tag of a file, in [`show_endpoint`] only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
+    /// Crashes of workers that count against it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub poison: Option<PoisonRow>,
     /// The last error; a malformed field comes first.
     pub error: Option<String>,
     /// When it happened.
@@ -83,10 +89,12 @@ pub async fn list_endpoints(store: &Store) -> Result<Vec<EndpointRow>, Error> {
     let mut paths = store.scan_endpoints().await?;
     paths.sort();
     let mut rows = Vec::with_capacity(paths.len());
-    for (path, outline) in paths.iter().zip(store.outline_endpoints(&paths).await) {
+    let tasks: Vec<Task> = paths.iter().map(Task::endpoint).collect();
+    let poison = poison_rows(store, &tasks, store.server_time().await?).await?;
+    for ((path, outline), poison) in paths.iter().zip(store.outline_endpoints(&paths).await).zip(poison) {
         // One that was deleted in between is left out.
         if let Some(outline) = outline? {
-            rows.push(EndpointRow { source_bytes: outline.source_bytes, ..row(path, &outline.read) });
+            rows.push(EndpointRow { source_bytes: outline.source_bytes, poison, ..row(path, &outline.read) });
         }
     }
     Ok(rows)
@@ -98,7 +106,9 @@ pub async fn list_endpoints(store: &Store) -> Result<Vec<EndpointRow>, Error> {
 /// When Redis does not answer.
 pub async fn show_endpoint(store: &Store, path: &EndpointPath) -> Result<Option<EndpointRow>, Error> {
     let Some(read) = store.read_endpoint(path, None).await? else { return Ok(None) };
-    let row = row(path, &read);
+    let poison =
+        poison_rows(store, &[Task::endpoint(path)], store.server_time().await?).await?.pop().flatten();
+    let row = EndpointRow { poison, ..row(path, &read) };
     let Ok(endpoint) = &read.definition else { return Ok(Some(row)) };
     let files = endpoint.modules.files.iter();
     Ok(Some(EndpointRow {
@@ -118,6 +128,7 @@ fn row(path: &EndpointPath, read: &EndpointRead) -> EndpointRow {
         kind: endpoint.and_then(|endpoint| endpoint.kind).map(EndpointKind::as_str),
         content_type: endpoint.and_then(|endpoint| endpoint.content_type.as_deref()).map(str::to_owned),
         etag: None,
+        poison: None,
         error: match &read.definition {
             Err(error) => Some(error.to_string()),
             Ok(_) => read.error.clone(),

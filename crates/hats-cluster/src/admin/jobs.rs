@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
-use super::PutOutcome;
+use super::{PoisonRow, PutOutcome, poison_rows};
 use crate::error::Error;
 use crate::id::{Nonce, SessionId};
-use crate::name::{TaskKind, TaskName};
+use crate::name::{Task, TaskKind, TaskName};
 use crate::records::{JobDefinition, JobRead, RunRecord, State, TickCounts, TicksBook, TicksRecord};
 use crate::store::{Store, wall_clock_text};
 
@@ -28,11 +28,14 @@ pub async fn put_job(
     Ok(PutOutcome { put, disabled: status == "disabled" })
 }
 
-/// Enables or disables a job. Nothing is counted for the time that it is off. False: there is no such job.
+/// Enables or disables a job. Nothing is counted for the time that it is off. Enabling forgets crashes of workers. False: there is no such job.
 ///
 /// # Errors
 /// When the outcome is not known; it may be repeated.
 pub async fn set_job_enabled(store: &Store, name: &TaskName, enabled: bool) -> Result<bool, Error> {
+    if enabled {
+        store.absolve(&Task::job(name)).await?;
+    }
     let status = if enabled { "enabled" } else { "disabled" };
     store.edit(TaskKind::Job, name, &[("Status", status.to_owned())]).await
 }
@@ -99,6 +102,9 @@ pub struct JobRow {
     pub due_again: Vec<RetryRow>,
     /// What became of the ticks so far.
     pub counts: TickCounts,
+    /// Crashes of workers that count against it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub poison: Option<PoisonRow>,
     /// The last error; a malformed field comes first.
     pub error: Option<String>,
     /// When it happened.
@@ -199,10 +205,14 @@ async fn rows(store: &Store, names: Vec<TaskName>) -> Result<Vec<(JobRow, Option
     let asked: Vec<_> = names.into_iter().map(|name| (name, None)).collect();
     let reads = store.read_jobs(&asked).await;
     let mut rows = Vec::with_capacity(asked.len());
-    for ((((name, _), record), counts), read) in asked.iter().zip(&records).zip(counts).zip(reads) {
+    let tasks: Vec<Task> = asked.iter().map(|(name, _)| Task::job(name)).collect();
+    let poison = poison_rows(store, &tasks, store.server_time().await?).await?;
+    for (((((name, _), record), counts), read), poison) in
+        asked.iter().zip(&records).zip(counts).zip(reads).zip(poison)
+    {
         // One that was deleted in between is left out.
         if let Some(read) = read? {
-            let row = row(name, &read, record, counts, &alive);
+            let row = JobRow { poison, ..row(name, &read, record, counts, &alive) };
             rows.push((row, read.definition.ok()));
         }
     }
@@ -256,6 +266,7 @@ fn row(
             .map(|again| RetryRow { tick_ms: again.tick_ms, attempt: again.attempt, at_ms: again.at_ms })
             .collect(),
         counts,
+        poison: None,
         error: match &read.definition {
             Err(error) => Some(error.to_string()),
             Ok(_) => read.mirror.error.clone(),

@@ -7,6 +7,7 @@ mod endpoints;
 mod feed;
 mod owning;
 mod peers;
+mod poison;
 mod reading;
 mod rounds;
 mod rows;
@@ -29,15 +30,16 @@ use crate::error::Error;
 use crate::id::{Nonce, SessionId};
 use crate::keys::Key;
 use crate::lease::{Lease, Timing};
-use crate::name::{EndpointPath, TaskName, WorkerName};
+use crate::name::{EndpointPath, Task, TaskName, WorkerName};
 use crate::observe::Observer;
-use crate::records::{ClaimRecord, DeadSession, DefinitionRead, SessionEnd, WorkerRow};
+use crate::records::{ClaimRecord, DeadSession, DefinitionRead, PoisonRecord, SessionEnd, WorkerRow};
 use crate::session::{self, SessionThread, Vitals};
-use crate::store::{Burial, Found, MirrorUpdate, ROW_TTL, Released, Sample, Store};
+use crate::store::{Burial, Found, MirrorUpdate, ROW_TTL, Released, Sample, Store, Struck, Verdict};
 use crate::watch;
 use crate::watchdog::Stamp;
 
 use super::operation::Claimed;
+use super::poison::Poison;
 use super::settle::Settling;
 use super::table::{Known, Mine, Table};
 use super::{Admission, Command, Condition, Connections, EndpointNews, Event, JobNews, Peers};
@@ -69,6 +71,7 @@ pub(super) struct Parts {
     pub(super) events: mpsc::UnboundedSender<Event>,
     pub(super) peers: tokio::sync::watch::Sender<Peers>,
     pub(super) pushed: tokio::sync::watch::Sender<bool>,
+    pub(super) poison: Arc<Poison>,
     pub(super) stamp: Stamp,
     /// Sessions of ours that were tried and not answered.
     pub(super) tried: HashSet<SessionId>,
@@ -110,6 +113,16 @@ enum Done {
     Row(Result<(), Error>),
     Rows(Result<Vec<(WorkerName, WorkerRow)>, Error>),
     Forgotten(SessionId),
+    /// The end of a session was counted against the tasks that its watchdog had named.
+    Struck {
+        dead: DeadSession,
+        struck: Vec<(Task, Verdict<Struck>)>,
+    },
+    Poison(Vec<(Task, PoisonRecord)>),
+    Reviewed {
+        task: Task,
+        verdict: Result<Verdict<bool>, Error>,
+    },
 }
 
 /// How changes are noticed at the moment.
@@ -192,6 +205,11 @@ pub(super) struct Coordinator {
     alone_said_until: BootInstant,
     ghosts: HashSet<Nonce>,
     pardons: HashSet<TaskName>,
+    poison: Arc<Poison>,
+    /// Dead sessions whose end is not counted yet against the tasks that they had named.
+    striking: HashSet<SessionId>,
+    reviewing: HashSet<Task>,
+    review_at: BootInstant,
 
     dirty_claims: HashSet<TaskName>,
     dirty_definitions: HashSet<TaskName>,
@@ -285,6 +303,10 @@ impl Coordinator {
             alone_said_until: BootInstant::default(),
             ghosts: HashSet::new(),
             pardons: HashSet::new(),
+            poison: parts.poison,
+            striking: HashSet::new(),
+            reviewing: HashSet::new(),
+            review_at: now,
             dirty_claims: HashSet::new(),
             dirty_definitions: HashSet::new(),
             dirty_rows: HashSet::new(),
@@ -492,6 +514,7 @@ impl Coordinator {
                 }
             }
             Key::Thread(name) => {
+                self.review(Task::thread(&name));
                 let own_session = self.lease.as_ref().map(|lease| lease.session().clone());
                 let thread = self.table.entry(&name);
                 match &thread.mine {
@@ -520,8 +543,15 @@ impl Coordinator {
                     self.flush_soon();
                 }
             }
-            Key::Job(name) => self.tell_jobs(JobNews::Changed(name)),
-            Key::Endpoint(path) => self.endpoint_changed(path),
+            Key::Job(name) => {
+                self.review(Task::job(&name));
+                self.tell_jobs(JobNews::Changed(name));
+            }
+            Key::Endpoint(path) => {
+                self.review(Task::endpoint(&path));
+                self.endpoint_changed(path);
+            }
+            Key::Poison(task) => self.read_poison(vec![task]),
             Key::Ticks(_) | Key::Session(_) => {}
         }
     }
@@ -562,6 +592,9 @@ impl Coordinator {
                 self.index.remove(&session);
                 self.observer.forget(&session);
             }
+            Done::Struck { dead, struck } => self.struck(&dead, struck),
+            Done::Poison(read) => self.poison_read(read),
+            Done::Reviewed { task, verdict } => self.reviewed(&task, verdict),
         }
     }
 
@@ -661,11 +694,20 @@ impl Coordinator {
         if !self.is_own(&id) {
             info!(session = %id, end = ?dead.end, "a session has ended");
         }
-        self.observer.bury(dead);
+        self.observer.bury(dead.clone());
+        if dead.suspects.is_empty() {
+            self.settled(&id);
+        } else {
+            self.strike(dead);
+        }
+    }
+
+    /// What a dead session has left may be taken over.
+    fn settled(&mut self, id: &SessionId) {
         self.tell_jobs(JobNews::Died(id.clone()));
         let freed = self
             .table
-            .names(|thread| thread.claim.as_ref().is_some_and(|claim| claim.session.as_ref() == Some(&id)));
+            .names(|thread| thread.claim.as_ref().is_some_and(|claim| claim.session.as_ref() == Some(id)));
         for name in freed {
             self.consider(&name);
         }

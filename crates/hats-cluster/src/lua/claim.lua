@@ -1,15 +1,12 @@
 -- claim: makes a session the owner of a thread, if it is free or its owner is known to be dead.
 -- KEYS[1]  the claim
 -- ARGV     [1] session  [2] nonce  [3] the session known to be dead, or ''
---          [4] how that ended: 'buried', 'closed', 'gone' or ''  [5] server ms of that end
---          [6] whom its watchdog had named: 'nobody', 'this' thread or 'other' threads only
---          [7] digest of the source  [8] RestartAt of the definition, or ''
--- Returns  {'GRANTED', epoch, restarts, deaths, server ms of the grant, server ms now}
+--          [4] server ms of that end  [5] digest of the source  [6] RestartAt of the definition, or ''
+-- Returns  {'GRANTED', epoch, restarts, server ms of the grant, server ms now}
 --          {'HELD', session or '', nonce}
 --          {'BACKOFF', server ms of the next start, server ms now}
 --          {'PREFER', session, until server ms, server ms now}
---          {'POISON', until server ms, server ms now, '1' if this very call has marked it}
--- A refusal changes nothing, with one exception: the third death frees and marks the thread.
+-- A refusal changes nothing.
 local key = KEYS[1]
 redis.call('HDEL', key, '-') -- see open
 local time = redis.call('TIME')
@@ -31,15 +28,14 @@ local function ahead(instant, most)
   return now < instant and instant <= now + most
 end
 
-local session, nonce, dead, ending, ended, named, digest, restart_at =
-  ARGV[1], ARGV[2], ARGV[3], ARGV[4], number(ARGV[5]), ARGV[6], ARGV[7], ARGV[8]
+local session, nonce, dead, ended, digest, restart_at = ARGV[1], ARGV[2], ARGV[3], number(ARGV[4]), ARGV[5], ARGV[6]
 local at = redis.call('HMGET', key, 'Session', 'Claim', 'Epoch', 'Claimed', 'NextStart', 'Source', 'RestartAt',
-  'Restarts', 'Deaths', 'Poison', 'Prefer', 'PreferUntil')
+  'Restarts', 'Prefer', 'PreferUntil')
 local owner, last_nonce, epoch, claimed = at[1], at[2], number(at[3]), number(at[4])
-local next_start, restarts, deaths, poison = number(at[5]), number(at[8]), number(at[9]), number(at[10])
+local next_start, restarts = number(at[5]), number(at[8])
 
 if owner and owner == session and last_nonce == nonce then
-  return { 'GRANTED', text(epoch), text(restarts), text(deaths), text(claimed), text(now) }
+  return { 'GRANTED', text(epoch), text(restarts), text(claimed), text(now) }
 end
 if owner and (dead == '' or owner ~= dead) then
   return { 'HELD', owner, last_nonce or '' }
@@ -52,45 +48,23 @@ end
 -- Another source than the one that failed, or an operator's restart: no failure of the past counts.
 local changed = at[6] and (at[6] ~= digest or (at[7] or '') ~= restart_at)
 if changed then
-  next_start, restarts, deaths, poison = 0, 0, 0, 0
-elseif owner then
-  -- The owner has died with it. It counts if the watchdog has named this thread, or, where it named none, if a peer
-  -- had to bury the session soon after the claim. A claim that came in after the burial has run nothing.
-  local lived = ended - claimed
-  if lived > 60000 then
-    restarts = 0
-  end
-  if named == 'this' or (named == 'nobody' and ending == 'buried' and lived >= 0 and lived <= 60000) then
-    deaths = deaths + 1
-    if deaths >= 3 then
-      poison = now + 600000
-      redis.call('HDEL', key, 'Session', 'Prefer', 'PreferUntil', 'NextStart')
-      redis.call('HSET', key, 'Deaths', text(deaths), 'Poison', text(poison))
-      return { 'POISON', text(poison), text(now), '1' }
-    end
-  elseif named ~= 'other' and lived > 60000 then
-    deaths = 0
-  end
-end
-if ahead(poison, 600000) then
-  return { 'POISON', text(poison), text(now), '0' }
-end
-if poison > 0 then
-  restarts, deaths = 0, 0
+  next_start, restarts = 0, 0
+elseif owner and ended - claimed > 60000 then
+  restarts = 0
 end
 if not owner then
   if ahead(next_start, 60000) then
     return { 'BACKOFF', text(next_start), text(now) }
   end
-  local until_ = number(at[12])
-  if at[11] and at[11] ~= session and ahead(until_, 10000) then
-    return { 'PREFER', at[11], text(until_), text(now) }
+  local until_ = number(at[10])
+  if at[9] and at[9] ~= session and ahead(until_, 10000) then
+    return { 'PREFER', at[9], text(until_), text(now) }
   end
 end
 
 epoch = math.max(epoch + 1, now)
 redis.call('PERSIST', key)
-redis.call('HDEL', key, 'NextStart', 'Poison', 'Prefer', 'PreferUntil')
+redis.call('HDEL', key, 'NextStart', 'Prefer', 'PreferUntil')
 redis.call('HSET', key, 'Session', session, 'Claim', nonce, 'Epoch', text(epoch), 'Claimed', text(now), 'Source',
-  digest, 'RestartAt', restart_at, 'Restarts', text(restarts), 'Deaths', text(deaths))
-return { 'GRANTED', text(epoch), text(restarts), text(deaths), text(now), text(now) }
+  digest, 'RestartAt', restart_at, 'Restarts', text(restarts))
+return { 'GRANTED', text(epoch), text(restarts), text(now), text(now) }

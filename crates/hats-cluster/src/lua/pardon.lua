@@ -1,4 +1,4 @@
--- pardon: an operator ends back-off and poison of a thread that nobody owns.
+-- pardon: an operator ends the back-off of a thread that nobody owns.
 -- KEYS[1]  the claim
 -- Returns  {'PARDONED'} or {'HELD'}
 local key = KEYS[1]
@@ -6,5 +6,5 @@ redis.call('HDEL', key, '-') -- see open
 if redis.call('HEXISTS', key, 'Session') == 1 then
   return { 'HELD' }
 end
-redis.call('HDEL', key, 'NextStart', 'Restarts', 'Deaths', 'Poison')
+redis.call('HDEL', key, 'NextStart', 'Restarts')
 return { 'PARDONED' }

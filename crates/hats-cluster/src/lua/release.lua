@@ -25,7 +25,7 @@ if not at[1] or at[2] ~= ARGV[1] then
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HDEL', key, 'Session', 'Deaths')
+redis.call('HDEL', key, 'Session')
 if ARGV[2] == 'crashed' then
   redis.call('HSET', key, 'Restarts', ARGV[4])
   local back_off = math.min(tonumber(ARGV[3]), 60000)

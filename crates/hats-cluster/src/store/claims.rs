@@ -9,17 +9,13 @@ use super::{Call, PIPELINE_MAX, Store, failed, lua, one_for_each, read_one};
 use crate::error::Error;
 use crate::id::{Nonce, SessionId};
 use crate::name::TaskName;
-use crate::records::{ClaimRecord, DeadSession, SessionEnd, SourceDigest};
+use crate::records::{ClaimRecord, DeadSession, SourceDigest};
 
 /// No back-off is longer. A stored `NextStart` further ahead counts as passed.
 pub const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 /// Nobody is preferred for longer. A stored `PreferUntil` further ahead counts as passed.
 pub const PREFER_MAX: Duration = Duration::from_secs(10);
-/// So many deaths in a row mark a thread as poison.
-pub const DEATHS_MAX: u32 = 3;
-/// After so long without a start a poison mark is over.
-pub const POISON_QUIET: Duration = Duration::from_secs(600);
-/// A run longer than this was healthy: failures and deaths before it do not count any more.
+/// A run longer than this was healthy: failures before it do not count any more.
 pub const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
 /// What a claim says. The caller has read the definition just before, enabled.
@@ -65,16 +61,6 @@ pub enum Answer {
         /// Redis' clock.
         server_ms: u64,
     },
-    /// Three sessions in a row have died with it.
-    Poison {
-        /// When it may start again.
-        until_ms: u64,
-        /// Redis' clock.
-        server_ms: u64,
-        /// This very call has marked it. (That answer may get lost: whoever sees the mark and no `Error` that says so
-        /// writes it.)
-        fresh: bool,
-    },
 }
 
 /// What a grant says.
@@ -84,8 +70,6 @@ pub struct Granted {
     pub epoch: u64,
     /// Failures in a row before.
     pub restarts: u32,
-    /// Deaths in a row that count.
-    pub deaths: u32,
     /// Redis' clock at the grant.
     pub claimed_ms: u64,
     /// Redis' clock now.
@@ -159,29 +143,12 @@ impl Store {
     }
 
     fn claim_call(&self, thread: &TaskName, request: &ClaimRequest) -> Call {
-        let (dead, end, ended, named) = match &request.dead {
-            None => ("", "", 0, "nobody"),
-            Some(dead) => {
-                let end = match dead.end {
-                    SessionEnd::Closed => "closed",
-                    SessionEnd::Buried => "buried",
-                    SessionEnd::Gone => "gone",
-                };
-                let named = match dead.suspects.as_slice() {
-                    [] => "nobody",
-                    suspects if suspects.contains(thread) => "this",
-                    _ => "other",
-                };
-                (dead.id.as_str(), end, dead.ended_ms, named)
-            }
-        };
+        let (dead, ended) = request.dead.as_ref().map_or(("", 0), |dead| (dead.id.as_str(), dead.ended_ms));
         let args = [
             request.session.as_str(),
             request.nonce.as_str(),
             dead,
-            end,
             &ended.to_string(),
-            named,
             request.digest.as_str(),
             request.restart_at.as_deref().unwrap_or(""),
         ];
@@ -234,7 +201,7 @@ impl Store {
         Call::new(&lua::RELEASE, self.keys().claim(thread), args.map(str::to_owned).to_vec())
     }
 
-    /// Ends back-off and poison of a thread that nobody owns, because an operator wants so. False: it is owned.
+    /// Ends the back-off of a thread that nobody owns, because an operator wants so. False: it is owned.
     ///
     /// # Errors
     /// When the outcome is not known; it may be repeated.
@@ -289,7 +256,7 @@ impl Store {
     }
 }
 
-const FIELDS: [&str; 12] = [
+const FIELDS: [&str; 10] = [
     "Session",
     "Claim",
     "Epoch",
@@ -298,8 +265,6 @@ const FIELDS: [&str; 12] = [
     "Source",
     "RestartAt",
     "Restarts",
-    "Deaths",
-    "Poison",
     "Prefer",
     "PreferUntil",
 ];
@@ -317,10 +282,8 @@ fn parse_record(value: Value) -> ClaimRecord {
         source: text(5).map(|hex| SourceDigest::from_hex(&hex)),
         restart_at: text(6).map(Into::into),
         restarts: small(number(7)),
-        deaths: small(number(8)),
-        poison_ms: number(9),
-        prefer: text(10).map(SessionId::from),
-        prefer_until_ms: number(11),
+        prefer: text(8).map(SessionId::from),
+        prefer_until_ms: number(9),
     }
 }
 
@@ -329,9 +292,8 @@ fn parse_answer(reply: &lua::Reply) -> Result<Answer, Error> {
         "GRANTED" => Ok(Answer::Granted(Granted {
             epoch: reply.number(1)?,
             restarts: small(reply.number(2)?),
-            deaths: small(reply.number(3)?),
-            claimed_ms: reply.number(4)?,
-            server_ms: reply.number(5)?,
+            claimed_ms: reply.number(3)?,
+            server_ms: reply.number(4)?,
         })),
         "HELD" => {
             let text = |nth| reply.text(nth).map(|text| Some(text).filter(|text| !text.is_empty()));
@@ -342,11 +304,6 @@ fn parse_answer(reply: &lua::Reply) -> Result<Answer, Error> {
             session: SessionId::from(reply.text(1)?),
             until_ms: reply.number(2)?,
             server_ms: reply.number(3)?,
-        }),
-        "POISON" => Ok(Answer::Poison {
-            until_ms: reply.number(1)?,
-            server_ms: reply.number(2)?,
-            fresh: reply.text(3)? == "1",
         }),
         _ => Err(reply.unexpected()),
     }
@@ -361,6 +318,6 @@ fn parse_released(reply: &lua::Reply) -> Result<Released, Error> {
 }
 
 /// A counter; beyond what fits it no longer matters how many.
-fn small(number: u64) -> u32 {
+pub(super) fn small(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }

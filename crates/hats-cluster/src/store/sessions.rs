@@ -9,8 +9,8 @@ use super::{Call, PIPELINE_MAX, Store, failed, lua, one_for_each, read_one};
 use crate::config::Capacity;
 use crate::error::Error;
 use crate::id::SessionId;
-use crate::name::{TaskName, WorkerName};
-use crate::records::{DeadSession, SessionEnd, SessionRecord};
+use crate::name::WorkerName;
+use crate::records::{DeadSession, SessionEnd, SessionRecord, Suspect};
 
 /// What a session says of its worker.
 #[derive(Debug, Clone, PartialEq)]
@@ -178,14 +178,14 @@ impl Store {
         self.run(Call::new(&lua::CLOSE, self.keys().session(id), Vec::new())).await.map(drop)
     }
 
-    /// Writes down which threads are stuck, so that only their deaths count.
+    /// Writes down which tasks stall the session, so that its end counts against these; none: nothing does any more.
     ///
     /// # Errors
     /// When the outcome is not known; it may be repeated.
-    pub async fn suspect(&self, id: &SessionId, threads: &[TaskName]) -> Result<(), Error> {
+    pub async fn suspect(&self, id: &SessionId, suspects: &[Suspect]) -> Result<(), Error> {
         // No name has a line end.
-        let names = threads.iter().map(TaskName::as_str).collect::<Vec<_>>().join("\n");
-        self.run(Call::new(&lua::SUSPECT, self.keys().session(id), vec![names])).await.map(drop)
+        let lines = suspects.iter().map(Suspect::line).collect::<Vec<_>>().join("\n");
+        self.run(Call::new(&lua::SUSPECT, self.keys().session(id), vec![lines])).await.map(drop)
     }
 
     /// Declares a session dead that was watched with these values, unchanged, for O.
@@ -312,6 +312,6 @@ fn parse_end(text: &str) -> SessionEnd {
     }
 }
 
-fn parse_suspects(text: &str) -> Vec<TaskName> {
-    text.lines().filter_map(|name| TaskName::new(name).ok()).collect()
+fn parse_suspects(text: &str) -> Vec<Suspect> {
+    text.lines().filter_map(Suspect::parse).collect()
 }

@@ -207,6 +207,7 @@ macro_rules! conformance {
 }
 
 mod endpoints;
+mod poison;
 mod ticks;
 
 conformance![
@@ -229,9 +230,7 @@ conformance![
     an_operator_ends_a_back_off,
     a_preferred_session_goes_first_for_a_while,
     who_registers_a_thread_may_be_preferred_before_it_is_there,
-    three_deaths_in_a_row_are_poison,
-    only_a_burial_soon_after_the_claim_counts,
-    where_the_watchdog_named_one_only_that_one_counts,
+    an_owner_that_lived_long_has_not_failed,
     a_claim_outlives_its_definition_by_a_day,
     many_claims_go_in_pipelines,
     a_definition_is_read_and_its_source_only_if_it_differs,
@@ -310,9 +309,16 @@ async fn a_burial_needs_what_was_seen_and_the_expiry(bench: Bench) {
         Burial::Moved { beat: 1, expiry_ms: 1_000 }
     );
     assert_eq!(bench.store.bury(&id, 2, 1_000).await.unwrap(), Burial::Moved { beat: 1, expiry_ms: 1_000 });
-    bench.store.suspect(&id, &[thread()]).await.unwrap();
+    let suspect = poison::suspect(&Task::job(&thread()));
+    bench.store.suspect(&id, &[poison::suspect(&Task::thread(&thread()))]).await.unwrap();
+    bench.store.suspect(&id, &[]).await.unwrap();
+    assert_eq!(
+        bench.store.sample(std::slice::from_ref(&id)).await.unwrap().sessions[0].1.clone().unwrap().suspects,
+        []
+    );
+    bench.store.suspect(&id, std::slice::from_ref(&suspect)).await.unwrap();
     let Burial::Buried(dead) = bench.store.bury(&id, 1, 1_000).await.unwrap() else { panic!("it is due") };
-    assert_eq!((dead.end, dead.suspects.as_slice()), (SessionEnd::Buried, &[thread()][..]));
+    assert_eq!((dead.end, dead.suspects.as_slice()), (SessionEnd::Buried, &[suspect][..]));
     assert!(dead.ended_ms > 0);
     // For ever, and whoever asks again hears the same.
     assert_eq!(bench.store.bury(&id, 1, 1_000).await.unwrap(), Burial::AlreadyDead(dead.clone()));
@@ -365,7 +371,7 @@ async fn a_free_thread_is_granted_once(bench: Bench) {
     assert_eq!(bench.record(&thread()).await, ClaimRecord::default());
     let first = request();
     let granted = bench.granted(&first).await;
-    assert_eq!((granted.restarts, granted.deaths), (0, 0));
+    assert_eq!(granted.restarts, 0);
     assert_eq!(granted.epoch, granted.claimed_ms);
     let answer = bench.claim(&request()).await;
     let held = Answer::Held { session: Some(first.session.clone()), nonce: Some(first.nonce.clone()) };
@@ -436,7 +442,6 @@ async fn a_dead_owner_is_replaced_and_no_other(bench: Bench) {
     assert!(matches!(bench.claim(&wrong).await, Answer::Held { .. }));
     let right = ClaimRequest { dead: dead(&owner.session, SessionEnd::Buried, first.server_ms), ..request() };
     let second = bench.granted(&right).await;
-    assert_eq!(second.deaths, 1);
     assert!(second.epoch > first.epoch);
     // What the dead one still sends changes nothing.
     assert!(matches!(bench.claim(&owner).await, Answer::Held { .. }));
@@ -448,7 +453,7 @@ async fn a_session_that_is_gone_is_replaced(bench: Bench) {
     let owner = request();
     bench.granted(&owner).await;
     let claim = ClaimRequest { dead: Some(DeadSession::gone(owner.session)), ..request() };
-    assert_eq!(bench.granted(&claim).await.deaths, 0);
+    bench.granted(&claim).await;
 }
 
 async fn a_release_is_by_nonce(bench: Bench) {
@@ -579,83 +584,21 @@ async fn a_preferred_session_goes_first_for_a_while(bench: Bench) {
     }
 }
 
-async fn three_deaths_in_a_row_are_poison(bench: Bench) {
-    let mut owner = request();
-    let mut now = bench.granted(&owner).await.server_ms;
-    for deaths in 1..DEATHS_MAX {
-        let next = ClaimRequest { dead: dead(&owner.session, SessionEnd::Buried, now + 5_000), ..request() };
-        let granted = bench.granted(&next).await;
-        assert_eq!(granted.deaths, deaths);
-        (owner, now) = (next, granted.server_ms);
-    }
-    let next = ClaimRequest { dead: dead(&owner.session, SessionEnd::Buried, now + 5_000), ..request() };
-    let Answer::Poison { until_ms, server_ms, fresh: true } = bench.claim(&next).await else {
-        panic!("it is poison");
-    };
-    assert_eq!(until_ms - server_ms, 600_000);
-    assert_eq!(bench.record(&thread()).await.session, None);
-    for claim in [&next, &request()] {
-        assert!(matches!(bench.claim(claim).await, Answer::Poison { fresh: false, .. }));
-    }
-    let key = bench.store.keys.claim(&thread());
-    // Ten quiet minutes, a clock that was moved, another source, an operator: each frees it.
-    for passed in [server_ms - 1, server_ms + 3_600_000] {
-        bench.hset(key.clone(), "Poison", passed).await;
-        let freed = request();
-        assert_eq!(bench.granted(&freed).await.deaths, 0);
-        bench.release(&freed.nonce, &Handover::free()).await;
-    }
-    bench.hset(key.clone(), "Poison", until_ms).await;
-    assert!(matches!(bench.claim(&request()).await, Answer::Poison { .. }));
-    let changed = ClaimRequest { digest: SourceDigest::of("b"), ..request() };
-    bench.granted(&changed).await;
-    bench.release(&changed.nonce, &Handover::free()).await;
-    bench.hset(key, "Poison", until_ms).await;
-    bench.store.pardon(&thread()).await.unwrap();
-    bench.granted(&ClaimRequest { digest: SourceDigest::of("b"), ..request() }).await;
-}
-
-async fn only_a_burial_soon_after_the_claim_counts(bench: Bench) {
-    let mut owner = request();
-    let mut now = bench.granted(&owner).await.server_ms;
-    for (end, ended_after, deaths) in [
-        (SessionEnd::Buried, 60_000, 1),
-        (SessionEnd::Closed, 1_000, 1),
-        (SessionEnd::Gone, 0, 1),
-        (SessionEnd::Buried, 1_000, 2),
-        // Granted to a session that was buried already: it never ran there.
-        (SessionEnd::Buried, -1_000, 2),
-        // It ran well for longer: the row is over.
-        (SessionEnd::Buried, 60_001, 0),
-        (SessionEnd::Buried, 1_000, 1),
-    ] {
-        let ended = if end == SessionEnd::Gone { 0 } else { now.saturating_add_signed(ended_after) };
-        let next = ClaimRequest { dead: dead(&owner.session, end, ended), ..request() };
-        let granted = bench.granted(&next).await;
-        assert_eq!(granted.deaths, deaths, "{end:?} after {ended_after}");
-        (owner, now) = (next, granted.server_ms);
-    }
-    // A release ends the row too.
-    bench.release(&owner.nonce, &Handover::crashed(Duration::ZERO, 1)).await;
-    assert_eq!(bench.granted(&request()).await.deaths, 0);
-}
-
-async fn where_the_watchdog_named_one_only_that_one_counts(bench: Bench) {
+async fn an_owner_that_lived_long_has_not_failed(bench: Bench) {
     let owner = request();
-    let now = bench.granted(&owner).await.server_ms;
-    let other = TaskName::new("other").unwrap();
-    let of = |session: &SessionId, suspects: &[TaskName], ended_ms| {
-        let dead = DeadSession {
-            suspects: suspects.to_vec(),
-            ..dead(session, SessionEnd::Buried, ended_ms).unwrap()
-        };
-        ClaimRequest { dead: Some(dead), ..request() }
-    };
-    let second = of(&owner.session, std::slice::from_ref(&other), now);
-    assert_eq!(bench.granted(&second).await.deaths, 0);
-    // Named, it counts however long after the claim.
-    let third = of(&second.session, &[other, thread()], now + 3_600_000);
-    assert_eq!(bench.granted(&third).await.deaths, 1);
+    bench.granted(&owner).await;
+    bench.release(&owner.nonce, &Handover::crashed(Duration::ZERO, 4)).await;
+    let (mut owner, mut restarts) = (request(), 4);
+    let mut now = bench.granted(&owner).await.server_ms;
+    for (ended_after, left) in [(60_000, 4), (60_001, 0)] {
+        let next =
+            ClaimRequest { dead: dead(&owner.session, SessionEnd::Buried, now + ended_after), ..request() };
+        let granted = bench.granted(&next).await;
+        restarts = granted.restarts;
+        assert_eq!(restarts, left);
+        (owner, now) = (next, granted.server_ms);
+    }
+    assert_eq!(restarts, 0);
 }
 
 async fn a_claim_outlives_its_definition_by_a_day(bench: Bench) {
@@ -1074,7 +1017,9 @@ async fn scripts_work_when_redis_is_out_of_memory() {
     let id = bench.session().await;
     let load = Load { threads: 1, ready: true };
     assert!(matches!(store.renew(&running, load).await.unwrap(), Renewal::Renewed { .. }));
-    store.suspect(&running, &[thread()]).await.unwrap();
+    let suspect = poison::suspect(&Task::thread(&thread()));
+    store.suspect(&running, std::slice::from_ref(&suspect)).await.unwrap();
+    poison::all_of_it(&bench).await;
     bench.granted(&owner).await;
     assert!(matches!(store.bury(&buried, 1, 1).await.unwrap(), Burial::Buried(_)));
     store.close(&id).await.unwrap();

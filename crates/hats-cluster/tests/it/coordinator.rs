@@ -6,7 +6,7 @@ use fred::interfaces::{HashesInterface, KeysInterface};
 use hats_cluster::address::RedisConfig;
 use hats_cluster::admin;
 use hats_cluster::clock::BootInstant;
-use hats_cluster::name::{ClusterName, TaskName, WorkerName};
+use hats_cluster::name::{ClusterName, Task, TaskKind, TaskName, WorkerName};
 use hats_cluster::store::Store;
 use hats_cluster::{Admission, Event};
 
@@ -480,12 +480,13 @@ async fn workers_that_come_back_after_an_outage_share_evenly() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_lost_session_was_stuck_in_is_written_down() {
+async fn a_lost_session_names_the_task_that_stalls_it_and_its_kind() {
     let redis = RedisServer::start().await;
     let store = store(&redis.config()).await;
     put(&store, 2).await;
     let mut config = config(&redis.config(), "a");
-    config.stall_after = Duration::from_millis(300);
+    // The coordinator itself comes round every half second.
+    config.stall_after = Duration::from_secs(1);
     let (stops, mut stopped) = tokio::sync::mpsc::unbounded_channel();
     config.on_hard_stop = std::sync::Arc::new(move |stop| {
         let _ = stops.send(stop.clone());
@@ -497,16 +498,16 @@ async fn what_a_lost_session_was_stuck_in_is_written_down() {
             guards.push(grant.lease.enter(&grant.name));
         }
     }
-    // A lane that can tell where it is only when it has been stuck for a while.
     let lease = guards[0].lease().clone();
-    let of_namer = lease.clone();
-    let namer = move || (!of_namer.is_trusted()).then(|| thread(1));
+    let job = Task::new(TaskKind::Job, thread(1).as_str()).unwrap();
+    let of_namer = job.clone();
+    let namer = move || Some(of_namer.clone());
     let _stuck = handle.stamp_with("lane", std::sync::Arc::new(namer));
     assert_eq!(stopped.recv().await.unwrap().stuck.len(), 2);
     for _ in 0..100 {
         let sample = store.sample(&[lease.session().clone()]).await.unwrap();
         let record = sample.sessions[0].1.clone().unwrap();
-        if record.suspects == [thread(1)] {
+        if record.suspects.iter().map(|suspect| &suspect.task).eq([&job]) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -290,6 +290,10 @@ async fn attend_one(
     let (now_known, kept, wrong) = table::known(read);
     *known = kept;
     let skip = |why: &str| Some(Ended { outcome: TickOutcome::Skipped, ..Ended::failed(why) });
+    // However it was granted: by the schedule, as a retry or because somebody asked for it.
+    if let Some(aside) = shared.cluster.set_aside(TaskKind::Job, name.as_str()) {
+        return skip(&aside.reason);
+    }
     let ready = match now_known {
         Known::On(ready) if granted.manual || ready.def == granted.def => ready,
         Known::Off { ready: Some(ready), .. } if granted.manual => ready,

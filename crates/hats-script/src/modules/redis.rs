@@ -145,6 +145,9 @@ fn send(
     name: &str,
     arguments: Vec<RedisValue>,
 ) -> rquickjs::Result<Reply> {
+    if let Some(refused) = command::refused_key(host.lane.worker.cluster(), &arguments) {
+        return Ok(Err(refused));
+    }
     match &host.lane.redis {
         Some(connection) => send_over(host, call.ctx, connection, name, arguments),
         None => Ok(Err(NO_REDIS.to_owned())),
@@ -211,6 +214,9 @@ fn send_blocking(
     name: &str,
     arguments: Vec<RedisValue>,
 ) -> rquickjs::Result<Reply> {
+    if let Some(refused) = command::refused_key(host.lane.worker.cluster(), &arguments) {
+        return Ok(Err(refused));
+    }
     match &host.lane.redis {
         Some(connection) => {
             let begun = Instant::now();

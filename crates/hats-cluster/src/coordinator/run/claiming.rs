@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::balancing::calm_at;
 use super::{CLAIMS_MAX, Coordinator, Done, MALFORMED_REST, RETRY, crashed_mirror};
@@ -14,7 +14,7 @@ use crate::coordinator::{Admission, Event, Grant};
 use crate::id::Nonce;
 use crate::lease::Lease;
 use crate::metrics;
-use crate::name::TaskName;
+use crate::name::{Task, TaskName};
 use crate::records::{ClaimRecord, DefinitionRead};
 use crate::store::{Answer, Granted, Handover, MirrorUpdate};
 
@@ -26,12 +26,8 @@ const REFUSED_REST: Duration = Duration::from_millis(50);
 const UNCLAIMABLE_REST: Duration = Duration::from_secs(5);
 /// Who waits for its rank looks again after this.
 const PLAN_AGE_MAX: Duration = Duration::from_millis(100);
-/// What a mark of poison says.
-const POISON: &str = "poison: the workers that ran this thread died three times in a row; it is left alone for 10 minutes or \
-                      until it is changed, restarted or enabled anew";
 /// Stored instants further ahead than this count as passed.
 const NEXT_START_MAX: Duration = Duration::from_secs(60);
-const POISON_MAX: Duration = Duration::from_secs(600);
 const PREFER_MAX: Duration = Duration::from_secs(10);
 
 impl Coordinator {
@@ -96,17 +92,23 @@ impl Coordinator {
             at = at.max(thread.given_until);
         }
         match &claim.session {
-            Some(session) if self.observer.dead(session).is_none() => return None,
+            Some(session) if self.observer.dead(session).is_none() || self.striking.contains(session) => {
+                return None;
+            }
             Some(_) => {}
             None => {
                 if !changed {
                     at = at.max(self.server_instant(claim.next_start_ms, now, NEXT_START_MAX));
-                    at = at.max(self.server_instant(claim.poison_ms, now, POISON_MAX));
                 }
                 if !preferred && claim.prefer.is_some() {
                     at = at.max(self.server_instant(claim.prefer_until_ms, now, PREFER_MAX));
                 }
             }
+        }
+        if !self.poison.is_empty()
+            && let Some(until) = self.poison.until(&Task::thread(name))
+        {
+            at = at.max(until);
         }
         let thread = self.table.get_mut(name)?;
         let free_since = *thread.free_since.get_or_insert(now);
@@ -252,10 +254,7 @@ impl Coordinator {
     }
 
     fn refused(&mut self, name: &TaskName, answer: Answer, read: &DefinitionRead) {
-        if let Answer::BackOff { server_ms, .. }
-        | Answer::Prefer { server_ms, .. }
-        | Answer::Poison { server_ms, .. } = &answer
-        {
+        if let Answer::BackOff { server_ms, .. } | Answer::Prefer { server_ms, .. } = &answer {
             // Its clock may have been set back since the last renewal.
             self.vitals.server_said(*server_ms);
         }
@@ -279,16 +278,6 @@ impl Coordinator {
                 same_as_ran(&mut claim);
                 claim.next_start_ms = next_start_ms;
             }
-            Answer::Poison { until_ms, .. } => {
-                same_as_ran(&mut claim);
-                claim.poison_ms = until_ms;
-                if read.mirror.error.as_deref() != Some(POISON)
-                    || read.mirror.state.as_deref() != Some("crashed")
-                {
-                    error!(task = %name, kind = "thread", "{POISON}");
-                    self.write_poison(name);
-                }
-            }
             Answer::Prefer { session, until_ms, .. } => {
                 claim.session = None;
                 claim.prefer = Some(session);
@@ -297,16 +286,6 @@ impl Coordinator {
             Answer::Granted(_) => {}
         }
         self.table.set_claim(name, claim);
-    }
-
-    fn write_poison(&self, name: &TaskName) {
-        let (store, name) = (self.store.clone(), name.clone());
-        let update = crashed_mirror(POISON.to_owned());
-        tokio::spawn(async move {
-            if let Err(error) = store.mirror(&name, &update).await {
-                debug!(task = %name, kind = "thread", %error, "the mark of poison is not written, whoever meets it next does");
-            }
-        });
     }
 
     fn granted(
@@ -329,7 +308,6 @@ impl Coordinator {
             epoch: granted.epoch,
             claimed_ms: granted.claimed_ms,
             restarts: granted.restarts,
-            deaths: granted.deaths,
             source: read.as_ref().map(|read| read.digest.clone()),
             restart_at: read.as_ref().and_then(|read| read.restart_at.clone()),
             ..ClaimRecord::default()

@@ -17,7 +17,8 @@ impl Coordinator {
     pub(super) fn name_sessions(&mut self, sessions: Vec<SessionId>) {
         self.named_by_runs = sessions.into_iter().collect();
         let named = &self.named_by_runs;
-        let dead: Vec<_> = named.iter().filter(|id| self.observer.dead(id).is_some()).cloned().collect();
+        let dead = named.iter().filter(|id| self.observer.dead(id).is_some() && !self.striking.contains(*id));
+        let dead: Vec<_> = dead.cloned().collect();
         dead.into_iter().for_each(|id| self.tell_jobs(JobNews::Died(id)));
     }
 

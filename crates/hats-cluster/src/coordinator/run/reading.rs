@@ -191,9 +191,10 @@ impl Coordinator {
                 let was_disabled = thread.definition == Known::Disabled;
                 thread.read(read.as_ref());
                 let enabled_anew = was_disabled && thread.definition == Known::Enabled;
-                let held_back = thread.claim.as_ref().is_some_and(|claim| {
-                    claim.next_start_ms != 0 || claim.poison_ms != 0 || claim.restarts != 0
-                });
+                let held_back = thread
+                    .claim
+                    .as_ref()
+                    .is_some_and(|claim| claim.next_start_ms != 0 || claim.restarts != 0);
                 if enabled_anew && held_back {
                     self.pardon(name);
                 } else {
@@ -203,7 +204,7 @@ impl Coordinator {
         }
     }
 
-    /// Enabled anew: back-off and poison are over at once.
+    /// Enabled anew: the back-off is over at once.
     fn pardon(&mut self, name: &TaskName) {
         if !self.pardons.insert(name.clone()) {
             return;

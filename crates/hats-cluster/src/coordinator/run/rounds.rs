@@ -37,6 +37,7 @@ impl Coordinator {
         if now >= self.turn_at {
             self.turn_at = now + TURN_MAX;
             self.gauge(now);
+            self.poison_turn(now);
             self.check_some(now);
         }
         if now >= self.slow_at {

@@ -46,6 +46,7 @@ impl Coordinator {
                 return;
             }
         };
+        self.read_poison(found.poison);
         self.endpoints_found(&found.endpoints);
         let defined: HashSet<&TaskName> = found.threads.iter().collect();
         let claimed: HashSet<&TaskName> = found.claims.iter().collect();

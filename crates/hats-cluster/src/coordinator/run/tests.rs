@@ -11,8 +11,8 @@ use crate::address::RedisConfig;
 use crate::coordinator::{Release, StopReason};
 use crate::keys::Keys;
 use crate::name::ClusterName;
-use crate::records::SessionRecord;
 use crate::records::{Definition, SourceDigest};
+use crate::records::{SessionRecord, Suspect};
 use crate::session::SessionThread;
 use crate::store::{Answer, Granted, Handover, Store};
 use crate::watchdog::Stamp;
@@ -41,6 +41,7 @@ impl World {
             peers: tokio::sync::watch::channel(crate::coordinator::Peers::default()).0,
             pushed: tokio::sync::watch::channel(false).0,
             stamp: Stamp::new("coordinator", None),
+            poison: Arc::default(),
             tried: HashSet::new(),
         });
         let mut world = Self { it, events: told };
@@ -63,7 +64,7 @@ impl World {
     }
 
     fn granted(&mut self, name: &TaskName, nonce: &Nonce) {
-        let granted = Granted { epoch: 1, restarts: 0, deaths: 0, claimed_ms: 1, server_ms: 1 };
+        let granted = Granted { epoch: 1, restarts: 0, claimed_ms: 1, server_ms: 1 };
         let claimed = Claimed::Granted { granted, read: Some(read("1")) };
         self.it.claim_answered(name, nonce, claimed);
     }
@@ -658,4 +659,35 @@ async fn who_is_full_makes_room_for_what_only_it_can_run() {
     assert_eq!(relocated(&mut world).len(), 1);
     world.it.balance(now + Duration::from_secs(2));
     assert!(relocated(&mut world).is_empty(), "one for each that waits");
+}
+
+#[tokio::test]
+async fn nothing_of_a_session_that_named_a_task_is_taken_over_before_that_is_counted() {
+    let mut world = World::new();
+    let (bad, good) = (name("bad"), name("good"));
+    let session = SessionId::from("stalled");
+    let claim = ClaimRecord { session: Some(session.clone()), ..was_claimed() };
+    for thread in [&bad, &good] {
+        world.it.table.entry(thread).read(Some(&read("1")));
+        world.it.table.set_claim(thread, claim.clone());
+    }
+    let (tell, mut news) = mpsc::unbounded_channel();
+    world.it.feed_jobs(tell);
+    assert_eq!(news.try_recv(), Ok(JobNews::Gap));
+    let suspect = Suspect { task: Task::thread(&bad), reason: "r".to_owned() };
+    let dead = DeadSession { suspects: vec![suspect.clone()], ..DeadSession::gone(session.clone()) };
+    world.it.died(dead.clone());
+    let now = BootInstant::now();
+    assert_eq!(world.it.claimable_at(&good, now), None);
+    assert!(news.try_recv().is_err(), "its runs are not settled either");
+    let record = PoisonRecord { deaths: 3, until_ms: 1_000_010_000, reason: "r".to_owned(), source: None };
+    let verdict = Verdict { outcome: Struck::SetAside, record, server_ms: 1_000_000_000 };
+    world.it.struck(&dead, vec![(suspect.task.clone(), verdict)]);
+    assert!(world.it.claimable_at(&good, now).unwrap() <= BootInstant::now());
+    let at = world.it.claimable_at(&bad, now).unwrap();
+    assert!(at > now + Duration::from_secs(9) && at < now + Duration::from_secs(11));
+    assert_eq!(news.try_recv(), Ok(JobNews::Died(session)));
+    // Somebody has enabled it.
+    world.it.poison_read(vec![(suspect.task, PoisonRecord::default())]);
+    assert!(world.it.claimable_at(&bad, now).unwrap() <= BootInstant::now());
 }

@@ -167,6 +167,7 @@ async fn operators_see_and_steer_endpoints(bench: Bench) {
         kind: None,
         content_type: Some("text/plain".to_owned()),
         etag: None,
+        poison: None,
         error: None,
         error_time: None,
         source_bytes: 1,

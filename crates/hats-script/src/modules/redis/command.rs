@@ -60,6 +60,23 @@ pub(super) fn kind_of(name: &str, arguments: &[RedisValue]) -> Kind {
     }
 }
 
+/// The error for a command that names a key of the workers' own: what is counted there against a task is not for that task
+/// to change.
+pub(super) fn refused_key(cluster: &str, arguments: &[RedisValue]) -> Option<String> {
+    let is_own = |argument: &RedisValue| {
+        let rest = argument.as_bytes().and_then(|bytes| bytes.strip_prefix(cluster.as_bytes()));
+        rest.is_some_and(|rest| rest.starts_with(SYSTEM.as_bytes()))
+    };
+    arguments.iter().any(is_own).then(|| {
+        format!(
+            "ERR keys that begin with {cluster}{SYSTEM} are the workers' own and not available to scripts"
+        )
+    })
+}
+
+/// Behind the name of the cluster, how the keys begin that scripts may not touch.
+const SYSTEM: &str = ":System:";
+
 /// Where the timeout of a blocking command is; None if the command does not block.
 pub(super) fn timeout_of(name: &str, arguments: &[RedisValue]) -> Option<Timeout> {
     match name {
@@ -142,6 +159,18 @@ pub(super) fn text(value: &RedisValue) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_the_workers_own_are_refused_wherever_they_stand() {
+        let refused = |arguments: &[&str]| {
+            let arguments: Vec<RedisValue> = arguments.iter().map(|&text| text.into()).collect();
+            refused_key("c", &arguments).is_some()
+        };
+        assert!(refused(&["c:System:Poison:thread:a"]));
+        assert!(refused(&["return 1", "1", "c:System:Poison:thread:a"]));
+        assert!(!refused(&["c:Systems", "d:System:x", "cc:System:x", "", "x c:System:"]));
+        assert_eq!(refused_key("c", &[RedisValue::from(1)]), None);
+    }
 
     fn words(line: &str) -> Vec<RedisValue> {
         line.split(' ')

@@ -88,12 +88,12 @@ async fn a_timer_that_throws_is_an_error_of_the_script() {
 }
 
 #[tokio::test]
-async fn a_lane_says_whose_native_code_it_is_in() {
+async fn a_lane_says_which_task_it_is_in_and_its_kind() {
     let lanes = one_lane();
     let status = lanes.status().remove(0);
     let inner = status.clone();
     let (_, ended) = spawn(&lanes, &Fake::new(), Limits::default(), move |_| inner.script());
-    assert_eq!(ended.await.as_deref(), Some("test.js"));
+    assert_eq!(ended.await, Some((Kind::Thread, "test.js".to_owned())));
     assert_eq!(status.script(), None);
 }
 
