@@ -48,7 +48,7 @@ use crate::watchdog::{Stamp, Watchdog};
 
 pub use self::condition::{Condition, Links};
 pub use self::endpoints::{EndpointFeed, EndpointNews};
-pub use self::feed::{JobFeed, JobNews, Peers};
+pub use self::feed::{JobFeed, JobNews, JobNewsReceiver, Peers};
 
 /// Redis must have answered within this at the start.
 const START_MAX: Duration = Duration::from_secs(10);
@@ -199,7 +199,7 @@ enum Command {
     Release { name: TaskName, claim: Nonce, how: Release },
     ClaimNow(Vec<TaskName>),
     Look(Vec<TaskName>),
-    FeedJobs(mpsc::UnboundedSender<JobNews>),
+    FeedJobs(feed::JobNewsSender),
     FeedEndpoints(mpsc::UnboundedSender<EndpointNews>),
     LookEndpoint(EndpointPath),
     NameSessions(Vec<SessionId>),
