@@ -31,8 +31,9 @@ fn sent(cluster: &Cluster) -> u64 {
 }
 
 fn records(cluster: &Cluster, jobs: usize) -> Result<usize> {
-    let commands: Vec<Vec<String>> =
-        (0..jobs).map(|n| ["HEXISTS", &format!("{NAME}:Ticks:j{n}"), "Def"].map(str::to_owned).into()).collect();
+    let commands: Vec<Vec<String>> = (0..jobs)
+        .map(|n| ["HEXISTS", &format!("{NAME}:Ticks:j{n}"), "Def"].map(str::to_owned).into())
+        .collect();
     let replies = cluster.redis.pipeline(&commands)?;
     Ok(replies.iter().filter(|reply| reply.int() == Some(1)).count())
 }
@@ -81,8 +82,7 @@ fn settle(lab: &Lab, jobs: usize, busy: usize) -> Result<()> {
         busy.len(),
         start.elapsed()
     );
-    let mut seen: Vec<(String, u64)> =
-        cluster.seats.iter().flat_map(|seat| seat.proxy.all_seen()).collect();
+    let mut seen: Vec<(String, u64)> = cluster.seats.iter().flat_map(|seat| seat.proxy.all_seen()).collect();
     seen.sort_by(|a, b| b.1.cmp(&a.1));
     ensure!(each <= COMMANDS_MAX, "{each:.2} commands per job: {:?}", &seen[..seen.len().min(12)]);
     ensure!(cluster.live_sessions()? == sessions, "not all sessions have lived through it");

@@ -678,6 +678,62 @@ mod tests {
         assert_eq!(gone.step(&name(), &alone(), NOON + 5000), Step::Wait(None));
     }
 
+    /// A worker beside two others, with the place that it has for the job.
+    fn beside_two() -> (Place, i64) {
+        let lease = Lease::trusted_for_test();
+        let own = lease.session().clone();
+        let live: Arc<[SessionId]> = [own.clone(), SessionId::from("a"), SessionId::from("b")].into();
+        let rank = i64::try_from(rank::of(&name(), 0, &own, &live)).unwrap();
+        (Place { lease: Some(lease), live, settled: true, ..Place::default() }, rank)
+    }
+
+    fn unadopted() -> Job {
+        let mut job = job(JobFields::default());
+        ticks(&mut job).def = None;
+        job.unadopted_ms = Some(NOON);
+        job
+    }
+
+    #[test]
+    fn a_job_is_adopted_by_rank_and_whoever_comes_later_looks_first() {
+        for _ in 0..32 {
+            let (place, rank) = beside_two();
+            let at = NOON + rank * ADOPT_DELAY_MS;
+            let mut job = unadopted();
+            if rank == 0 {
+                assert_eq!(job.step(&name(), &place, NOON), Step::Adopt);
+                continue;
+            }
+            assert_eq!(job.step(&name(), &place, at - 1), Step::Wait(Some(at)));
+            assert_eq!(job.step(&name(), &place, at), Step::LookForAdoption);
+            job.seen_ms = at;
+            assert_eq!(job.step(&name(), &place, at), Step::Adopt, "the first has not done it");
+        }
+    }
+
+    #[test]
+    fn jobs_are_left_to_others_for_as_long_as_these_get_on_with_them() {
+        for _ in 0..32 {
+            let (mut place, rank) = beside_two();
+            let job = Job { seen_ms: NOON + 60_000, ..unadopted() };
+            place.adoptions = Adoptions { all: 9000, left: 6000, progress_ms: NOON + 60_000 };
+            let at = NOON + 60_000 + rank * (ADOPT_DELAY_MS + 3000);
+            let expected = if rank == 0 { Step::Adopt } else { Step::Wait(Some(at)) };
+            assert_eq!(job.step(&name(), &place, NOON + 60_000), expected);
+        }
+    }
+
+    #[test]
+    fn many_jobs_are_not_adopted_before_the_startup_grace_is_over() {
+        let mut place = alone();
+        place.adoptions.all = ADOPT_UNSETTLED_MAX;
+        assert_eq!(unadopted().step(&name(), &place, NOON), Step::Adopt);
+        place.adoptions.all += 1;
+        assert_eq!(unadopted().step(&name(), &place, NOON), Step::Wait(None));
+        place.settled = true;
+        assert_eq!(unadopted().step(&name(), &place, NOON), Step::Adopt);
+    }
+
     #[test]
     fn what_the_dead_have_left_comes_first() {
         let mut left = job(JobFields::default());
