@@ -57,8 +57,6 @@ use self::table::{Adoptions, Job, Known, Place, Step, Table};
 const TURN_MAX: Duration = Duration::from_millis(500);
 /// How long a turn may work on what has gathered of one kind, before the loop stamps its progress and looks at the rest.
 const TURN_BUDGET: Duration = Duration::from_millis(5);
-/// How many steps are taken between two looks at the clock for that.
-const BUDGET_STEPS: u32 = 16;
 /// Maximum questions in flight, single reads among them, of one worker.
 const QUESTIONS_MAX: usize = 64;
 /// Changes that come this close together are read together.
@@ -186,20 +184,16 @@ impl Shared {
 }
 
 /// How long the loop goes on with one kind of work before it looks at the others.
-struct Budget {
-    until: Instant,
-    steps: u32,
-}
+struct Budget(Instant);
 
 impl Budget {
     fn new() -> Self {
-        Self { until: Instant::now() + TURN_BUDGET, steps: 0 }
+        Self(Instant::now() + TURN_BUDGET)
     }
 
-    /// Counts a step. False: enough for this turn.
-    fn allows(&mut self) -> bool {
-        self.steps += 1;
-        !self.steps.is_multiple_of(BUDGET_STEPS) || Instant::now() < self.until
+    /// False: enough for this turn. A step may take long itself, where the processor is shared with many.
+    fn allows(&self) -> bool {
+        Instant::now() < self.0
     }
 }
 
@@ -429,13 +423,13 @@ impl Jobs {
                 () = tokio::time::sleep(pause) => {}
             }
             // News and answers come in bursts: each gets its share of the turn.
-            let mut budget = Budget::new();
+            let budget = Budget::new();
             while budget.allows()
                 && let Some(news) = news.try_recv()
             {
                 self.hear(news);
             }
-            let mut budget = Budget::new();
+            let budget = Budget::new();
             while budget.allows()
                 && let Ok(answer) = done.try_recv()
             {
@@ -480,13 +474,13 @@ impl Jobs {
         }
         self.visit_some(now_ms);
         self.sweep_some();
-        let mut budget = Budget::new();
+        let budget = Budget::new();
         while budget.allows()
             && let Some(name) = self.table.pop_due(now_ms)
         {
             self.consider(&name, now_ms);
         }
-        let mut budget = Budget::new();
+        let budget = Budget::new();
         while self.asking < QUESTIONS_MAX
             && budget.allows()
             && let Some(name) = self.line.pop_front()
@@ -573,7 +567,7 @@ impl Jobs {
     }
 
     fn visit_some(&mut self, now_ms: i64) {
-        let mut budget = Budget::new();
+        let budget = Budget::new();
         while budget.allows()
             && let Some(name) = self.revisit.pop()
         {
@@ -731,8 +725,12 @@ impl Jobs {
     }
 
     fn looked(&mut self, looked: Vec<Looked>, now_ms: i64) {
-        let names: Vec<TaskName> =
-            looked.into_iter().filter_map(|looked| self.learn(looked, now_ms)).collect();
+        let mut names = Vec::with_capacity(looked.len());
+        for looked in looked {
+            // To parse the schedules of a slice takes some milliseconds of a processor, of which there may be little.
+            self.stamp.touch();
+            names.extend(self.learn(looked, now_ms));
+        }
         // That others get on with adopting is seen before anything is decided.
         for name in &names {
             self.place.adoptions = self.table.note_adoption(name, &self.place, now_ms);
@@ -1021,7 +1019,7 @@ impl Jobs {
     /// Goes through what a sweep has found, in portions.
     fn sweep_some(&mut self) {
         let Some(mut sweep) = self.swept.take() else { return };
-        let mut budget = Budget::new();
+        let budget = Budget::new();
         while budget.allows()
             && let Some(name) = sweep.names.pop()
         {
