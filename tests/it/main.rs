@@ -12,6 +12,7 @@ mod endpoints;
 mod examples;
 mod health;
 mod http;
+mod job_load;
 mod jobs;
 mod layering;
 mod leaks;

@@ -318,7 +318,10 @@ impl Cluster {
     }
 
     /// The live sessions, and the names of their workers.
-    fn live_sessions(&self) -> Result<BTreeMap<String, String>> {
+    ///
+    /// # Errors
+    /// When Redis refuses.
+    pub fn live_sessions(&self) -> Result<BTreeMap<String, String>> {
         let ids = self.redis.ask(&["SMEMBERS", &format!("{NAME}:Sessions")])?.texts();
         let ask = |id: &String| {
             ["HMGET", &format!("{NAME}:Sessions:{id}"), "State", "Name"].map(str::to_owned).to_vec()

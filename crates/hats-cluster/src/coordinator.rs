@@ -49,7 +49,7 @@ use crate::watchdog::{Stamp, Watchdog};
 
 pub use self::condition::{Condition, Links};
 pub use self::endpoints::{EndpointFeed, EndpointNews};
-pub use self::feed::{JobFeed, JobNews, Peers};
+pub use self::feed::{JobFeed, JobNews, JobNewsReceiver, Peers};
 pub use self::poison::SetAside;
 
 /// Redis must have answered within this at the start.
@@ -207,7 +207,7 @@ enum Command {
     Release { name: TaskName, claim: Nonce, how: Release },
     ClaimNow(Vec<TaskName>),
     Look(Vec<TaskName>),
-    FeedJobs(mpsc::UnboundedSender<JobNews>),
+    FeedJobs(feed::JobNewsSender),
     FeedEndpoints(mpsc::UnboundedSender<EndpointNews>),
     LookEndpoint(EndpointPath),
     NameSessions(Vec<SessionId>),

@@ -109,6 +109,12 @@ impl Keys {
         format!("{}:{}:*", self.cluster, kind.key_part())
     }
 
+    /// The ticks of all jobs.
+    #[must_use]
+    pub fn ticks_pattern(&self) -> String {
+        format!("{}*", self.ticks)
+    }
+
     /// What a SCAN for claims matches.
     #[must_use]
     pub fn claims_pattern(&self) -> String {

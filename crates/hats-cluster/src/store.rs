@@ -9,6 +9,7 @@ mod claims;
 mod definitions;
 mod endpoints;
 mod lua;
+mod outlines;
 mod poison;
 mod sessions;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub(crate) use self::definitions::wall_clock_text;
 pub use self::definitions::{MirrorError, MirrorUpdate, Put};
 pub use self::endpoints::EndpointOutline;
 use self::lua::Lua;
+pub use self::outlines::{JobOutline, Outlines};
 pub use self::poison::{Struck, Verdict};
 pub use self::sessions::{Burial, Load, Opened, Renewal, Sample, SessionInfo};
 pub use self::ticks::{AGAIN_MAX, Asked, Ended, Jobs, Run, Said, TickAnswer, TickRequest, Waiting};

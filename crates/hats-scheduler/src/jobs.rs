@@ -1,13 +1,18 @@
 //! The loop that runs jobs: it knows them all, asks for each tick when it is due, and settles what the dead have left.
 //!
 //! ```text
-//!  feed ──changed·gap·died──┐                 ┌── look ──▶ definitions and ticks, read in pipelines
+//!  feed ──changed·gap·died──┐                 ┌── look ──▶ definitions and ticks, singly or by the slice
 //!  peers ──lease·live───────┼──▶ the loop ────┼── adopt · settle ─▶ Redis
 //!  answers ◀────────────────┘   (table, plan) └── ask ──▶ attempt ──granted──▶ run ──▶ finish
 //! ```
 //!
 //! What must hold:
 //! * One task owns the table and decides; it never waits for Redis. Every answer comes back as a message.
+//! * No turn of the loop takes long, however many jobs there are: work on many of them is done in portions, and the loop
+//!   stamps its progress and looks at everything else in between.
+//! * A bounded number of questions is in flight. What has to wait waits in this process, where it is asked again whether
+//!   it is still worth asking, and not before Redis.
+//! * Nobody adopts a definition that another worker adopts: the first in rank does, the others see that it gets on with it.
 //! * Nothing is decided by what is known here. Redis grants each tick once, whatever this worker believes; what is known
 //!   only says when it is worth asking.
 //! * The name of a run is in [`Runs`] before it is sent and leaves it only when Redis has answered the end of the run,
@@ -16,15 +21,17 @@
 mod attempt;
 mod overdue;
 mod plan;
+mod reading;
+mod runs;
 mod table;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hats_cluster::clock::unix_nanos;
-use hats_cluster::coordinator::{JobFeed, JobNews, Peers};
-use hats_cluster::id::{Nonce, SessionId};
+use hats_cluster::coordinator::{JobFeed, JobNews, JobNewsReceiver, Peers};
+use hats_cluster::id::SessionId;
 use hats_cluster::lease::Lease;
 use hats_cluster::name::TaskName;
 use hats_cluster::records::{JobDefinition, JobRead, TicksRecord};
@@ -32,7 +39,7 @@ use hats_cluster::store::{Jobs as Found, MirrorUpdate, Store};
 use hats_cluster::watchdog::Stamp;
 use hats_cluster::{Error, Handle};
 use hats_script::Lanes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -42,38 +49,52 @@ use crate::runner::job::Wanted;
 
 use self::attempt::After;
 use self::overdue::{Due, OVERDUE_AFTER_MS};
-use self::table::{Job, Known, Place, Step, Table};
+use self::reading::{Looked, Way};
+use self::runs::Runs;
+use self::table::{Adoptions, Job, Known, Place, Step, Table};
 
-/// The loop comes round at least this often.
+/// Maximum pause between two turns of the loop.
 const TURN_MAX: Duration = Duration::from_millis(500);
-/// Changes that come this close together are looked into together.
+/// How long a turn may work on what has gathered of one kind, before the loop stamps its progress and looks at the rest.
+const TURN_BUDGET: Duration = Duration::from_millis(5);
+/// Maximum questions in flight, single reads among them, of one worker.
+const QUESTIONS_MAX: usize = 64;
+/// Changes that come this close together are read together.
 const COALESCE: Duration = Duration::from_millis(2);
-/// So many jobs go into one pipeline.
-const LOOK_TOGETHER: usize = 64;
+/// … and so close together while more than this many come in one such time: somebody writes many jobs at once.
+const COALESCE_BURST: Duration = Duration::from_millis(250);
+const BURST: usize = 64;
+/// A server that has refused to read jobs by the slice is not asked to again for this long.
+const PASS_REFUSED_FOR: Duration = Duration::from_secs(60);
 /// After a question that was not answered.
 const RETRY_MS: i64 = 300;
 const RETRY: Duration = Duration::from_millis(300);
 /// The clock has been set back when it shows so much less than before.
 const SET_BACK_MS: i64 = 500;
-/// Everything is looked for once in this, where changes are pushed.
+/// Interval between full sweeps, where changes are pushed.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// Ticks are read anew this often by the worker that comes first for a job.
+/// Interval at which the worker that comes first for a job reads its ticks anew.
 const ROUND_EVERY: Duration = Duration::from_secs(120);
-/// Where nothing is pushed: with few jobs and with many.
+/// Interval between full sweeps where nothing is pushed: with few jobs and with many.
 const POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 const POLL_FEW: usize = 500;
 /// The pause before a sweep is at least so many times as long as the last sweep: a shared Redis may hold many keys of
 /// others, and a sweep passes them all.
 const SWEEP_PAUSE: u32 = 10;
-/// With so many questions under way a worker leaves ticks for so much longer to those who come first for them.
+/// With so many questions in flight a worker leaves ticks for so much longer to those who come first for them.
 const BUSY: usize = 16;
 const LEAVE_MAX_MS: i64 = 300;
-/// Our own runs are looked at this often.
+const LEAVE_STEP_MS: i64 = 100;
+/// Minimum interval between two reads of all jobs whose adoption is left to others.
+const ADOPTION_STEP_MS: i64 = 150;
+/// Interval between two looks at our own runs.
 const WATCH_RUNS_EVERY: Duration = Duration::from_secs(1);
-/// A look takes no longer than this.
-const OVER_KEPT: Duration = Duration::from_secs(60);
-/// So many of the dead are remembered.
+/// Interval between two counts of the ticks that are overdue.
+const OVERDUE_EVERY: Duration = Duration::from_millis(500);
+/// Maximum dead sessions that are remembered.
 const DEAD_MAX: usize = 10_000;
+/// Maximum mirrored errors that are written by one task.
+const MIRRORS_TOGETHER: usize = 64;
 
 /// What the loop and the runs share.
 pub(crate) struct Shared {
@@ -86,51 +107,45 @@ pub(crate) struct Shared {
     runs: Runs,
     /// Nothing new is taken.
     drain: CancellationToken,
+    /// A permit for each question that may be in flight. It is taken before a question is sent, so that the time it may
+    /// take is counted from then, and not from when it began to wait for others.
+    questions: Arc<Semaphore>,
+    /// Never holds more than there are permits, runs and reads in flight.
     done: mpsc::UnboundedSender<Done>,
-}
-
-/// The runs of this worker, those that are being asked for among them.
-#[derive(Debug, Default)]
-struct Runs(Mutex<HashMap<Nonce, Mine>>);
-
-/// A run of ours, from the asking to the answered end.
-#[derive(Debug)]
-struct Mine {
-    job: TaskName,
-    wanted: watch::Sender<Wanted>,
-    phase: Phase,
-}
-
-/// How far a run of ours is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Redis has not answered yet.
-    Asking,
-    /// It was granted before this instant.
-    Begun(Instant),
-    /// Its end is on the way to Redis.
-    Finishing,
-    /// Redis has answered that it is over, at this instant. Remembered for as long as an earlier look may come in late.
-    Over(Instant),
 }
 
 /// An answer that has come in.
 enum Done {
-    Looked(Vec<Looked>),
-    /// A look has come to nothing: these are to be looked at again, and the definitions of some.
+    /// Jobs were read.
+    Looked {
+        looked: Vec<Looked>,
+        permit: OwnedSemaphorePermit,
+    },
+    /// Nothing further comes of the single read in flight.
+    LookEnded,
+    /// A read has failed: these are to be read again, and the definitions of some.
     NotLooked(Vec<(TaskName, bool)>),
-    /// A question about a job has been answered, or not; with what is known of its ticks since.
+    /// All jobs that can be read by the slice have been; these have not, or the server has refused.
+    PassEnded {
+        left: Vec<(TaskName, bool)>,
+        refused: bool,
+    },
+    /// A question about a job has been answered, or not; with what it has shown of the definition and the ticks.
     Asked {
         name: TaskName,
         /// From before it was asked.
         asked_at: Instant,
+        read: Option<Option<JobRead>>,
         ticks: Option<TicksRecord>,
         after: After,
     },
-    /// A run of ours has ended.
+    /// A run of ours has ended. With the definition it ran by, and the ticks since, if Redis has answered.
     Ended {
         name: TaskName,
+        read: Option<JobDefinition>,
+        ticks: Option<attempt::Seen>,
     },
+    Mirrored,
     Swept(Result<Found, Error>),
     NotSwept,
 }
@@ -139,97 +154,6 @@ enum Done {
 struct Answer {
     done: mpsc::UnboundedSender<Done>,
     otherwise: Option<Done>,
-}
-
-/// What a look at a job has shown.
-struct Looked {
-    name: TaskName,
-    /// When the loop asked for it.
-    asked_ms: i64,
-    /// From right before it was read.
-    asked_at: Instant,
-    definition: Option<Result<Option<JobRead>, Error>>,
-    ticks: Result<TicksRecord, Error>,
-}
-
-impl Runs {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Nonce, Mine>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Enters a run that is about to be asked for. None: this worker drains. Decided under the lock, so whatever is
-    /// entered is told to stop when the drain begins.
-    fn enter(
-        &self,
-        drain: &CancellationToken,
-        nonce: &Nonce,
-        job: &TaskName,
-    ) -> Option<watch::Receiver<Wanted>> {
-        let mut runs = self.lock();
-        if drain.is_cancelled() {
-            return None;
-        }
-        let (wanted, receiver) = watch::channel(Wanted::default());
-        let mine = Mine { job: job.clone(), wanted, phase: Phase::Asking };
-        runs.insert(nonce.clone(), mine);
-        Some(receiver)
-    }
-
-    fn begun(&self, nonce: &Nonce) {
-        if let Some(mine) = self.lock().get_mut(nonce) {
-            mine.phase = Phase::Begun(Instant::now());
-        }
-    }
-
-    fn finishing(&self, nonce: &Nonce) {
-        if let Some(mine) = self.lock().get_mut(nonce) {
-            mine.phase = Phase::Finishing;
-        }
-    }
-
-    fn over(&self, nonce: &Nonce) {
-        if let Some(mine) = self.lock().get_mut(nonce) {
-            mine.phase = Phase::Over(Instant::now());
-        }
-    }
-
-    /// Nobody attends to it any more. Unless Redis has answered that it is over it is a ghost, should Redis know it.
-    fn leave(&self, nonce: &Nonce) {
-        let mut runs = self.lock();
-        if runs.get(nonce).is_some_and(|mine| !mine.is_over()) {
-            runs.remove(nonce);
-        }
-    }
-
-    /// Forgets what has been over for long.
-    fn prune(&self) {
-        self.lock().retain(|_, mine| !matches!(mine.phase, Phase::Over(at) if at.elapsed() > OVER_KEPT));
-    }
-
-    fn has(&self, nonce: &Nonce) -> bool {
-        self.lock().contains_key(nonce)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.lock().values().all(Mine::is_over)
-    }
-
-    /// Wants this, or more, of the runs that are meant.
-    fn want(&self, what: Wanted, of: impl Fn(&Nonce, &Mine) -> bool) {
-        for (nonce, mine) in &*self.lock() {
-            if of(nonce, mine) {
-                mine.wanted.send_if_modified(|wanted| {
-                    let more = *wanted < what;
-                    *wanted = (*wanted).max(what);
-                    more
-                });
-            }
-        }
-    }
-
-    fn jobs(&self) -> BTreeSet<TaskName> {
-        self.lock().values().filter(|mine| !mine.is_over()).map(|mine| mine.job.clone()).collect()
-    }
 }
 
 impl Answer {
@@ -251,9 +175,25 @@ impl Drop for Answer {
     }
 }
 
-impl Mine {
-    fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Over(_))
+impl Shared {
+    /// A tick is due when Redis' clock and this worker's have both reached it.
+    fn now_ms(&self) -> i64 {
+        let server = i64::try_from(self.cluster.server_ms()).unwrap_or(i64::MAX);
+        if server == 0 { wall_ms() } else { wall_ms().min(server) }
+    }
+}
+
+/// How long the loop goes on with one kind of work before it looks at the others.
+struct Budget(Instant);
+
+impl Budget {
+    fn new() -> Self {
+        Self(Instant::now() + TURN_BUDGET)
+    }
+
+    /// False: enough for this turn. A step may take long itself, where the processor is shared with many.
+    fn allows(&self) -> bool {
+        Instant::now() < self.0
     }
 }
 
@@ -306,6 +246,7 @@ pub(crate) fn start(cluster: Handle, lanes: Lanes, config: Config) -> JobsHandle
         worker,
         runs: Runs::default(),
         drain: drain.clone(),
+        questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
         done: tell,
     });
     let now = Instant::now();
@@ -316,14 +257,28 @@ pub(crate) fn start(cluster: Handle, lanes: Lanes, config: Config) -> JobsHandle
         table: Table::default(),
         due: Due::default(),
         dirty: HashMap::new(),
+        dirty_whole: HashSet::new(),
         flush_at: None,
+        burst: Burst::new(now),
         looking: false,
+        passing: false,
+        pass_refused_until: now,
         asking: 0,
+        line: VecDeque::new(),
+        revisit: Vec::new(),
+        visit: Visit::default(),
+        mirrors: HashMap::new(),
+        mirroring: false,
+        named: Vec::new(),
+        named_stale: false,
         sweeping: false,
+        swept: None,
         sweep_at: now,
         sweep_began: now,
         round_at: now,
         watch_at: now,
+        overdue_at: now,
+        adoption_looked_ms: i64::MIN / 2,
         latest_ms: i64::MIN,
         stamp,
         limit,
@@ -337,30 +292,105 @@ struct Jobs {
     place: Place,
     table: Table,
     due: Due,
-    /// Jobs to be looked at, and whether their definitions are to be read as well.
+    /// Jobs to be read, and whether their definitions are to be read as well.
     dirty: HashMap<TaskName, bool>,
+    /// Jobs whose definition is to be read with its source.
+    dirty_whole: HashSet<TaskName>,
     flush_at: Option<Instant>,
+    burst: Burst,
+    /// A single read is in flight.
     looking: bool,
-    /// Questions that are under way.
+    /// All jobs are being read by the slice.
+    passing: bool,
+    pass_refused_until: Instant,
+    /// Questions in flight.
     asking: usize,
+    /// Jobs whose questions wait for others to be answered.
+    line: VecDeque<TaskName>,
+    /// Jobs to be gone through, a few at each turn.
+    revisit: Vec<TaskName>,
+    visit: Visit,
+    /// Errors to be shown in definitions.
+    mirrors: HashMap<TaskName, MirrorUpdate>,
+    mirroring: bool,
+    /// The sessions of runs that the coordinator was told to watch.
+    named: Vec<SessionId>,
+    named_stale: bool,
     sweeping: bool,
-    // What comes round does not go by a clock that can be set.
+    /// What a sweep has found, gone through a few at each turn.
+    swept: Option<Sweep>,
+    // Periodic work uses the monotonic clock.
     sweep_at: Instant,
     sweep_began: Instant,
     round_at: Instant,
     /// When our own runs are looked at next.
     watch_at: Instant,
+    overdue_at: Instant,
+    /// When the adoptions that are left to others were read last.
+    adoption_looked_ms: i64,
     /// What the clock showed at the last turn.
     latest_ms: i64,
     stamp: Stamp,
     limit: Duration,
 }
 
+/// What is done about each job when all are gone through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Visit {
+    /// Its ticks are read anew; if this is true its definition as well.
+    look: Option<bool>,
+    /// Its ticks are read anew if this worker comes first for it.
+    look_first: bool,
+}
+
+/// A sweep that is being gone through.
+struct Sweep {
+    defined: HashSet<TaskName>,
+    counted: HashSet<TaskName>,
+    names: Vec<TaskName>,
+    /// Ticks of jobs for which this worker comes first are read anew.
+    round: bool,
+    /// Definitions that are gone, and whose ticks are to follow.
+    retire: Vec<TaskName>,
+}
+
+/// How many definitions have changed lately.
+#[derive(Clone, Copy, Debug)]
+struct Burst {
+    since: Instant,
+    before: usize,
+    now: usize,
+}
+
+impl Burst {
+    fn new(now: Instant) -> Self {
+        Self { since: now, before: 0, now: 0 }
+    }
+
+    fn add(&mut self, now: Instant) {
+        self.turn(now);
+        self.now += 1;
+    }
+
+    fn turn(&mut self, now: Instant) {
+        let past = now.saturating_duration_since(self.since);
+        if past >= COALESCE_BURST {
+            self.before = if past < COALESCE_BURST * 2 { self.now } else { 0 };
+            (self.since, self.now) = (now, 0);
+        }
+    }
+
+    /// How long changes are gathered before they are read.
+    fn coalesce(&self) -> Duration {
+        if self.now.max(self.before) > BURST { COALESCE_BURST } else { COALESCE }
+    }
+}
+
 impl Jobs {
     /// Runs until everything is drained. Gives the jobs that do not end.
     async fn run(
         mut self,
-        mut news: mpsc::UnboundedReceiver<JobNews>,
+        mut news: JobNewsReceiver,
         mut done: mpsc::UnboundedReceiver<Done>,
     ) -> Vec<TaskName> {
         let mut patience = std::pin::pin!(tokio::time::sleep(Duration::MAX / 4));
@@ -371,7 +401,7 @@ impl Jobs {
             if draining && self.shared.runs.is_empty() {
                 return Vec::new();
             }
-            let now_ms = self.now_ms();
+            let now_ms = self.shared.now_ms();
             if !draining {
                 self.turn(now_ms);
             }
@@ -383,42 +413,48 @@ impl Jobs {
                     // From here on nothing is known any more of what others take.
                     self.due.clear();
                     self.tell_overdue(now_ms);
-                    self.shared.runs.want(Wanted::Stop, |_, _| true);
+                    self.shared.runs.want_of_all(Wanted::Stop);
                     patience.as_mut().reset(Instant::now() + self.limit);
                 }
                 () = &mut patience, if draining => return self.shared.runs.jobs().into_iter().collect(),
                 Ok(()) = self.peers.changed() => self.take_peers(),
                 Some(news) = news.recv() => self.hear(news),
-                Some(answer) = done.recv() => {
-                    self.answered(answer);
-                    // Answers come in bursts.
-                    while let Ok(answer) = done.try_recv() {
-                        self.answered(answer);
-                    }
-                }
+                Some(answer) = done.recv() => self.answered(answer),
                 () = tokio::time::sleep(pause) => {}
             }
+            // News and answers come in bursts: each gets its share of the turn.
+            let budget = Budget::new();
+            while budget.allows()
+                && let Some(news) = news.try_recv()
+            {
+                self.hear(news);
+            }
+            let budget = Budget::new();
+            while budget.allows()
+                && let Ok(answer) = done.try_recv()
+            {
+                self.answered(answer);
+            }
+            tokio::task::yield_now().await;
         }
-    }
-
-    /// A tick is due when Redis' clock and this worker's have both reached it.
-    fn now_ms(&self) -> i64 {
-        let server = i64::try_from(self.shared.cluster.server_ms()).unwrap_or(i64::MAX);
-        if server == 0 { wall_ms() } else { wall_ms().min(server) }
     }
 
     fn until_next(&self, now_ms: i64) -> Duration {
         let now = Instant::now();
         let due = |at: i64| Duration::from_millis(u64::try_from(at.saturating_sub(now_ms)).unwrap_or(0));
-        let flush = if self.looking { None } else { self.flush_at };
+        let flush = self.flush_at.filter(|_| self.way(now) != Way::Later);
         let sweep = (!self.sweeping).then(|| self.sweep_at - now);
-        [self.table.next_due().map(due), flush.map(|at| at - now), sweep]
+        let gathered = !self.revisit.is_empty()
+            || self.swept.is_some()
+            || (!self.line.is_empty() && self.asking < QUESTIONS_MAX);
+        [self.table.next_due().map(due), flush.map(|at| at - now), sweep, gathered.then_some(Duration::ZERO)]
             .into_iter()
             .flatten()
             .fold(TURN_MAX, Duration::min)
             .max(Duration::from_millis(1))
     }
 
+    /// What is to be done by now, in portions: what is left over is done at the next turn.
     fn turn(&mut self, now_ms: i64) {
         let now = Instant::now();
         if now >= self.sweep_at && !self.sweeping {
@@ -434,15 +470,35 @@ impl Jobs {
         let before = std::mem::replace(&mut self.latest_ms, now_ms);
         if now_ms < before.saturating_sub(SET_BACK_MS) {
             // What was to be done soon would be done only when the clock shows that time again.
-            self.consider_all(now_ms);
+            self.visit_all(Visit::default());
         }
-        while let Some(name) = self.table.pop_due(now_ms) {
+        self.visit_some(now_ms);
+        self.sweep_some();
+        let budget = Budget::new();
+        while budget.allows()
+            && let Some(name) = self.table.pop_due(now_ms)
+        {
             self.consider(&name, now_ms);
         }
-        if !self.looking && self.flush_at.is_some_and(|at| now >= at) {
-            self.flush(now_ms);
+        let budget = Budget::new();
+        while self.asking < QUESTIONS_MAX
+            && budget.allows()
+            && let Some(name) = self.line.pop_front()
+        {
+            if let Some(job) = self.table.get_mut(&name) {
+                job.in_line = false;
+                self.consider(&name, now_ms);
+            }
         }
-        self.tell_overdue(now_ms);
+        if self.revisit.is_empty() && self.flush_at.is_some_and(|at| now >= at) {
+            self.flush(now);
+        }
+        self.write_mirrors();
+        self.name_sessions();
+        if now >= self.overdue_at {
+            self.overdue_at = now + OVERDUE_EVERY;
+            self.tell_overdue(now_ms);
+        }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "nobody has so many jobs")]
@@ -457,15 +513,20 @@ impl Jobs {
         if pushed_before != peers.pushed {
             self.sweep_at = Instant::now();
         }
+        let ranks_change = self.place.live != peers.live || self.place.settled != peers.settled;
         self.place.live = peers.live;
+        self.place.settled = peers.settled;
         self.place.lease = peers.lease;
+        self.named_stale = true;
         let now = self.place.session().cloned();
         if before != now {
             if let Some(lost) = &before {
                 // Granted or not: the session's death settles them, and whoever is in them is stopped by the lease.
                 tracing::debug!(session = %lost, "no ticks are taken under this session any more");
             }
-            self.look_at_all(false);
+            self.visit_all(Visit { look: Some(false), look_first: false });
+        } else if ranks_change && self.place.adoptions != Adoptions::default() {
+            self.visit_all(Visit::default());
         }
     }
 
@@ -474,7 +535,7 @@ impl Jobs {
             JobNews::Changed(name) => self.look(&name, true),
             JobNews::Gap => {
                 self.sweep_at = Instant::now();
-                self.look_at_all(true);
+                self.visit_all(Visit { look: Some(true), look_first: false });
             }
             JobNews::Died(session) => self.died(session),
         }
@@ -485,77 +546,119 @@ impl Jobs {
         if self.place.dead.len() >= DEAD_MAX {
             self.place.dead.clear();
         }
-        if !self.place.dead.insert(session) {
-            return;
-        }
-        let now_ms = self.now_ms();
-        let first: Vec<TaskName> =
-            self.table.names().filter(|name| self.place.is_first(name)).cloned().collect();
-        for name in first {
-            self.look(&name, false);
-        }
-        // What names it as far as is known already is settled even if its first one is dead as well.
-        self.consider_all(now_ms);
-    }
-
-    fn look_at_all(&mut self, definitions: bool) {
-        for name in self.table.names().cloned().collect::<Vec<_>>() {
-            self.look(&name, definitions);
+        if self.place.dead.insert(session) {
+            self.named_stale = true;
+            // What names it as far as is known already is settled even if its first one is dead as well.
+            self.visit_all(Visit { look: None, look_first: true });
         }
     }
 
-    fn consider_all(&mut self, now_ms: i64) {
-        for name in self.table.names().cloned().collect::<Vec<_>>() {
-            self.consider(&name, now_ms);
+    /// Goes through all jobs, in portions. What was left to be done about them is done in the same round.
+    fn visit_all(&mut self, visit: Visit) {
+        self.visit = if self.revisit.is_empty() {
+            visit
+        } else {
+            Visit {
+                look: self.visit.look.max(visit.look),
+                look_first: self.visit.look_first || visit.look_first,
+            }
+        };
+        self.revisit = self.table.names().cloned().collect();
+    }
+
+    fn visit_some(&mut self, now_ms: i64) {
+        let budget = Budget::new();
+        while budget.allows()
+            && let Some(name) = self.revisit.pop()
+        {
+            if self.table.get(&name).is_none() {
+                continue;
+            }
+            if let Some(definition) = self.visit.look {
+                self.look(&name, definition);
+            } else if self.visit.look_first && self.place.is_first(&name) {
+                self.look(&name, false);
+            }
+            if self.visit.look.is_none() || self.visit.look_first {
+                self.consider(&name, now_ms);
+            }
         }
     }
 
     /// Reads the job's ticks anew, and its definition if that may have changed.
     fn look(&mut self, name: &TaskName, definition: bool) {
+        let now = Instant::now();
+        if definition {
+            self.burst.add(now);
+        }
         self.table.entry(name);
         *self.dirty.entry(name.clone()).or_default() |= definition;
-        self.flush_at.get_or_insert_with(|| Instant::now() + COALESCE);
+        self.flush_soon(now);
     }
 
-    fn flush(&mut self, now_ms: i64) {
-        self.flush_at = None;
-        if self.dirty.is_empty() {
+    /// Reads the job's ticks and its definition, with the source.
+    fn look_whole(&mut self, name: &TaskName) {
+        self.dirty_whole.insert(name.clone());
+        self.flush_soon(Instant::now());
+    }
+
+    fn flush_soon(&mut self, now: Instant) {
+        let at = now + self.burst.coalesce();
+        self.flush_at = Some(self.flush_at.map_or(at, |before| before.min(at)));
+    }
+
+    fn way(&self, now: Instant) -> Way {
+        let passes = now >= self.pass_refused_until;
+        reading::way(self.dirty.len(), self.table.len(), self.passing, self.looking, passes)
+    }
+
+    fn flush(&mut self, now: Instant) {
+        if self.dirty.is_empty() && self.dirty_whole.is_empty() {
+            self.flush_at = None;
             return;
         }
-        self.looking = true;
-        let dirty: Vec<(TaskName, Option<Option<JobDefinition>>)> = std::mem::take(&mut self.dirty)
-            .into_iter()
-            .map(|(name, changed)| {
-                let job = self.table.entry(&name);
-                let unread = changed || matches!(job.known, Known::Unknown);
-                let known = unread.then(|| job.read.clone());
-                (name, known)
-            })
-            .collect();
-        let not_looked = dirty.iter().map(|(name, known)| (name.clone(), known.is_some())).collect();
-        let answer = Answer::or(&self.shared.done, Done::NotLooked(not_looked));
-        let shared = self.shared.clone();
-        tokio::spawn(async move {
-            let mut looked = Vec::with_capacity(dirty.len());
-            for together in dirty.chunks(LOOK_TOGETHER) {
-                looked.extend(look_at(&shared.store, together, now_ms).await);
+        match self.way(now) {
+            Way::Later => {}
+            Way::Pass => {
+                self.flush_at = None;
+                self.passing = true;
+                let wanted = std::mem::take(&mut self.dirty);
+                let is_new = |name: &&TaskName| self.table.get(name).is_none_or(Job::is_new);
+                let new = wanted.keys().filter(is_new).cloned().collect();
+                reading::pass(&self.shared, wanted, new);
+                if !self.dirty_whole.is_empty() {
+                    self.flush_soon(now);
+                }
             }
-            answer.is(Done::Looked(looked));
-        });
+            Way::Singly => {
+                self.flush_at = None;
+                self.looking = true;
+                let whole = std::mem::take(&mut self.dirty_whole);
+                let mut dirty = std::mem::take(&mut self.dirty);
+                dirty.extend(whole.into_iter().map(|name| (name, true)));
+                let unread = dirty.into_iter().map(|(name, changed)| {
+                    let job = self.table.entry(&name);
+                    let unread = changed || matches!(job.known, Known::Unknown);
+                    let known = unread.then(|| job.read.clone());
+                    (name, known)
+                });
+                reading::singly(&self.shared, unread.collect());
+            }
+        }
     }
 
     fn answered(&mut self, done: Done) {
-        let now_ms = self.now_ms();
+        let now_ms = self.shared.now_ms();
         match done {
-            Done::Looked(looked) => {
-                self.looking = false;
-                looked.into_iter().for_each(|looked| self.looked(looked, now_ms));
-                self.name_sessions();
+            Done::Looked { looked, permit } => {
+                self.looked(looked, now_ms);
+                drop(permit);
             }
+            Done::LookEnded => self.looking = false,
             Done::NotLooked(names) => {
                 self.looking = false;
                 for (name, definition) in names {
-                    tracing::error!(task = %name, kind = "job", "a look at the job has failed, it is looked at again");
+                    tracing::error!(task = %name, kind = "job", "the job could not be read; reading it again");
                     let job = self.table.entry(&name);
                     job.stale = true;
                     if definition {
@@ -564,23 +667,51 @@ impl Jobs {
                     self.table.schedule(&name, Some(now_ms + RETRY_MS));
                 }
             }
-            Done::Asked { name, asked_at, ticks, after } => {
-                if let Some(ticks) = &ticks {
-                    self.compare(&name, ticks, asked_at);
+            Done::PassEnded { left, refused } => {
+                self.passing = false;
+                let now = Instant::now();
+                if refused {
+                    self.pass_refused_until = now + PASS_REFUSED_FOR;
+                    self.dirty.extend(left);
+                } else {
+                    // Another pass would leave these out as well.
+                    self.dirty_whole.extend(left.into_iter().map(|(name, _)| name));
                 }
-                let job = self.table.entry(&name);
-                job.asking = false;
+                self.flush_soon(now);
+            }
+            Done::Asked { name, asked_at, read, ticks, after } => {
                 self.asking = self.asking.saturating_sub(1);
-                if let Some(ticks) = ticks {
-                    job.ticks = Some(ticks);
+                if let Some(read) = read {
+                    self.defined(&name, read, asked_at, false);
                 }
+                if let Some(ticks) = ticks {
+                    self.compare(&name, &ticks, asked_at);
+                    self.set_ticks(&name, ticks, Instant::now());
+                }
+                self.table.entry(&name).asking = false;
+                self.place.adoptions = self.table.note_adoption(&name, &self.place, now_ms);
                 match after {
                     After::Rest(rest) => self.table.schedule(&name, Some(now_ms.saturating_add(rest))),
                     After::Read => self.look(&name, true),
                     After::Consider => self.consider(&name, now_ms),
                 }
             }
-            Done::Ended { name } => self.look(&name, false),
+            Done::Ended { name, read, ticks } => {
+                if let Some(read) = read {
+                    self.table.entry(&name).read = Some(read);
+                }
+                match ticks {
+                    Some(seen) => {
+                        self.compare(&name, &seen.ticks, seen.asked_at);
+                        let job = self.table.entry(&name);
+                        job.seen_ms = job.seen_ms.max(seen.asked_ms);
+                        self.set_ticks(&name, seen.ticks, Instant::now());
+                        self.consider(&name, now_ms);
+                    }
+                    None => self.look(&name, false),
+                }
+            }
+            Done::Mirrored => self.mirroring = false,
             Done::Swept(Ok(found)) => self.swept(found),
             Done::Swept(Err(error)) => {
                 tracing::debug!(%error, "the sweep of jobs was not answered");
@@ -593,76 +724,132 @@ impl Jobs {
         }
     }
 
-    fn looked(&mut self, looked: Looked, now_ms: i64) {
-        let Looked { name, asked_ms, asked_at, definition, ticks } = looked;
+    fn looked(&mut self, looked: Vec<Looked>, now_ms: i64) {
+        let mut names = Vec::with_capacity(looked.len());
+        for looked in looked {
+            // To parse the schedules of a slice takes some milliseconds of a processor, of which there may be little.
+            self.stamp.touch();
+            names.extend(self.learn(looked, now_ms));
+        }
+        // That others get on with adopting is seen before anything is decided.
+        for name in &names {
+            self.place.adoptions = self.table.note_adoption(name, &self.place, now_ms);
+        }
+        for name in &names {
+            self.consider(name, now_ms);
+        }
+    }
+
+    /// Takes what a read has shown. None: it has to be read again first.
+    fn learn(&mut self, looked: Looked, now_ms: i64) -> Option<TaskName> {
+        let Looked { name, asked_ms, asked_at, definition, outline, ticks } = looked;
         let job = self.table.entry(&name);
         match definition {
             None => {}
             Some(Err(error)) => {
                 tracing::debug!(task = %name, kind = "job", %error, "the job could not be read");
                 job.known = Known::Unknown;
-                return self.table.schedule(&name, Some(now_ms + RETRY_MS));
+                self.table.schedule(&name, Some(now_ms + RETRY_MS));
+                return None;
             }
-            Some(Ok(read)) => self.defined(&name, read),
+            Some(Ok(read)) => {
+                let is_malformed = job.is_malformed() || ticks.as_ref().is_ok_and(table::is_malformed);
+                if outline && is_malformed && table::known(read.clone(), job.known.ready()).2.is_none() {
+                    // What is wrong with it is in what an outline does not show.
+                    self.look_whole(&name);
+                    return None;
+                }
+                self.defined(&name, read, asked_at, outline);
+            }
         }
         let job = self.table.entry(&name);
         match ticks {
             Err(error) => {
                 tracing::debug!(task = %name, kind = "job", %error, "the ticks could not be read");
                 job.stale = true;
-                return self.table.schedule(&name, Some(now_ms + RETRY_MS));
+                self.table.schedule(&name, Some(now_ms + RETRY_MS));
+                return None;
             }
+            // It was asked for before a question was answered, and may be from before that.
+            Ok(_) if job.ticks_at.is_some_and(|at| asked_at < at) => {}
             Ok(ticks) => {
                 job.seen_ms = asked_ms;
                 job.stale = false;
                 self.compare(&name, &ticks, asked_at);
-                self.table.entry(&name).ticks = Some(ticks);
+                self.set_ticks(&name, ticks, asked_at);
             }
         }
-        self.consider(&name, now_ms);
+        Some(name)
+    }
+
+    fn set_ticks(&mut self, name: &TaskName, ticks: TicksRecord, at: Instant) {
+        self.named_stale |= self.table.set_ticks(name, ticks);
+        let job = self.table.entry(name);
+        job.ticks_at = job.ticks_at.max(Some(at));
     }
 
     /// Takes a definition as it was read, and writes down what is wrong with it.
-    fn defined(&mut self, name: &TaskName, read: Option<JobRead>) {
-        let mirror = read.as_ref().map(|read| read.mirror.clone());
-        let (known, kept, wrong) = table::known(read);
-        let runs_on = matches!(known, Known::On(_));
+    fn defined(&mut self, name: &TaskName, read: Option<JobRead>, asked_at: Instant, outline: bool) {
         let job = self.table.entry(name);
+        if job.defined_at.is_some_and(|at| asked_at < at) {
+            return;
+        }
+        job.defined_at = Some(asked_at);
+        let mirror = read.as_ref().map(|read| read.mirror.clone());
+        let (known, kept, wrong) = table::known(read, job.known.ready());
+        let runs_on = matches!(known, Known::On(_));
         // What runs of a job that was off before was asked for by hand, and goes on.
         let stays_off = matches!((&job.known, &known), (Known::Off { .. }, Known::Off { .. }));
         job.known = known;
-        job.read = kept;
+        if !outline {
+            job.read = kept;
+        }
         if !runs_on && !stays_off {
-            self.shared.runs.want(Wanted::Stop, |_, mine| mine.job == *name);
+            self.shared.runs.want_of_job(name, Wanted::Stop);
         }
         let Some(mirror) = mirror else { return };
+        let job = self.table.entry(name);
         let says = (mirror.state.as_deref() == Some("crashed")).then_some(mirror.error).flatten();
         let update = match &wrong {
-            Some(error) if says.as_ref() != Some(error) => {
-                tracing::warn!(task = %name, kind = "job", error, "the job cannot run");
-                Some(MirrorUpdate::crashed(error.clone()))
-            }
+            Some(error) if says.as_ref() != Some(error) => Some(MirrorUpdate::crashed(error.clone())),
             // What was wrong with the definition is mended.
             None if says.is_some() && says == job.told => Some(MirrorUpdate::mended()),
             _ => None,
         };
-        job.told = wrong;
-        if let Some(update) = update {
-            attempt::mirror_soon(&self.shared, name, update);
+        let told_before = std::mem::replace(&mut job.told, wrong);
+        // All workers read outlines at the same time: one of them writes.
+        let Some(update) = update.filter(|_| !outline || self.place.is_first(name)) else { return };
+        if let Some(error) =
+            self.table.entry(name).told.clone().filter(|error| told_before.as_ref() != Some(error))
+        {
+            tracing::warn!(task = %name, kind = "job", error, "the job cannot run");
         }
+        self.mirrors.insert(name.clone(), update);
+    }
+
+    /// Writes what people are to see in definitions, some at a time.
+    fn write_mirrors(&mut self) {
+        if self.mirroring || self.mirrors.is_empty() {
+            return;
+        }
+        let names: Vec<TaskName> = self.mirrors.keys().take(MIRRORS_TOGETHER).cloned().collect();
+        let updates = names.into_iter().filter_map(|name| self.mirrors.remove_entry(&name)).collect();
+        self.mirroring = true;
+        let answer = Answer::or(&self.shared.done, Done::Mirrored);
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            attempt::mirror(&shared, updates).await;
+            drop(answer);
+        });
     }
 
     /// Compares the runs that Redis knows with ours: what is not there any more must end here, what nobody here knows must
     /// end there.
     fn compare(&self, name: &TaskName, ticks: &TicksRecord, asked_at: Instant) {
-        self.shared.runs.want(Wanted::Forfeit, |nonce, mine| {
-            mine.job == *name
-                && matches!(mine.phase, Phase::Begun(at) if at < asked_at)
-                && !ticks.runs.iter().any(|run| run.nonce == *nonce)
-        });
+        self.shared.runs.forfeit(name, asked_at, |nonce| ticks.runs.iter().any(|run| run.nonce == *nonce));
         for run in &ticks.runs {
             if run.cancelled {
-                self.shared.runs.want(Wanted::Stop, |nonce, _| *nonce == run.nonce);
+                self.shared.runs.want(&run.nonce, Wanted::Stop);
             }
             // What is left of a session that is lost its death settles.
             let ours = self.place.lease.as_ref();
@@ -681,21 +868,23 @@ impl Jobs {
     }
 
     /// Tells the coordinator which sessions have to be watched because runs name them.
-    fn name_sessions(&self) {
-        let mut named: Vec<SessionId> = self
-            .table
-            .iter()
-            .filter_map(|(_, job)| job.ticks.as_ref())
-            .flat_map(|ticks| &ticks.runs)
-            .map(|run| run.session.clone())
-            .filter(|session| self.place.session() != Some(session) && !self.place.dead.contains(session))
-            .collect();
+    fn name_sessions(&mut self) {
+        if !std::mem::take(&mut self.named_stale) {
+            return;
+        }
+        let named = self.table.sessions();
+        let named = named
+            .filter(|session| self.place.session() != Some(*session) && !self.place.dead.contains(*session));
+        let mut named: Vec<SessionId> = named.cloned().collect();
         named.sort_unstable();
-        named.dedup();
-        self.shared.cluster.name_sessions(named);
+        if named != self.named {
+            self.shared.cluster.name_sessions(named.clone());
+            self.named = named;
+        }
     }
 
     fn consider(&mut self, name: &TaskName, now_ms: i64) {
+        self.place.adoptions = self.table.note_adoption(name, &self.place, now_ms);
         let Some(job) = self.table.get(name) else { return };
         let step = job.step(name, &self.place, now_ms);
         match step {
@@ -704,9 +893,10 @@ impl Jobs {
             // Whoever is last in rank never comes to ask for ticks that follow one another quickly.
             Step::Wait(at) => self.watch(name, at, now_ms),
             Step::Look => self.look(name, false),
+            Step::LookForAdoption => self.look_for_adoption(name, now_ms),
             // Whoever comes first for it is as busy as we are: to look now would only keep Redis from answering.
             Step::LookInTurn { late_ms } if self.asking >= BUSY && late_ms < LEAVE_MAX_MS => {
-                self.table.schedule(name, Some(now_ms + table::RANK_DELAY_MS));
+                self.table.schedule(name, Some(now_ms + LEAVE_STEP_MS));
             }
             Step::LookInTurn { .. } => self.look(name, false),
             step => {
@@ -719,6 +909,22 @@ impl Jobs {
                     }
                     None => self.leave(name, seen_ms, now_ms),
                 }
+            }
+        }
+    }
+
+    /// Reads whether the job has been adopted, and with it all others that are left to other workers: they are adopted in
+    /// any order, so to read them one by one as their time comes would be in vain most of the time.
+    fn look_for_adoption(&mut self, name: &TaskName, now_ms: i64) {
+        if self.passing {
+            // It may be in what that shows.
+            return self.table.schedule(name, Some(now_ms + ADOPTION_STEP_MS));
+        }
+        self.look(name, false);
+        if now_ms >= self.adoption_looked_ms + ADOPTION_STEP_MS {
+            self.adoption_looked_ms = now_ms;
+            for name in self.table.left() {
+                self.dirty.entry(name).or_default();
             }
         }
     }
@@ -754,29 +960,38 @@ impl Jobs {
         }
     }
 
-    /// Asks Redis for what the step says, in a task of its own.
+    /// Asks Redis for what the step says, in a task of its own, once few enough questions are in flight.
     fn take(&mut self, name: &TaskName, step: Step, lease: Lease) {
+        self.table.schedule(name, None);
         let job = self.table.entry(name);
         let Some(ticks) = job.ticks.clone() else { return };
+        if self.asking >= QUESTIONS_MAX {
+            if !std::mem::replace(&mut job.in_line, true) {
+                self.line.push_back(name.clone());
+            }
+            return;
+        }
         job.asking = true;
+        let (known, read) = (job.known.clone(), job.read.clone());
         self.asking += 1;
-        let known = job.known.clone();
+        if step == Step::Adopt {
+            self.table.adopts(name);
+        }
         let dead = ticks.runs.iter().map(|run| run.session.clone());
         let dead = dead.filter(|session| self.place.dead.contains(session)).collect();
-        let question = attempt::Question { name: name.clone(), known, ticks, lease, dead };
+        let question = attempt::Question { name: name.clone(), known, read, ticks, lease, dead };
         attempt::start(self.shared.clone(), question, step);
-        self.table.schedule(name, None);
     }
 
     fn sweep(&mut self, now: Instant) {
         self.sweeping = true;
         self.sweep_began = now;
-        let many = self.table.names().count() > POLL_FEW;
+        let many = self.table.len() > POLL_FEW;
         let poll = if many { POLL.1 } else { POLL.0 };
         self.sweep_at = now + if self.place.pushed { SWEEP_EVERY } else { poll };
         let answer = Answer::or(&self.shared.done, Done::NotSwept);
         let shared = self.shared.clone();
-        tokio::spawn(async move { answer.is(Done::Swept(shared.store.scan_jobs().await)) });
+        tokio::spawn(async move { answer.is(Done::Swept(reading::sweep(&shared.store).await)) });
     }
 
     fn not_swept(&mut self) {
@@ -786,64 +1001,61 @@ impl Jobs {
 
     /// Found: the names of the definitions, and of the records of ticks.
     fn swept(&mut self, Found { defined, counted }: Found) {
-        self.sweeping = false;
         let now = Instant::now();
         self.sweep_at = self.sweep_at.max(now + (now - self.sweep_began) * SWEEP_PAUSE);
         let round = now >= self.round_at;
         if round {
             self.round_at = now + ROUND_EVERY;
         }
-        let there: HashSet<TaskName> = defined.into_iter().collect();
-        let known: HashSet<TaskName> = self.table.names().cloned().collect();
-        for name in there.iter().chain(&counted).filter(|name| !known.contains(*name)) {
-            self.look(name, true);
+        let defined: HashSet<TaskName> = defined.into_iter().collect();
+        let counted: HashSet<TaskName> = counted.into_iter().collect();
+        let only_counted = counted.iter().filter(|name| !defined.contains(*name));
+        let only_known =
+            self.table.names().filter(|name| !defined.contains(*name) && !counted.contains(*name));
+        let names = defined.iter().chain(only_counted).chain(only_known).cloned().collect();
+        self.swept = Some(Sweep { defined, counted, names, round, retire: Vec::new() });
+    }
+
+    /// Goes through what a sweep has found, in portions.
+    fn sweep_some(&mut self) {
+        let Some(mut sweep) = self.swept.take() else { return };
+        let budget = Budget::new();
+        while budget.allows()
+            && let Some(name) = sweep.names.pop()
+        {
+            self.compare_with(&mut sweep, name);
         }
-        for name in &known {
-            let gone = matches!(self.table.get(name), Some(Job { known: Known::Gone, .. }));
-            if there.contains(name) == gone {
-                // Come or gone behind our back.
-                self.look(name, true);
-            } else if gone && !counted.contains(name) {
-                self.table.forget(name);
-                self.due.set(name, None);
-            } else if gone {
-                attempt::retire(self.shared.clone(), name.clone());
-            } else if !self.place.pushed {
-                self.look(name, true);
-            } else if round && self.place.is_first(name) {
-                self.look(name, false);
-            }
+        if !sweep.names.is_empty() {
+            self.swept = Some(sweep);
+            return;
+        }
+        self.sweeping = false;
+        if !sweep.retire.is_empty() {
+            attempt::retire(self.shared.clone(), sweep.retire);
         }
     }
-}
 
-/// Reads definitions, where asked for, and ticks.
-async fn look_at(
-    store: &Store,
-    together: &[(TaskName, Option<Option<JobDefinition>>)],
-    asked_ms: i64,
-) -> Vec<Looked> {
-    let names: Vec<TaskName> = together.iter().map(|(name, _)| name.clone()).collect();
-    let unread: Vec<(TaskName, Option<JobDefinition>)> = together
-        .iter()
-        .filter_map(|(name, known)| known.clone().map(|known| (name.clone(), known)))
-        .collect();
-    let definitions = store.read_jobs(&unread).await;
-    let mut definitions: HashMap<TaskName, _> =
-        unread.into_iter().map(|(name, _)| name).zip(definitions).collect();
-    let asked_at = Instant::now();
-    let ticks = store.read_ticks(&names).await;
-    names
-        .into_iter()
-        .zip(ticks)
-        .map(|(name, ticks)| Looked {
-            definition: definitions.remove(&name),
-            asked_ms,
-            asked_at,
-            name,
-            ticks,
-        })
-        .collect()
+    fn compare_with(&mut self, sweep: &mut Sweep, name: TaskName) {
+        let (is_defined, is_counted) = (sweep.defined.contains(&name), sweep.counted.contains(&name));
+        let Some(job) = self.table.get(&name) else { return self.look(&name, true) };
+        let gone = matches!(job.known, Known::Gone);
+        let is_wrong = job.told.is_some();
+        if is_defined == gone {
+            // Come or gone behind our back.
+            self.look(&name, true);
+        } else if gone && !is_counted {
+            self.table.forget(&name);
+            self.due.set(&name, None);
+        } else if gone {
+            if self.place.is_first(&name) {
+                sweep.retire.push(name);
+            }
+        } else if !self.place.pushed {
+            self.look(&name, true);
+        } else if sweep.round && self.place.is_first(&name) {
+            self.look(&name, is_wrong);
+        }
+    }
 }
 
 /// The wall clock. It can only delay a tick.
@@ -855,54 +1067,6 @@ fn wall_ms() -> i64 {
 mod tests {
     use super::*;
 
-    fn entered() -> (Runs, Nonce) {
-        let (runs, nonce) = (Runs::default(), Nonce::random());
-        let job = TaskName::new("job").unwrap();
-        assert!(runs.enter(&CancellationToken::new(), &nonce, &job).is_some());
-        (runs, nonce)
-    }
-
-    #[test]
-    fn what_redis_has_not_answered_is_a_ghost_as_soon_as_nobody_attends_to_it() {
-        let (runs, nonce) = entered();
-        assert!(runs.has(&nonce));
-        runs.leave(&nonce);
-        assert!(!runs.has(&nonce), "it was asked for, and whether it was granted nobody knows");
-        let (runs, nonce) = entered();
-        runs.begun(&nonce);
-        runs.finishing(&nonce);
-        runs.leave(&nonce);
-        assert!(!runs.has(&nonce), "its end may not have arrived");
-    }
-
-    #[test]
-    fn what_is_over_is_remembered_for_a_look_that_comes_in_late() {
-        let (runs, nonce) = entered();
-        runs.begun(&nonce);
-        runs.over(&nonce);
-        runs.leave(&nonce);
-        assert!(runs.has(&nonce));
-        assert!(runs.is_empty(), "a drain does not wait for it");
-        runs.prune();
-        assert!(runs.has(&nonce));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_has_been_over_for_long_is_forgotten() {
-        let (runs, nonce) = entered();
-        runs.over(&nonce);
-        tokio::time::advance(OVER_KEPT + Duration::from_secs(1)).await;
-        runs.prune();
-        assert!(!runs.has(&nonce));
-    }
-
-    #[test]
-    fn nothing_is_entered_once_the_drain_has_begun() {
-        let drain = CancellationToken::new();
-        drain.cancel();
-        assert!(Runs::default().enter(&drain, &Nonce::random(), &TaskName::new("job").unwrap()).is_none());
-    }
-
     #[tokio::test]
     async fn the_loop_is_answered_also_by_work_that_fails() {
         let (done, mut answers) = mpsc::unbounded_channel();
@@ -913,8 +1077,8 @@ mod tests {
         });
         assert!(failed.await.is_err());
         assert!(matches!(answers.recv().await, Some(Done::NotSwept)));
-        Answer::or(&done, Done::NotSwept).is(Done::Looked(Vec::new()));
-        assert!(matches!(answers.recv().await, Some(Done::Looked(_))));
+        Answer::or(&done, Done::NotSwept).is(Done::LookEnded);
+        assert!(matches!(answers.recv().await, Some(Done::LookEnded)));
         assert!(answers.try_recv().is_err(), "once");
     }
 }

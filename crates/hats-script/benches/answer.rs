@@ -78,6 +78,7 @@ fn lanes(warm_bytes: usize) -> Lanes {
         #[cfg(feature = "sql")]
         sql: None,
         warm_bytes,
+        preemption: Default::default(),
         on_turn: Arc::new(|_| {}),
     })
     .unwrap()
@@ -127,7 +128,7 @@ async fn main() {
             let task = ScriptTask { control, limits: Limits::default() };
             let source = "function main() { return 1 }".into();
             let (_, ran) =
-                lanes.spawn_run(task, async move |vm: &mut Vm| vm.run_once(&source, "bench", None).await);
+                lanes.spawn_run(task, async move |vm: &mut hats_script::Vm| vm.run_once(&source, "bench", None).await);
             async move { drop(ran.await.unwrap().result.unwrap()) }
         };
         let (alone, many) = (rate(1, one.clone()).await, rate(32, one).await);

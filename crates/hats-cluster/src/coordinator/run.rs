@@ -38,6 +38,7 @@ use crate::store::{Burial, Found, MirrorUpdate, ROW_TTL, Released, Sample, Store
 use crate::watch;
 use crate::watchdog::Stamp;
 
+use super::feed::JobNewsSender;
 use super::operation::Claimed;
 use super::poison::Poison;
 use super::settle::Settling;
@@ -150,7 +151,7 @@ pub(super) struct Coordinator {
     events: mpsc::UnboundedSender<Event>,
     peers: tokio::sync::watch::Sender<Peers>,
     /// Whoever runs jobs.
-    news: Option<mpsc::UnboundedSender<JobNews>>,
+    news: Option<JobNewsSender>,
     named_by_runs: HashSet<SessionId>,
     /// Whoever answers requests.
     endpoint_news: Option<mpsc::UnboundedSender<EndpointNews>>,

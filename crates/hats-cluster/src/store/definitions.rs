@@ -1,6 +1,6 @@
 //! Definitions of tasks: reading them, mirroring our state into them, registering them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -312,6 +312,24 @@ impl Store {
         Ok(members.into_array().iter().filter_map(lua::lossy).collect())
     }
 
+    /// Enters into the index of a kind what is `defined` and missing there, and removes what is not.
+    ///
+    /// # Errors
+    /// When Redis does not answer; it may be repeated.
+    pub async fn mend_index(&self, kind: TaskKind, defined: &[impl AsRef<str>]) -> Result<(), Error> {
+        let indexed: HashSet<String> = self.index_members(kind).await?.into_iter().collect();
+        let defined: HashSet<&str> = defined.iter().map(AsRef::as_ref).collect();
+        let missing: Vec<&str> = defined.iter().copied().filter(|name| !indexed.contains(*name)).collect();
+        let surplus: Vec<&String> = indexed.iter().filter(|name| !defined.contains(name.as_str())).collect();
+        if !missing.is_empty() {
+            self.index_add(kind, &missing).await?;
+        }
+        if !surplus.is_empty() {
+            self.index_remove(kind, &surplus).await?;
+        }
+        Ok(())
+    }
+
     /// Adds names to the index of a kind.
     ///
     /// # Errors
@@ -356,7 +374,7 @@ const THREAD_FIELDS: [&str; 11] = [
     "LogLineLimit",
     "RestartAt",
 ];
-const JOB_FIELDS: [&str; 16] = [
+pub(super) const JOB_FIELDS: [&str; 16] = [
     "Status",
     "Cron",
     "TZ",
@@ -375,7 +393,7 @@ const JOB_FIELDS: [&str; 16] = [
     "RunAt",
 ];
 /// Asked for behind the others.
-const MIRROR_FIELDS: [&str; 5] = ["State", "Owner", "Heartbeat", "Error", "ErrorTime"];
+pub(super) const MIRROR_FIELDS: [&str; 5] = ["State", "Owner", "Heartbeat", "Error", "ErrorTime"];
 
 /// Reads a definition: its source and modules unless they are `known`, and these fields.
 pub(super) fn read_at<'a>(
@@ -460,7 +478,20 @@ fn parse_read(reply: lua::Reply, known: Option<&Definition>) -> Option<Definitio
 
 fn parse_job(reply: lua::Reply, known: Option<&JobDefinition>) -> Option<JobRead> {
     let known = known.map(|known| (&known.digest, &known.source, &known.modules));
-    let mut raw = Raw::parse(reply, &JOB_FIELDS, known)?;
+    Some(job_read(Raw::parse(reply, &JOB_FIELDS, known)?))
+}
+
+/// A definition of which everything but the source was read: the values of [`JOB_FIELDS`] and [`MIRROR_FIELDS`]. None:
+/// there is none.
+pub(super) fn job_outline(values: &[Value]) -> Option<JobRead> {
+    let fields = JOB_FIELDS.iter().chain(&MIRROR_FIELDS).zip(values);
+    let fields: HashMap<_, _> =
+        fields.filter_map(|(&field, value)| Some((field, lua::lossy(value)?))).collect();
+    let (digest, modules) = (SourceDigest::from_hex(""), Ok(Modules::default()));
+    (!fields.is_empty()).then(|| job_read(Raw { digest, source: Some("".into()), modules, fields }))
+}
+
+fn job_read(mut raw: Raw) -> JobRead {
     let modules = std::mem::replace(&mut raw.modules, Ok(Modules::default()));
     let fields = JobFields {
         status: raw.get("Status"),
@@ -480,7 +511,7 @@ fn parse_job(reply: lua::Reply, known: Option<&JobDefinition>) -> Option<JobRead
         log_line_limit: raw.get("LogLineLimit"),
         run_at: raw.get("RunAt"),
     };
-    Some(JobRead::new(raw.source.clone(), modules, raw.digest.clone(), &fields, raw.mirror()))
+    JobRead::new(raw.source.clone(), modules, raw.digest.clone(), &fields, raw.mirror())
 }
 
 /// The wall clock as people read it, RFC 3339. It decides nothing.

@@ -16,7 +16,8 @@ use crate::records::{
 };
 
 /// The fields that every worker reads again and again, in the order of [`parse_record`].
-const WATCHED: [&str; 8] = ["Def", "LastTick", "Anchor", "Runs", "Retries", "Pending", "Manual", "Epoch"];
+pub(super) const WATCHED: [&str; 8] =
+    ["Def", "LastTick", "Anchor", "Runs", "Retries", "Pending", "Manual", "Epoch"];
 /// The fields of [`parse_counts`], in its order.
 const COUNTED: [&str; 8] = ["Elapsed", "Ran", "Failed", "Skipped", "Missed", "Runs", "Retries", "Pending"];
 /// What a run has said is no longer than this in the history.
@@ -455,7 +456,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// The values of [`WATCHED`]. A malformed one counts as absent.
-fn parse_record(values: &[Option<String>; WATCHED.len()]) -> TicksRecord {
+pub(super) fn parse_record(values: &[Option<String>; WATCHED.len()]) -> TicksRecord {
     let [def, last, anchor, runs, retries, pending, manual, epoch] = values;
     let text = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
     let instant = |value: &Option<String>| value.as_ref()?.parse::<i64>().ok();

@@ -47,6 +47,8 @@ const REST_MS: i64 = 1000;
 pub(super) struct Question {
     pub(super) name: TaskName,
     pub(super) known: Known,
+    /// The last definition that was read whole: its source need not be fetched again.
+    pub(super) read: Option<JobDefinition>,
     pub(super) ticks: TicksRecord,
     pub(super) lease: Lease,
     /// Sessions that the record names and that are known to be dead.
@@ -92,26 +94,62 @@ struct Granted {
     manual: bool,
 }
 
+/// What Redis keeps of the ticks of a job, as it was when a run had ended.
+pub(super) struct Seen {
+    /// From before that was sent; and in milliseconds since 1970.
+    pub(super) asked_at: Instant,
+    pub(super) asked_ms: i64,
+    pub(super) ticks: TicksRecord,
+}
+
 /// Asks what the step says, and runs what is granted.
 pub(super) fn start(shared: Arc<Shared>, question: Question, step: Step) {
     let work = async move {
         let (name, asked_at) = (question.name.clone(), Instant::now());
         // A run has a span of its own.
         let span = tracing::error_span!("question", task = %name, kind = "job");
-        let nothing = Done::Asked { name: name.clone(), asked_at, ticks: None, after: After::Rest(REST_MS) };
+        let nothing = Done::Asked {
+            name: name.clone(),
+            asked_at,
+            read: None,
+            ticks: None,
+            after: After::Rest(REST_MS),
+        };
         let answer = Answer::or(&shared.done, nothing);
-        let (granted, ticks, after) = ask(&shared, &question, step).instrument(span).await;
-        answer.is(Done::Asked { name: name.clone(), asked_at, ticks, after });
+        let Told { granted, read, ticks, after } = ask(&shared, &question, step).instrument(span).await;
+        answer.is(Done::Asked { name: name.clone(), asked_at, read, ticks, after });
         if let Some(granted) = granted {
-            // Told when it goes, however it ends.
-            let _ended = Answer::or(&shared.done, Done::Ended { name });
-            attend(&shared, &question, granted).await;
+            // Told however it ends; if nothing better is known the loop reads the job.
+            let ended = Answer::or(&shared.done, Done::Ended { name: name.clone(), read: None, ticks: None });
+            let (read, ticks) = attend(&shared, &question, granted).await;
+            ended.is(Done::Ended { name, read, ticks });
         }
     };
     tokio::spawn(work);
 }
 
-type Told = (Option<Granted>, Option<TicksRecord>, After);
+/// What a question has come to.
+struct Told {
+    granted: Option<Granted>,
+    /// The definition, if it was read.
+    read: Option<Option<JobRead>>,
+    ticks: Option<TicksRecord>,
+    after: After,
+}
+
+impl Told {
+    fn nothing(after: After) -> Self {
+        Self { granted: None, read: None, ticks: None, after }
+    }
+
+    fn seen(ticks: TicksRecord, after: After) -> Self {
+        Self { ticks: Some(ticks), ..Self::nothing(after) }
+    }
+
+    fn granted(granted: Option<Granted>, ticks: TicksRecord, after: After) -> Self {
+        Self { granted, ..Self::seen(ticks, after) }
+    }
+}
 
 /// What the loop does when a question about a job has been answered.
 pub(super) enum After {
@@ -124,33 +162,36 @@ pub(super) enum After {
 }
 
 async fn ask(shared: &Arc<Shared>, question: &Question, step: Step) -> Told {
-    let not_answered = (None, None, After::Rest(REST_MS));
-    match step {
-        Step::Wait(_) | Step::Look | Step::LookInTurn { .. } => (None, None, After::Consider),
-        Step::Adopt => adopt(shared, question).await.unwrap_or(not_answered),
-        Step::Settle => settle(shared, question).await.unwrap_or(not_answered),
-        Step::Ask(next) => tick(shared, question, next).await.unwrap_or(not_answered),
-        Step::ByHand(at) => by_hand(shared, question, &at).await.unwrap_or(not_answered),
-    }
+    let told = match step {
+        Step::Wait(_) | Step::Look | Step::LookForAdoption | Step::LookInTurn { .. } => {
+            Some(Told::nothing(After::Consider))
+        }
+        Step::Adopt => adopt(shared, question).await,
+        Step::Settle => settle(shared, question).await,
+        Step::Ask(next) => tick(shared, question, next).await,
+        Step::ByHand(at) => by_hand(shared, question, &at).await,
+    };
+    told.unwrap_or_else(|| Told::nothing(After::Rest(REST_MS)))
 }
 
 async fn adopt(shared: &Shared, question: &Question) -> Option<Told> {
     // What is known may be what was before a change that a peer has adopted already: to adopt the old one again would
     // move the last tick, and lose those in between. So it is read once more; the ticks were read before it.
-    let kept = question.known.ready().map(|ready| ready.definition.clone());
-    let read = read(shared, question, kept).await?;
-    let (known, _, _) = table::known(read);
+    let read = read(shared, question, question.read.clone()).await?;
+    let (known, _, _) = table::known(read.clone(), question.known.ready());
     let (def, every) = match &known {
         Known::On(ready) => {
             (ready.def.as_str(), ready.schedule.is_interval().then(|| ready.schedule.digest()))
         }
         Known::Off { def, .. } => (*def, None),
-        Known::Unknown | Known::Gone => return Some((None, None, After::Read)),
+        Known::Unknown | Known::Gone => {
+            return Some(Told { read: Some(read), ..Told::nothing(After::Consider) });
+        }
     };
     let seen = question.ticks.def.as_deref();
     let adopt = || shared.store.adopt(&question.name, seen, def, every);
-    let (_, record) = answered(&question.lease, "adopt", adopt).await?;
-    Some((None, Some(record), After::Read))
+    let (_, record) = answered(shared, &question.lease, "adopt", adopt).await?;
+    Some(Told { read: Some(read), ..Told::seen(record, After::Consider) })
 }
 
 async fn settle(shared: &Arc<Shared>, question: &Question) -> Option<Told> {
@@ -168,15 +209,15 @@ async fn settle(shared: &Arc<Shared>, question: &Question) -> Option<Told> {
         again: restart::FIRST,
     };
     let settle = || shared.store.settle(&question.name, &question.dead, &waiting);
-    let (run, record) = answered(&question.lease, "settle", settle).await?;
+    let (run, record) = answered(shared, &question.lease, "settle", settle).await?;
     // What has changed nothing is not asked for again at once.
     let same = record == question.ticks;
     let after = if same { After::Rest(REST_MS) } else { After::Consider };
-    Some((run.map(|run| entered.granted(run, def, false)), Some(record), after))
+    Some(Told::granted(run.map(|run| entered.granted(run, def, false)), record, after))
 }
 
 async fn tick(shared: &Arc<Shared>, question: &Question, next: Next) -> Option<Told> {
-    let Known::On(ready) = &question.known else { return Some((None, None, After::Read)) };
+    let Known::On(ready) = &question.known else { return Some(Told::nothing(After::Read)) };
     let last_ms = question.ticks.last_ms?;
     let entered = Entered::new(shared, question)?;
     let request = TickRequest {
@@ -188,12 +229,12 @@ async fn tick(shared: &Arc<Shared>, question: &Question, next: Next) -> Option<T
         patient: next.catching_up,
     };
     let tick = || shared.store.tick(&question.name, &entered.by, &request);
-    let (answer, record) = answered(&question.lease, "tick", tick).await?;
+    let (answer, record) = answered(shared, &question.lease, "tick", tick).await?;
     let after = match answer {
         TickAnswer::Granted(run) => {
             metrics::ticks(TickOutcome::Missed, next.missed);
             let granted = entered.granted(run, ready.def.clone(), false);
-            return Some((Some(granted), Some(record), After::Consider));
+            return Some(Told::granted(Some(granted), record, After::Consider));
         }
         TickAnswer::Early => After::Rest(EARLY_MS),
         TickAnswer::Stale => After::Read,
@@ -204,21 +245,21 @@ async fn tick(shared: &Arc<Shared>, question: &Question, next: Next) -> Option<T
         }
         TickAnswer::Done | TickAnswer::Busy | TickAnswer::Buffered => After::Consider,
     };
-    Some((None, Some(record), after))
+    Some(Told::seen(record, after))
 }
 
 async fn by_hand(shared: &Arc<Shared>, question: &Question, at: &str) -> Option<Told> {
-    let Some(ready) = question.known.ready() else { return Some((None, None, After::Read)) };
+    let Some(ready) = question.known.ready() else { return Some(Told::nothing(After::Read)) };
     let entered = Entered::new(shared, question)?;
     let overlap = ready.definition.overlap;
     let ask = || shared.store.run_by_hand(&question.name, &entered.by, at, question.ticks.epoch, overlap);
-    let (answer, record) = answered(&question.lease, "run by hand", ask).await?;
+    let (answer, record) = answered(shared, &question.lease, "run by hand", ask).await?;
     Some(match answer {
         TickAnswer::Granted(run) => {
-            (Some(entered.granted(run, ready.def.clone(), true)), Some(record), After::Consider)
+            Told::granted(Some(entered.granted(run, ready.def.clone(), true)), record, After::Consider)
         }
-        TickAnswer::Busy => (None, Some(record), After::Rest(REST_MS)),
-        _ => (None, Some(record), After::Consider),
+        TickAnswer::Busy => Told::seen(record, After::Rest(REST_MS)),
+        _ => Told::seen(record, After::Consider),
     })
 }
 
@@ -226,29 +267,36 @@ async fn by_hand(shared: &Arc<Shared>, question: &Question, at: &str) -> Option<
 async fn read(shared: &Shared, question: &Question, known: Option<JobDefinition>) -> Option<Option<JobRead>> {
     let jobs = [(question.name.clone(), known)];
     let read = || async { shared.store.read_jobs(&jobs).await.pop().unwrap_or(Ok(None)) };
-    answered(&question.lease, "read", read).await
+    answered(shared, &question.lease, "read", read).await
 }
 
-/// Runs what was granted, and what follows from it, until nothing follows.
-async fn attend(shared: &Arc<Shared>, question: &Question, granted: Granted) {
-    let mut known = question.known.ready().map(|ready| ready.definition.clone());
+/// Runs what was granted, and what follows from it, until nothing follows. Gives the definition that was read last, and
+/// the ticks as they were after the last run.
+async fn attend(
+    shared: &Arc<Shared>,
+    question: &Question,
+    granted: Granted,
+) -> (Option<JobDefinition>, Option<Seen>) {
+    let mut known = question.read.clone();
     let mut next = Some(granted);
+    let mut seen = None;
     while let Some(granted) = next {
         let run = &granted.run;
         let tick = instant(run.tick_ms);
         let span = span::job(&question.name, &shared.worker, run.epoch, &tick, run.attempt);
-        next = attend_to_its_end(shared, question, &granted, &mut known).instrument(span).await;
+        (next, seen) = attend_to_its_end(shared, question, &granted, &mut known).instrument(span).await;
     }
+    (known, seen)
 }
 
-/// One run, until its end is answered. Gives what follows.
+/// One run, until its end is answered. Gives what follows, and the ticks since.
 async fn attend_to_its_end(
     shared: &Arc<Shared>,
     question: &Question,
     granted: &Granted,
     known: &mut Option<JobDefinition>,
-) -> Option<Granted> {
-    let ended = attend_one(shared, question, granted, known).await?;
+) -> (Option<Granted>, Option<Seen>) {
+    let Some(ended) = attend_one(shared, question, granted, known).await else { return (None, None) };
     let nonce = &granted.entered.by.nonce;
     count(granted, &ended);
     shared.runs.finishing(nonce);
@@ -287,7 +335,7 @@ async fn attend_one(
     let name = &question.name;
     let read = read(shared, question, known.take()).await?;
     let mirror = read.as_ref().map(|read| read.mirror.clone()).unwrap_or_default();
-    let (now_known, kept, wrong) = table::known(read);
+    let (now_known, kept, wrong) = table::known(read, question.known.ready());
     *known = kept;
     let skip = |why: &str| Some(Ended { outcome: TickOutcome::Skipped, ..Ended::failed(why) });
     // However it was granted: by the schedule, as a retry or because somebody asked for it.
@@ -392,54 +440,80 @@ fn tell(shared: &Arc<Shared>, name: &TaskName, mirror: &Mirror, (ended, error): 
     mirror_soon(shared, name, update);
 }
 
+fn mirror_soon(shared: &Arc<Shared>, name: &TaskName, update: MirrorUpdate) {
+    let (shared, updates) = (shared.clone(), vec![(name.clone(), update)]);
+    tokio::spawn(async move { mirror(&shared, updates).await });
+}
+
 /// Writes for people, once: what they see decides nothing.
-pub(super) fn mirror_soon(shared: &Arc<Shared>, name: &TaskName, update: MirrorUpdate) {
-    let (shared, name) = (shared.clone(), name.clone());
-    tokio::spawn(async move {
+pub(super) async fn mirror(shared: &Shared, updates: Vec<(TaskName, MirrorUpdate)>) {
+    for (name, update) in updates {
+        let Ok(_permit) = shared.questions.acquire().await else { return };
         if let Err(error) = shared.store.mirror_job(&name, &update).await {
             tracing::debug!(task = %name, kind = "job", %error, "the state of the job is not written");
         }
-    });
+    }
 }
 
-/// Ends the run in Redis; repeated until it is answered or the lease is lost. Gives what follows.
-async fn finish(shared: &Arc<Shared>, question: &Question, nonce: &Nonce, ended: &Ended) -> Option<Granted> {
+/// Ends the run in Redis; repeated until it is answered or the lease is lost. Gives what follows, and the ticks since.
+async fn finish(
+    shared: &Arc<Shared>,
+    question: &Question,
+    nonce: &Nonce,
+    ended: &Ended,
+) -> (Option<Granted>, Option<Seen>) {
     // Who drains leaves what waits to the others.
     let next = Entered::new(shared, question);
     let by = next.as_ref().map(|next| &next.by);
+    let (asked_at, asked_ms) = (Instant::now(), shared.now_ms());
     let finish = || shared.store.finish(&question.name, nonce, ended, by);
-    let (run, record) = answered(&question.lease, "finish", finish).await?;
+    let Some((run, ticks)) = answered(shared, &question.lease, "finish", finish).await else {
+        return (None, None);
+    };
     shared.runs.over(nonce);
     // What waited may have come under another definition than the run that has ended.
-    Some(next?.granted(run?, record.def.unwrap_or_default(), false))
+    let def = ticks.def.clone().unwrap_or_default();
+    let granted = next.zip(run).map(|(next, run)| next.granted(run, def, false));
+    (granted, Some(Seen { asked_at, asked_ms, ticks }))
 }
 
 /// Ends a run that names our session and that nobody here knows.
 pub(super) fn end_ghost(shared: Arc<Shared>, name: TaskName, nonce: Nonce) {
     tokio::spawn(async move {
+        let Ok(_permit) = shared.questions.acquire().await else { return };
         if let Err(error) = shared.store.finish(&name, &nonce, &Ended::ghost(), None).await {
             tracing::debug!(task = %name, kind = "job", %error, "a ghost is ended at the next look");
         }
     });
 }
 
-/// The definition is gone: its ticks follow in a day.
-pub(super) fn retire(shared: Arc<Shared>, name: TaskName) {
+/// These definitions are gone: their ticks follow in a day.
+pub(super) fn retire(shared: Arc<Shared>, names: Vec<TaskName>) {
     tokio::spawn(async move {
-        if let Err(error) = shared.store.retire_ticks(&name).await {
-            tracing::debug!(task = %name, kind = "job", %error, "the ticks are retired by the next sweep");
+        for name in names {
+            let Ok(_permit) = shared.questions.acquire().await else { return };
+            if let Err(error) = shared.store.retire_ticks(&name).await {
+                tracing::debug!(task = %name, kind = "job", %error, "the ticks are retired by the next sweep");
+            }
         }
     });
 }
 
-/// Asks until there is an answer. None: the lease is lost, or the record cannot be used at all.
+/// Asks until there is an answer, each time once few enough questions are in flight. None: the lease is lost, or the
+/// record cannot be used at all.
 async fn answered<T, F: Future<Output = Result<T, Error>>>(
+    shared: &Shared,
     lease: &Lease,
     what: &str,
     mut ask: impl FnMut() -> F,
 ) -> Option<T> {
     let mut pause = PAUSE;
     loop {
+        let permit = tokio::select! {
+            biased;
+            () = lease.lost() => return None,
+            permit = shared.questions.acquire() => permit.ok()?,
+        };
         if !lease.is_trusted() {
             return None;
         }
@@ -451,6 +525,7 @@ async fn answered<T, F: Future<Output = Result<T, Error>>>(
             }
             Err(error) => tracing::debug!(%error, question = what, "not answered yet"),
         }
+        drop(permit);
         tokio::select! {
             () = lease.lost() => return None,
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),

@@ -13,7 +13,8 @@ use hats_cluster::id::SessionId;
 use hats_cluster::lease::Lease;
 use hats_cluster::name::TaskName;
 use hats_cluster::rank;
-use hats_cluster::records::{JobDefinition, JobRead, Overlap, TicksRecord};
+use hats_cluster::records::{JobDefinition, JobRead, Overlap, RunRecord, TicksRecord};
+use tokio::time::Instant;
 
 use super::plan::{self, Next, Policy};
 use crate::cron::{Schedule, UnixSeconds};
@@ -24,8 +25,18 @@ pub(super) const RANK_DELAY_MS: i64 = 20;
 const LAST_DELAY_MS: i64 = 5000;
 /// No run that failed is due again later than this.
 const AGAIN_MAX_MS: i64 = 3_600_000;
+/// The `Def` of a definition that cannot be run.
+pub(super) const MALFORMED: &str = "malformed";
 /// Ranks that have a delay of their own.
 const RANKS: usize = 3;
+/// How much later each further rank adopts a definition, and by how much more for each job whose adoption it leaves to
+/// others: these have that much to do first.
+const ADOPT_DELAY_MS: i64 = 150;
+const ADOPT_DELAY_EACH_US: i64 = 500;
+const ADOPT_DELAY_MAX_MS: i64 = 5000;
+/// Maximum jobs that are adopted before the startup grace is over: with more, workers that start together would each do
+/// what all of them have to do.
+const ADOPT_UNSETTLED_MAX: usize = 8;
 
 /// A definition that can be run.
 #[derive(Debug)]
@@ -70,7 +81,27 @@ pub(super) struct Job {
     pub(super) asking: bool,
     /// Its definition says already why it does not run.
     pub(super) told: Option<String>,
+    /// When what is known of its definition, and of its ticks, was asked for: what was asked for earlier is older.
+    pub(super) defined_at: Option<Instant>,
+    pub(super) ticks_at: Option<Instant>,
+    /// Its question waits until fewer are in flight.
+    pub(super) in_line: bool,
+    /// Since when it is to be adopted, in milliseconds since 1970.
+    unadopted_ms: Option<i64>,
+    /// Its adoption is left to another worker, which comes before this one.
+    left: bool,
     due: Option<i64>,
+}
+
+/// What there is to be adopted, as far as this worker knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Adoptions {
+    /// All jobs that are to be adopted.
+    all: usize,
+    /// Those among them for which others come first.
+    pub(super) left: usize,
+    /// When one of these was last seen to have been adopted: as long as others get on with it they are left to them.
+    progress_ms: i64,
 }
 
 /// What is to be done about a job.
@@ -80,6 +111,8 @@ pub(super) enum Step {
     Wait(Option<i64>),
     /// Definition or ticks have to be read first.
     Look,
+    /// Whether others have adopted what is left to them is to be read.
+    LookForAdoption,
     /// Somebody else comes first for a tick that has been due for so long: whether it has been taken is read first.
     LookInTurn { late_ms: i64 },
     /// Redis counts by another definition: tell it this one.
@@ -100,6 +133,9 @@ pub(super) struct Place {
     pub(super) live: Arc<[SessionId]>,
     pub(super) dead: HashSet<SessionId>,
     pub(super) pushed: bool,
+    /// The startup grace is over.
+    pub(super) settled: bool,
+    pub(super) adoptions: Adoptions,
 }
 
 impl Place {
@@ -110,6 +146,19 @@ impl Place {
     /// Whether this worker comes first for what concerns the job as a whole.
     pub(super) fn is_first(&self, name: &TaskName) -> bool {
         self.session().is_some_and(|own| rank::of(name, 0, own, &self.live) == 0)
+    }
+
+    /// When this worker adopts the definition of a job that is to be adopted since `since`.
+    fn adopt_at(&self, name: &TaskName, since: i64) -> i64 {
+        let rank = self.session().map_or(RANKS, |own| rank::of(name, 0, own, &self.live)).min(RANKS);
+        if rank == 0 {
+            return since;
+        }
+        let left = i64::try_from(self.adoptions.left).unwrap_or(i64::MAX);
+        let more = left.saturating_mul(ADOPT_DELAY_EACH_US) / 1000;
+        let delay = ADOPT_DELAY_MS.saturating_add(more).min(ADOPT_DELAY_MAX_MS);
+        let since = since.max(self.adoptions.progress_ms);
+        since.saturating_add(delay * i64::try_from(rank).unwrap_or(1))
     }
 
     /// How long this worker leaves a tick of a job to others.
@@ -138,30 +187,55 @@ impl Ready {
     pub(super) fn new(definition: JobDefinition) -> Result<Self, String> {
         let schedule =
             Schedule::parse(&definition.cron, definition.tz.as_deref()).map_err(|error| error.to_string())?;
+        Ok(Self::with(definition, schedule))
+    }
+
+    /// As it was before, if nothing about its schedule has changed: to parse one takes long.
+    fn renewed(definition: JobDefinition, before: Option<&Arc<Self>>) -> Result<Arc<Self>, String> {
+        match before {
+            Some(before) if before.definition == definition => Ok(before.clone()),
+            Some(before)
+                if before.definition.cron == definition.cron && before.definition.tz == definition.tz =>
+            {
+                Ok(Arc::new(Self::with(definition, before.schedule.clone())))
+            }
+            _ => Self::new(definition).map(Arc::new),
+        }
+    }
+
+    fn with(definition: JobDefinition, schedule: Schedule) -> Self {
         let policy = Policy {
             misfire: definition.misfire,
             look_back: definition.misfire_look_back,
             jitter: definition.jitter,
         };
         let def = schedule.digest().to_owned();
-        Ok(Self { definition, schedule, policy, def })
+        Self { definition, schedule, policy, def }
     }
 }
 
-/// What a definition as it was read amounts to; with the text that says why it cannot run.
-pub(super) fn known(read: Option<JobRead>) -> (Known, Option<JobDefinition>, Option<String>) {
+/// What a definition as it was read amounts to; with the text that says why it cannot run. `before`: what was known of it.
+pub(super) fn known(
+    read: Option<JobRead>,
+    before: Option<&Arc<Ready>>,
+) -> (Known, Option<JobDefinition>, Option<String>) {
     let Some(read) = read else { return (Known::Gone, None, None) };
-    let malformed = Known::Off { def: "malformed", ready: None };
+    let malformed = Known::Off { def: MALFORMED, ready: None };
     let definition = match read.definition {
         Ok(definition) => definition,
         Err(error) => return (malformed, None, Some(error.to_string())),
     };
     let kept = Some(definition.clone());
-    match Ready::new(definition) {
+    match Ready::renewed(definition, before) {
         Err(error) => (malformed, kept, Some(error)),
-        Ok(ready) if ready.definition.enabled => (Known::On(Arc::new(ready)), kept, None),
-        Ok(ready) => (Known::Off { def: "disabled", ready: Some(Arc::new(ready)) }, kept, None),
+        Ok(ready) if ready.definition.enabled => (Known::On(ready), kept, None),
+        Ok(ready) => (Known::Off { def: "disabled", ready: Some(ready) }, kept, None),
     }
+}
+
+/// Whether the ticks are counted by a definition that somebody has found malformed.
+pub(super) fn is_malformed(ticks: &TicksRecord) -> bool {
+    ticks.def.as_deref() == Some(MALFORMED)
 }
 
 impl Job {
@@ -205,7 +279,19 @@ impl Job {
             Known::On(ready) => ready.def.as_str(),
         };
         if ticks.def.as_deref() != Some(def) {
-            return Step::Adopt;
+            if !self.settled_for(place) {
+                return Step::Wait(wake);
+            }
+            let since = self.unadopted_ms.unwrap_or(self.seen_ms);
+            let at = place.adopt_at(name, since);
+            return if now_ms < at {
+                Step::Wait(earlier(wake, at))
+            } else if at > since && self.seen_ms < at {
+                // The worker that comes first has done it by now, as a rule.
+                Step::LookForAdoption
+            } else {
+                Step::Adopt
+            };
         }
         if let Some(at) = self.known.ready().and_then(|ready| ready.definition.run_at.as_ref())
             && ticks.manual.as_deref() != Some(at)
@@ -248,6 +334,31 @@ impl Job {
         }
     }
 
+    fn settled_for(&self, place: &Place) -> bool {
+        place.settled || place.adoptions.all <= ADOPT_UNSETTLED_MAX
+    }
+
+    /// Whether Redis counts its ticks by another definition than the one that is known.
+    fn needs_adoption(&self) -> bool {
+        let def = match &self.known {
+            Known::Unknown | Known::Gone => return false,
+            Known::Off { def, .. } => def,
+            Known::On(ready) => ready.def.as_str(),
+        };
+        self.ticks.as_ref().is_some_and(|ticks| ticks.def.as_deref() != Some(def))
+    }
+
+    /// Whether its definition was found malformed.
+    pub(super) fn is_malformed(&self) -> bool {
+        self.ticks.as_ref().is_some_and(is_malformed)
+            || matches!(self.known, Known::Off { def: MALFORMED, .. })
+    }
+
+    /// Whether nothing is known of it but its name.
+    pub(super) fn is_new(&self) -> bool {
+        self.defined_at.is_none()
+    }
+
     /// Since when the oldest tick is due that nobody has taken as far as is known, in milliseconds since 1970; None: there
     /// is no such tick.
     pub(super) fn due_since(&self, name: &TaskName, now_ms: i64) -> Option<i64> {
@@ -286,11 +397,18 @@ fn earlier(a: Option<i64>, b: i64) -> Option<i64> {
 pub(super) struct Table {
     jobs: HashMap<TaskName, Job>,
     queue: BTreeSet<(i64, TaskName)>,
+    adoptions: Adoptions,
+    /// How many runs name each session.
+    sessions: HashMap<SessionId, usize>,
 }
 
 impl Table {
     pub(super) fn get(&self, name: &TaskName) -> Option<&Job> {
         self.jobs.get(name)
+    }
+
+    pub(super) fn get_mut(&mut self, name: &TaskName) -> Option<&mut Job> {
+        self.jobs.get_mut(name)
     }
 
     /// The job, entered if it was not known.
@@ -302,8 +420,57 @@ impl Table {
         self.jobs.keys()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&TaskName, &Job)> {
-        self.jobs.iter()
+    pub(super) fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Takes what Redis keeps of the ticks of a job. True: runs name other sessions than before.
+    pub(super) fn set_ticks(&mut self, name: &TaskName, ticks: TicksRecord) -> bool {
+        let job = self.jobs.entry(name.clone()).or_default();
+        let before = job.ticks.replace(ticks);
+        let (before, now) = (before.as_ref().map_or(&[][..], |ticks| &ticks.runs), job.ticks.as_ref());
+        let now = now.map_or(&[][..], |ticks| &ticks.runs);
+        let mut changed = false;
+        for run in now {
+            let runs = self.sessions.entry(run.session.clone()).or_default();
+            changed |= *runs == 0;
+            *runs += 1;
+        }
+        changed | uncount(&mut self.sessions, before)
+    }
+
+    /// The jobs whose adoption is left to others.
+    pub(super) fn left(&self) -> Vec<TaskName> {
+        let left = self.jobs.iter().filter(|(_, job)| job.left);
+        left.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The sessions that runs name.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = &SessionId> {
+        self.sessions.keys()
+    }
+
+    /// Notes whether the job is to be adopted, and whether another worker comes `first` for that.
+    pub(super) fn note_adoption(&mut self, name: &TaskName, place: &Place, now_ms: i64) -> Adoptions {
+        let Some(job) = self.jobs.get_mut(name) else { return self.adoptions };
+        let needed = job.needs_adoption();
+        if needed || job.unadopted_ms.is_some() {
+            let all = &mut self.adoptions;
+            all.all = all.all.saturating_sub(usize::from(job.unadopted_ms.is_some()));
+            all.left = all.left.saturating_sub(usize::from(job.left));
+            if needed {
+                job.unadopted_ms.get_or_insert(now_ms);
+                job.left = !place.is_first(name);
+                all.all += 1;
+                all.left += usize::from(job.left);
+            } else {
+                job.unadopted_ms = None;
+                if std::mem::take(&mut job.left) {
+                    all.progress_ms = now_ms;
+                }
+            }
+        }
+        self.adoptions
     }
 
     /// Considers the job again at `at`; none: only when something changes.
@@ -336,10 +503,39 @@ impl Table {
         Some(name)
     }
 
+    /// This worker adopts it, whoever comes first.
+    pub(super) fn adopts(&mut self, name: &TaskName) {
+        if let Some(job) = self.jobs.get_mut(name)
+            && std::mem::take(&mut job.left)
+        {
+            self.adoptions.left = self.adoptions.left.saturating_sub(1);
+        }
+    }
+
     pub(super) fn forget(&mut self, name: &TaskName) {
         self.schedule(name, None);
-        self.jobs.remove(name);
+        let Some(job) = self.jobs.remove(name) else { return };
+        if let Some(ticks) = &job.ticks {
+            uncount(&mut self.sessions, &ticks.runs);
+        }
+        self.adoptions.all = self.adoptions.all.saturating_sub(usize::from(job.unadopted_ms.is_some()));
+        self.adoptions.left = self.adoptions.left.saturating_sub(usize::from(job.left));
     }
+}
+
+/// These runs name their sessions no more. True: nothing else names one of these.
+fn uncount(sessions: &mut HashMap<SessionId, usize>, runs: &[RunRecord]) -> bool {
+    let mut changed = false;
+    for run in runs {
+        if let Some(runs) = sessions.get_mut(&run.session) {
+            *runs = runs.saturating_sub(1);
+            if *runs == 0 {
+                sessions.remove(&run.session);
+                changed = true;
+            }
+        }
+    }
+    changed
 }
 
 #[cfg(test)]
@@ -480,6 +676,62 @@ mod tests {
         assert_eq!(off.step(&name(), &alone(), NOON + 5000), Step::Adopt);
         let gone = Job { known: Known::Gone, ..job(JobFields::default()) };
         assert_eq!(gone.step(&name(), &alone(), NOON + 5000), Step::Wait(None));
+    }
+
+    /// A worker beside two others, with the place that it has for the job.
+    fn beside_two() -> (Place, i64) {
+        let lease = Lease::trusted_for_test();
+        let own = lease.session().clone();
+        let live: Arc<[SessionId]> = [own.clone(), SessionId::from("a"), SessionId::from("b")].into();
+        let rank = i64::try_from(rank::of(&name(), 0, &own, &live)).unwrap();
+        (Place { lease: Some(lease), live, settled: true, ..Place::default() }, rank)
+    }
+
+    fn unadopted() -> Job {
+        let mut job = job(JobFields::default());
+        ticks(&mut job).def = None;
+        job.unadopted_ms = Some(NOON);
+        job
+    }
+
+    #[test]
+    fn a_job_is_adopted_by_rank_and_whoever_comes_later_looks_first() {
+        for _ in 0..32 {
+            let (place, rank) = beside_two();
+            let at = NOON + rank * ADOPT_DELAY_MS;
+            let mut job = unadopted();
+            if rank == 0 {
+                assert_eq!(job.step(&name(), &place, NOON), Step::Adopt);
+                continue;
+            }
+            assert_eq!(job.step(&name(), &place, at - 1), Step::Wait(Some(at)));
+            assert_eq!(job.step(&name(), &place, at), Step::LookForAdoption);
+            job.seen_ms = at;
+            assert_eq!(job.step(&name(), &place, at), Step::Adopt, "the first has not done it");
+        }
+    }
+
+    #[test]
+    fn jobs_are_left_to_others_for_as_long_as_these_get_on_with_them() {
+        for _ in 0..32 {
+            let (mut place, rank) = beside_two();
+            let job = Job { seen_ms: NOON + 60_000, ..unadopted() };
+            place.adoptions = Adoptions { all: 9000, left: 6000, progress_ms: NOON + 60_000 };
+            let at = NOON + 60_000 + rank * (ADOPT_DELAY_MS + 3000);
+            let expected = if rank == 0 { Step::Adopt } else { Step::Wait(Some(at)) };
+            assert_eq!(job.step(&name(), &place, NOON + 60_000), expected);
+        }
+    }
+
+    #[test]
+    fn many_jobs_are_not_adopted_before_the_startup_grace_is_over() {
+        let mut place = alone();
+        place.adoptions.all = ADOPT_UNSETTLED_MAX;
+        assert_eq!(unadopted().step(&name(), &place, NOON), Step::Adopt);
+        place.adoptions.all += 1;
+        assert_eq!(unadopted().step(&name(), &place, NOON), Step::Wait(None));
+        place.settled = true;
+        assert_eq!(unadopted().step(&name(), &place, NOON), Step::Adopt);
     }
 
     #[test]

@@ -1,14 +1,13 @@
 //! Feeding whoever runs jobs: who is there and what has happened.
 
-use tokio::sync::mpsc;
-
 use super::{Coordinator, Watching};
 use crate::clock::BootInstant;
-use crate::coordinator::feed::{JobNews, Peers};
+use crate::coordinator::feed::{JobNews, JobNewsSender, Peers};
+use crate::coordinator::settle::Room;
 use crate::id::SessionId;
 
 impl Coordinator {
-    pub(super) fn feed_jobs(&mut self, tell: mpsc::UnboundedSender<JobNews>) {
+    pub(super) fn feed_jobs(&mut self, tell: JobNewsSender) {
         self.news = Some(tell);
         self.tell_jobs(JobNews::Gap);
     }
@@ -24,8 +23,7 @@ impl Coordinator {
 
     pub(super) fn tell_jobs(&self, news: JobNews) {
         if let Some(tell) = &self.news {
-            // Whoever runs jobs may be gone already at the end.
-            let _ = tell.send(news);
+            tell.send(news);
         }
     }
 
@@ -37,14 +35,16 @@ impl Coordinator {
         live.extend(lease.iter().map(|lease| lease.session().clone()));
         live.sort_unstable();
         let pushed = self.watching == Watching::Pushed;
+        let settled = self.settling.room(now) == Room::All;
         self.publish_pushed(pushed);
         self.peers.send_if_modified(|peers| {
             let session =
                 |lease: &Option<crate::lease::Lease>| lease.as_ref().map(|lease| lease.session().clone());
-            let same =
-                session(&peers.lease) == session(&lease) && *peers.live == live[..] && peers.pushed == pushed;
+            let same = session(&peers.lease) == session(&lease)
+                && *peers.live == live[..]
+                && (peers.pushed, peers.settled) == (pushed, settled);
             if !same {
-                *peers = Peers { lease, live: live.into(), pushed };
+                *peers = Peers { lease, live: live.into(), pushed, settled };
             }
             !same
         });

@@ -162,26 +162,12 @@ async fn mend_index(store: &Store, found: &Found, index: &HashSet<SessionId>) {
         debug!(%error, "the index of sessions is mended by the next sweep");
     }
     for (kind, mended) in [
-        (TaskKind::Thread, mend_index_of(store, TaskKind::Thread, &found.threads).await),
-        (TaskKind::Job, mend_index_of(store, TaskKind::Job, &found.jobs).await),
-        (TaskKind::Endpoint, mend_index_of(store, TaskKind::Endpoint, &found.endpoints).await),
+        (TaskKind::Thread, store.mend_index(TaskKind::Thread, &found.threads).await),
+        (TaskKind::Job, store.mend_index(TaskKind::Job, &found.jobs).await),
+        (TaskKind::Endpoint, store.mend_index(TaskKind::Endpoint, &found.endpoints).await),
     ] {
         if let Err(error) = mended {
             debug!(%error, "the index of {kind}s is mended by the next sweep");
         }
     }
-}
-
-async fn mend_index_of(store: &Store, kind: TaskKind, defined: &[impl AsRef<str>]) -> Result<(), Error> {
-    let indexed: HashSet<String> = store.index_members(kind).await?.into_iter().collect();
-    let defined: HashSet<&str> = defined.iter().map(AsRef::as_ref).collect();
-    let missing: Vec<&str> = defined.iter().copied().filter(|name| !indexed.contains(*name)).collect();
-    let surplus: Vec<&String> = indexed.iter().filter(|name| !defined.contains(name.as_str())).collect();
-    if !missing.is_empty() {
-        store.index_add(kind, &missing).await?;
-    }
-    if !surplus.is_empty() {
-        store.index_remove(kind, &surplus).await?;
-    }
-    Ok(())
 }
