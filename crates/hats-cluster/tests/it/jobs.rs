@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use hats_cluster::address::RedisConfig;
 use hats_cluster::admin;
-use hats_cluster::coordinator::{JobFeed, JobNews};
+use hats_cluster::coordinator::{JobFeed, JobNews, JobNewsReceiver};
 use hats_cluster::id::{Nonce, SessionId};
 use hats_cluster::name::TaskName;
 use hats_cluster::records::{Overlap, TicksRecord};
 use hats_cluster::store::{Asked, SessionInfo, Store, TickAnswer, TickRequest, Waiting};
-use tokio::sync::mpsc;
 
 use crate::coordinator::store;
 use crate::server::{RedisServer, embedded};
@@ -21,7 +20,7 @@ fn job() -> TaskName {
     TaskName::try_from("job").unwrap()
 }
 
-async fn until(news: &mut mpsc::UnboundedReceiver<JobNews>, expected: JobNews) {
+async fn until(news: &mut JobNewsReceiver, expected: JobNews) {
     let wait = async { while news.recv().await.unwrap() != expected {} };
     let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
     assert!(waited.is_ok(), "never heard: {expected:?}");
