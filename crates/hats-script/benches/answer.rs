@@ -127,8 +127,9 @@ async fn main() {
             let control = Arc::new(Nobody(Kind::Job(JobInfo { tick_ms: 0, attempt: 1 })));
             let task = ScriptTask { control, limits: Limits::default() };
             let source = "function main() { return 1 }".into();
-            let (_, ran) =
-                lanes.spawn_run(task, async move |vm: &mut hats_script::Vm| vm.run_once(&source, "bench", None).await);
+            let (_, ran) = lanes.spawn_run(task, async move |vm: &mut hats_script::Vm| {
+                vm.run_once(&source, "bench", None).await
+            });
             async move { drop(ran.await.unwrap().result.unwrap()) }
         };
         let (alone, many) = (rate(1, one.clone()).await, rate(32, one).await);

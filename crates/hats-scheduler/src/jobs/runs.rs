@@ -249,7 +249,7 @@ mod tests {
     async fn only_runs_of_the_job_that_redis_does_not_know_are_forfeited() {
         let runs = Runs::default();
         let drain = CancellationToken::new();
-        let mut of = |name: &str| {
+        let of = |name: &str| {
             let nonce = Nonce::random();
             let wanted = runs.enter(&drain, &nonce, &job(name)).unwrap();
             (nonce, wanted)
