@@ -48,7 +48,7 @@ fi
 mkdir "$work/context"
 git ls-files -z --cached --others --exclude-standard | tar --null -T - -c | tar -x -C "$work/context"
 mkdir -p "$work/context/docker/prebuilt"
-strip -o "$work/context/docker/prebuilt/hats-worker" "$binary"
+strip --strip-debug -o "$work/context/docker/prebuilt/hats-worker" "$binary"
 
 step "the base, made by debootstrap"
 release=$(. /etc/os-release && echo "$VERSION_CODENAME")

@@ -582,7 +582,8 @@ fn lane_main(
                     Some(job) => job(&context),
                     None => break,
                 },
-                _ = turns.tick() => {
+                due = turns.tick() => {
+                    context.metrics.lateness.record_alone(due.elapsed());
                     context.status.come_round();
                     context.warm.forget_dead();
                     context.metrics.preempted(hats_fiber::stats());

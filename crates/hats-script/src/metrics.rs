@@ -59,6 +59,8 @@ pub struct Reading {
     pub http: Vec<Calls>,
     /// Statements that have come to an end, by the kind of database.
     pub sql: Vec<Calls>,
+    /// By how much lanes came late to timers of their own.
+    pub lateness: Distribution,
     /// Scripts that died in the middle of the engine's work, by the reason.
     pub deaths: Vec<(&'static str, u64)>,
     /// Log lines of scripts that were dropped because their task logged too many.
@@ -134,8 +136,10 @@ impl Metrics {
     #[must_use]
     pub fn read(&self) -> Reading {
         let mut main_calls = LaneMetrics::no_main_calls();
+        let mut lateness = LaneMetrics::no_lateness();
         for lane in &*self.lanes {
             main_calls.add(&lane.main_calls.read());
+            lateness.add(&lane.lateness.read());
         }
         let kinds = LaneMetrics::KINDS.iter().enumerate();
         let heap = kinds.map(|(kind, name)| {
@@ -153,6 +157,7 @@ impl Metrics {
             sql: self.sql.as_ref().map(|calls| calls.read()).unwrap_or_default(),
             #[cfg(not(feature = "sql"))]
             sql: Vec::new(),
+            lateness,
             deaths: LaneMetrics::deaths(&self.lanes),
             log_lines_dropped: self.lanes.first().map_or(0, |lane| lane.log_limit.dropped()),
             lanes: self.lanes.iter().map(|lane| lane.read()).collect(),

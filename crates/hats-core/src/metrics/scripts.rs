@@ -29,6 +29,41 @@ pub(crate) fn of_scripts(text: &mut Text, read: &script::Reading) {
     drop(warm);
     let most: usize = read.lanes.iter().map(|lane| lane.warm_bytes_max).sum();
     text.gauge("hats_warm_limit_bytes", "Memory that they may take on all lanes.").count(&[], most as u64);
+    text.histogram("hats_lane_lateness_seconds", "By how much lanes came late to a timer of their own.")
+        .distribution(&[], &read.lateness);
+    let mut preempted = text.counter(
+        "hats_script_preemptions_total",
+        "Scripts that gave way at the end of their time slice, by lane and by where: at an instruction of the engine, or at the \
+         end of a host call.",
+    );
+    for (number, lane) in read.lanes.iter().enumerate() {
+        let number = number.to_string();
+        preempted.count(&[("lane", &number), ("at", "instruction")], lane.preempted_at_instructions);
+        preempted.count(&[("lane", &number), ("at", "host_call")], lane.preempted_at_host_ends);
+    }
+    drop(preempted);
+    let mut refused = text.counter(
+        "hats_script_ticks_refused_total",
+        "Ends of time slices that came where a script cannot be suspended, and were repeated, by lane.",
+    );
+    for (number, lane) in read.lanes.iter().enumerate() {
+        refused.count(&[("lane", &number.to_string())], lane.refused_ticks);
+    }
+    drop(refused);
+    let mut killed = text.counter(
+        "hats_scripts_killed_total",
+        "Scripts that were ended in the middle of an operation of the JavaScript engine, by the reason.",
+    );
+    for (reason, count) in &read.deaths {
+        killed.count(&[("reason", reason)], *count);
+    }
+    drop(killed);
+    let nested: u64 = read.lanes.iter().map(|lane| lane.nested_entries).sum();
+    text.counter(
+        "hats_script_nested_entries_total",
+        "Defects of host functions that called JavaScript; always 0.",
+    )
+    .count(&[], nested);
     text.counter(
         "hats_script_log_lines_dropped_total",
         "Log lines of scripts that were dropped because their task logged too many in a short time.",

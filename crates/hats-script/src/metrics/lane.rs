@@ -24,10 +24,24 @@ const MAIN_ENDS: &[u64] = &[
     60_000 * MILLISECOND,
 ];
 
+/// A lane that is not held up comes to its timers within a millisecond or two.
+const LATENESS_ENDS: &[u64] = &[
+    MILLISECOND,
+    2 * MILLISECOND,
+    5 * MILLISECOND,
+    10 * MILLISECOND,
+    25 * MILLISECOND,
+    100 * MILLISECOND,
+    1_000 * MILLISECOND,
+    10_000 * MILLISECOND,
+];
+
 /// The counters of one lane. Apart from what other OS threads write, so that none of them waits for the memory of another.
 #[repr(align(128))]
 pub(crate) struct LaneMetrics {
     pub(crate) main_calls: Histogram,
+    /// By how much the lane came late to a timer of its own.
+    pub(crate) lateness: Histogram,
     /// By kind of task, in the order of [`Self::KINDS`].
     pub(super) heap: [Arc<Meter>; 3],
     #[cfg(feature = "redis")]
@@ -57,6 +71,7 @@ impl LaneMetrics {
     pub(crate) fn new(warm_bytes_max: usize, log_limit: Arc<LogLimit>) -> Self {
         Self {
             main_calls: Histogram::new(MAIN_ENDS),
+            lateness: Histogram::new(LATENESS_ENDS),
             heap: Default::default(),
             #[cfg(feature = "redis")]
             redis: RedisCalls::default(),
@@ -107,6 +122,10 @@ impl LaneMetrics {
     pub(crate) fn warm_is(&self, interpreters: usize, bytes: usize) {
         self.warm_interpreters.store(interpreters, Ordering::Relaxed);
         self.warm_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn no_lateness() -> Distribution {
+        Histogram::new(LATENESS_ENDS).read()
     }
 
     pub(super) fn no_main_calls() -> Distribution {
