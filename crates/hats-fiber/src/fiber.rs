@@ -92,6 +92,8 @@ pub struct Fiber<F: FnMut() -> T, T> {
     /// Until the first poll.
     stack: Option<Stack>,
     state: State,
+    /// Its place in the lane's queue, from the first time that it is preempted.
+    place: Option<queue::Place>,
     _pinned: PhantomPinned,
 }
 
@@ -123,6 +125,7 @@ impl<F: FnMut() -> T, T> Fiber<F, T> {
             coroutine: None,
             stack: Some(stack),
             state: State::NotBegun,
+            place: None,
             _pinned: PhantomPinned,
         }
     }
@@ -200,6 +203,7 @@ impl<F: FnMut() -> T, T> Fiber<F, T> {
         // The lifetime is erased here and kept by hand: see `wait::poll`.
         let context = TaskContext(ptr::NonNull::from(context).cast());
         this.core.resumed_at.set(Instant::now());
+        this.core.pending.set(false);
         tick::begin_slice();
         let out = preempt::as_current(&raw const this.core, || coroutine.resume(context));
         tick::end_slice();
@@ -246,9 +250,20 @@ impl<F: FnMut() -> T, T> Future for Fiber<F, T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.core.handle.register(context.waker());
+        // Woken for another reason than its turn: it goes on when that comes, unless it is to end.
+        let has_turn = self.place.as_ref().is_none_or(|place| !place.is_taken());
+        if self.state == State::Preempted
+            && !has_turn
+            && !self.core.kill.get()
+            && self.core.handle.asked() < Ask::Interrupt
+        {
+            return Poll::Pending;
+        }
         let poll = self.as_mut().resume(context);
         if poll.is_pending() && self.state == State::Preempted {
-            queue::push(context.waker().clone());
+            // SAFETY: the place is not pinned.
+            let place = unsafe { self.get_unchecked_mut() }.place.get_or_insert_default();
+            place.take(context.waker());
         }
         poll
     }

@@ -23,6 +23,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 use std::ptr;
+use std::sync::atomic::{Ordering, compiler_fence};
 use std::task::Context;
 use std::time::Instant;
 
@@ -241,6 +242,8 @@ pub fn host<R>(f: impl FnOnce(bool) -> R) -> R {
     let Some(core) = current() else { return f(false) };
     let may_die = core.may_be_abandoned();
     let before = core.inside.replace(false);
+    // The handlers run on this OS thread, and are to see what has been written here.
+    compiler_fence(Ordering::SeqCst);
     if may_die {
         let marker = 0_u8;
         if ptr::from_ref(&marker).addr() < core.low_water() {
@@ -249,7 +252,9 @@ pub fn host<R>(f: impl FnOnce(bool) -> R) -> R {
     }
     let back = Return(core, before);
     let result = f(may_die);
+    compiler_fence(Ordering::SeqCst);
     drop(back);
+    compiler_fence(Ordering::SeqCst);
     if may_die && (core.pending.get() || core.kill.get()) {
         give_way(core);
     }

@@ -4,11 +4,12 @@
 //! timers and sockets, and a timer beside one busy script is a hundred milliseconds late. They stand in a queue of the lane's
 //! own, of which [`run`] wakes one for each turn of the executor's driver. So what becomes ready meanwhile runs first.
 //!
-//! The queue belongs to the OS thread. It cannot grow beyond the fibers that live there: each stands in it once.
+//! The queue belongs to the OS thread. It cannot grow beyond the fibers that live there: each has one place in it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 thread_local! {
@@ -16,25 +17,49 @@ thread_local! {
 }
 
 struct Queue {
-    turns: RefCell<VecDeque<Waker>>,
+    turns: RefCell<VecDeque<(Waker, Option<Place>)>>,
     /// Whoever runs the queue, while it is empty.
     runner: RefCell<Option<Waker>>,
     has_runner: Cell<bool>,
 }
 
+/// Whether a fiber stands in the queue.
+#[derive(Clone, Default)]
+pub(crate) struct Place(Rc<Cell<bool>>);
+
+impl Place {
+    pub(crate) fn is_taken(&self) -> bool {
+        self.0.get()
+    }
+
+    /// Puts the fiber at the end of the queue, unless it stands there.
+    pub(crate) fn take(&self, turn: &Waker) {
+        if !self.0.replace(true) {
+            push(turn.clone(), Some(self.clone()));
+        }
+    }
+}
+
 /// Puts what this wakes at the end of the queue.
-pub(crate) fn push(turn: Waker) {
+fn push(turn: Waker, place: Option<Place>) {
     QUEUE.with(|queue| {
         if !queue.has_runner.get() {
             // Not a lane: the executor has to do.
-            return turn.wake();
+            return wake((turn, place));
         }
-        queue.turns.borrow_mut().push_back(turn);
+        queue.turns.borrow_mut().push_back((turn, place));
         let runner = queue.runner.take();
         if let Some(runner) = runner {
             runner.wake();
         }
     });
+}
+
+fn wake((turn, place): (Waker, Option<Place>)) {
+    if let Some(place) = place {
+        place.0.set(false);
+    }
+    turn.wake();
 }
 
 /// Waits for a turn of this OS thread's queue: for what is new, and for work of the host that takes long.
@@ -44,7 +69,7 @@ pub async fn turn() {
         if std::mem::replace(&mut has_waited, true) {
             return Poll::Ready(());
         }
-        push(context.waker().clone());
+        push(context.waker().clone(), None);
         Poll::Pending
     })
     .await;
@@ -60,7 +85,7 @@ pub async fn run<G: Future<Output = ()>>(mut give_way: impl FnMut() -> G) {
                 queue.has_runner.set(false);
                 queue.turns.take()
             });
-            left.into_iter().for_each(Waker::wake);
+            left.into_iter().for_each(wake);
         }
     }
     QUEUE.with(|queue| queue.has_runner.set(true));
@@ -79,7 +104,7 @@ pub async fn run<G: Future<Output = ()>>(mut give_way: impl FnMut() -> G) {
             })
         })
         .await;
-        next.wake();
+        wake(next);
         give_way().await;
     }
 }

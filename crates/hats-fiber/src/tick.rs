@@ -18,6 +18,7 @@ use std::ffi::{c_int, c_void};
 use std::io;
 use std::mem;
 use std::ptr;
+use std::sync::atomic::{Ordering, compiler_fence};
 use std::time::Duration;
 
 use crate::crash;
@@ -178,6 +179,8 @@ pub(crate) fn begin_slice() {
     let slice = SLICES.with_borrow_mut(|slices| slices.as_mut().map_or(SLICE, |next| next()));
     let slice = u64::try_from(slice.as_nanos()).unwrap_or(u64::MAX);
     SLICE_END.set(now_ns().saturating_add(slice));
+    // The handler is to see the end of the slice before it is known that a signal is on its way.
+    compiler_fence(Ordering::SeqCst);
     // One that is under way for an earlier slice comes too early, and is set again then: short slices cost no system call.
     if !IS_UNDER_WAY.replace(true) {
         arm(i64::try_from(slice).unwrap_or(NS_MAX));
@@ -228,9 +231,11 @@ pub(crate) fn may_suspend(core: &Core, instruction: usize, stack_pointer: usize)
 }
 
 /// The slice is over, or was when the signal was asked for. Runs on the fiber's own stack.
+///
+/// The signal may come at any moment: also between the begin of a slice and the switch to the fiber. While a slice is not over,
+/// a signal is on its way whenever this returns.
 unsafe extern "C" fn on_tick(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
     IS_UNDER_WAY.set(false);
-    let Some(core) = preempt::current() else { return };
     let end = SLICE_END.get();
     if end == 0 {
         return;
@@ -240,21 +245,26 @@ unsafe extern "C" fn on_tick(_: c_int, _: *mut libc::siginfo_t, context: *mut c_
     // SAFETY: as above.
     let before = unsafe { *errno };
     let left = end.saturating_sub(now_ns());
-    if left > 0 {
-        IS_UNDER_WAY.set(true);
-        arm(i64::try_from(left).unwrap_or(NS_MAX).max(AGAIN_NS));
-    } else {
-        core.pending.set(true);
-        // SAFETY: the kernel gave the context to this handler.
-        let (instruction, stack_pointer) = unsafe { interrupted_at(context) };
-        if may_suspend(core, instruction, stack_pointer) {
-            core.preempt_in_handler();
-        } else {
-            preempt::count_refused();
-            IS_UNDER_WAY.set(true);
-            arm(AGAIN_NS);
+    match preempt::current() {
+        Some(core) if left == 0 => {
+            core.pending.set(true);
+            // SAFETY: the kernel gave the context to this handler.
+            let (instruction, stack_pointer) = unsafe { interrupted_at(context) };
+            if may_suspend(core, instruction, stack_pointer) {
+                core.preempt_in_handler();
+            } else {
+                preempt::count_refused();
+                again(0);
+            }
         }
+        _ => again(left),
     }
     // SAFETY: as above; a fiber stays on its OS thread.
     unsafe { *errno = before };
+}
+
+/// Asks for the next signal, in the handler of this one.
+fn again(left_ns: u64) {
+    IS_UNDER_WAY.set(true);
+    arm(i64::try_from(left_ns).unwrap_or(NS_MAX).max(AGAIN_NS));
 }

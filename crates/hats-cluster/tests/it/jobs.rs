@@ -119,6 +119,8 @@ async fn changes_of_jobs_are_told_and_so_is_who_is_there() {
     let a = Worker::start(&redis.config(), "a", &journal).await;
     let mut feed = a.handle.job_feed();
     feed.peers.wait_for(|peers| peers.pushed && peers.live.len() == 1).await.unwrap();
+    // A gap that is not received yet stands for every change.
+    until(&mut feed.news, JobNews::Gap).await;
     for cron in ["@hourly", "@daily"] {
         admin::put_job(&store, &job(), "1", &[("Cron", cron.to_owned())]).await.unwrap();
         until(&mut feed.news, JobNews::Changed(job())).await;
