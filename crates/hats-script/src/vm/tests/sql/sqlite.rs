@@ -353,10 +353,10 @@ async fn a_statement_without_end_ends_with_its_call() {
     let lanes = some_lanes();
     let endless =
         "db.Query('WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n')";
-    let limits = Limits { call_timeout: Some(Duration::from_millis(50)), ..Limits::default() };
-    let run = spawn(&lanes, &Fake::new(), limits, move |vm| {
+    let run = spawn(&lanes, &Fake::new(), Limits::default(), move |vm| {
         vm.load(&memory(), "test.js").unwrap();
         let before = vm.eval("db.Exec('CREATE TABLE t (a)')").unwrap();
+        vm.set_call_timeout(Some(Duration::from_millis(50)));
         let ended = vm.eval(endless).unwrap_err();
         vm.set_call_timeout(None);
         // The database is still there, with what was in it.
