@@ -9,7 +9,7 @@ use serde_json::Value;
 
 /// Who may name whom. A crate that is not listed has to be drawn first.
 const ARROWS: [(&str, &[&str]); 11] = [
-    ("hats-arena", &[]),
+    ("hats-arena", &["hats-fiber"]),
     ("hats-fiber", &[]),
     ("hats-cluster", &[]),
     ("hats-embedded-redis", &[]),

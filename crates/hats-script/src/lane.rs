@@ -497,7 +497,7 @@ impl Lane {
                     };
                     if let Some(why) = ticks.why_not().filter(|_| number == 0) {
                         tracing::warn!(
-                            %why,
+                            reason = %why,
                             "scripts give way at the ends of host calls only: a native operation without end stalls its lane"
                         );
                     }
