@@ -75,7 +75,7 @@ pub(crate) fn answer<'js>(ctx: &Ctx<'js>, host: &Rc<Host>, returned: &Value<'js>
         return response::change(host, ctx, NAME, |exchange| exchange.answer(body, own_type));
     }
     let outgoing: Function<'js> = fetch::group(ctx, host)?.get("outgoing")?;
-    let Some(parts) = entry::call(ctx, &outgoing, &[returned.clone()])?.into_object() else {
+    let Some(parts) = entry::call(ctx, &outgoing, std::slice::from_ref(returned))?.into_object() else {
         let found = inspect::brief(ctx, returned);
         let message = format!("must return a Response, a string or a Uint8Array, not {found}");
         return Err(refuse(&message));

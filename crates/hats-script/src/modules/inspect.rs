@@ -24,7 +24,7 @@ pub(crate) fn text_of<'js>(host: &Host, ctx: &Ctx<'js>, value: &Value<'js>) -> S
     if !value.is_object() {
         return plain_text(ctx, value);
     }
-    let text = helper(ctx, host, TEXT).and_then(|text| entry::call(ctx, &text, &[value.clone()]));
+    let text = helper(ctx, host, TEXT).and_then(|text| entry::call(ctx, &text, std::slice::from_ref(value)));
     let text = text.and_then(|text| text.into_string().ok_or(rquickjs::Error::Unknown));
     text.and_then(|text| leaf::string_of(&text)).unwrap_or_else(|_| unreadable(ctx))
 }
