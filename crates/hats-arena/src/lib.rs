@@ -1,8 +1,9 @@
 //! Interpreters whose whole memory is one region that can be put back to how it was.
 //!
-//! An [`Interpreter`] is a QuickJS runtime with one context. One that was made [in an arena](Interpreter::in_arena) is
-//! *warmed up* (host functions defined, libraries and sources evaluated or compiled), [sealed](Interpreter::seal), used for one
-//! piece of work, and [reset](Interpreter::reset): every byte that the engine can see is then as it was when it was sealed,
+//! An [`Interpreter`] is a QuickJS runtime with one context, whose heap and stack are one region of memory. It runs scripts
+//! [as a fiber](Interpreter::enter), which may be preempted and may die at any instruction of the engine; its end, in order or
+//! not, discards the region. One that is to be used again and again is *warmed up* (host functions defined, libraries and sources
+//! evaluated or compiled), [sealed](Interpreter::seal), used for one piece of work, and [reset](Interpreter::reset): every byte that the engine can see is then as it was when it was sealed,
 //! whatever scripts have done to it, for the price of comparing and copying some pages.
 //!
 //! ```text
@@ -11,7 +12,7 @@
 //! ```
 //!
 //! What must hold, and what sees to it:
-//! - Everything that the engine owns comes from the arena. It takes its memory from the functions that it is given alone; of
+//! - Everything that the engine owns comes from the region. It takes its memory from the functions that it is given alone; of
 //!   what is static in its sources only the list of those who wait in `Atomics.wait` could ever lead into an interpreter, and
 //!   that call is refused in all of them, as in a browser's main thread.
 //! - A reset happens only while nobody is inside. [`Interpreter::with`] counts, and no reference to the engine outlives it.
@@ -25,9 +26,9 @@
 //!   another one runs, and an interrupt that is asked for meanwhile, are counted, and panic where they are tested.
 //! - Hooks and the loader of modules are set before the seal: the engine has pointers to them. One that is set later
 //!   [condemns](Interpreter::condemn) the interpreter.
-//! - Whoever was interrupted, was refused memory or panicked is thrown away and never reset. Each of these is seen here.
-//! - While an interpreter is being dropped, nothing that the engine frees is given to anybody else: it frees its modules
-//!   while promises of their evaluation may still lead to them.
+//! - An interpreter that was interrupted, was refused memory, died or panicked is thrown away and never reset. Each of these is
+//!   seen here.
+//! - The engine is never torn down: every end discards its memory as a whole, and what Rust keeps of it is forgotten.
 //! - An interpreter may be entered from any stack: each entry tells the engine where that one is.
 //!
 //! What a reset does not bring back, since it is no part of the engine: whatever host functions have done outside of it. And

@@ -1,7 +1,7 @@
 //! The Redis-compatible server that a worker without an address starts for itself: for trying things out.
 //!
 //! The commands and the data are those of the library `encore-miniredis`. What is ours, because no released version of it
-//! can be told to do so: [`connection`] (no command before the password), and [`script`] (Lua that reaches nothing but
+//! can be told to do so: `connection` (no command before the password), and `script` (Lua that reaches nothing but
 //! the data, and ends).
 //!
 //! It listens on a free port of the loopback interface, so that other workers of this machine and `redis-cli` can
@@ -9,10 +9,10 @@
 //! thread and a runtime of its own: nothing that the worker does can delay it, and it delays nothing but itself.
 //!
 //! Keys do not expire by themselves, only when the clock is moved; the server moves it with the boot clock. A key may
-//! therefore go up to [`TICK`] early or late.
+//! therefore go up to `TICK` early or late.
 //!
 //! What must hold: whoever may send commands reaches the data and nothing else of this process or machine, and no command
-//! keeps the server from answering others for more than about [`script::CPU_TIME_MAX`].
+//! keeps the server from answering others for more than about `script::CPU_TIME_MAX`.
 
 mod connection;
 mod script;

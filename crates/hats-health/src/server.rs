@@ -9,7 +9,7 @@
 //!
 //! What must hold: every answer comes from what is known already; none waits, for Redis or for anything else. A probe is
 //! answered however many connections there are and whatever they do: a new connection is always accepted, and above
-//! [`Limits::connections`] the one that has been quiet for longest is closed to make room ([`connections`]). Rejecting the
+//! `Limits::connections` the one that has been quiet for longest is closed to make room (`connections`). Rejecting the
 //! newest instead would let 64 idle clients lock out every probe.
 
 mod connections;
