@@ -83,7 +83,7 @@ fn settle(lab: &Lab, jobs: usize, busy: usize) -> Result<()> {
         start.elapsed()
     );
     let mut seen: Vec<(String, u64)> = cluster.seats.iter().flat_map(|seat| seat.proxy.all_seen()).collect();
-    seen.sort_by(|a, b| b.1.cmp(&a.1));
+    seen.sort_by_key(|one| std::cmp::Reverse(one.1));
     ensure!(each <= COMMANDS_MAX, "{each:.2} commands per job: {:?}", &seen[..seen.len().min(12)]);
     ensure!(cluster.live_sessions()? == sessions, "not all sessions have lived through it");
     for seat in &cluster.seats {
