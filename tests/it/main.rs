@@ -14,6 +14,7 @@ mod health;
 mod http;
 mod job_load;
 mod jobs;
+mod killers;
 mod layering;
 mod leaks;
 mod lifecycle;

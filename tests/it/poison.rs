@@ -117,6 +117,8 @@ impl Bench {
                 .argument("--lease-seconds", "2")
                 .argument("--stall-after", "3")
                 .argument("--drain-timeout", "5")
+                // Preempted, native code stalls no lane, and there is nothing to set a task aside for.
+                .argument("--preemption", "yields")
                 .argument("--host-port", &port.to_string())
                 .flag("--host");
             started.push((Worker::start(lab, options)?, SocketAddr::from(([127, 0, 0, 1], port))));

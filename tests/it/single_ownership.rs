@@ -248,7 +248,8 @@ fn endless(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Looks for a long needle in a longer heap of hay, which the engine does without looking up once; it takes hours.
+/// Looks for a long needle in a longer heap of hay, which the engine does without looking up once; it takes hours, and stalls
+/// the lane of a worker with `--preemption yields`.
 pub(crate) const STICK: &str = r#""a".repeat(1e7).indexOf("a".repeat(5e6) + "b");"#;
 
 fn stuck(cluster: &mut Cluster) -> Result<()> {
@@ -389,7 +390,9 @@ fn through_scripts_that_compute_and_redis_that_forgets_lua() -> Result<()> {
 
 #[test]
 fn through_a_lane_stuck_in_native_code() -> Result<()> {
-    let shape = Shape { stall_after: Some(Duration::from_secs(3)), ..Shape::default() };
+    // Preempted, native code stalls no lane.
+    let shape =
+        Shape { stall_after: Some(Duration::from_secs(3)), preemption: Some("yields"), ..Shape::default() };
     scenario("stuck", shape, &[(Stuck, 0)])
 }
 

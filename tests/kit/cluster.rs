@@ -57,6 +57,8 @@ pub struct Shape {
     pub fake_clocks: bool,
     /// `--stall-after`, if not the default.
     pub stall_after: Option<Duration>,
+    /// `--preemption`, if not the default.
+    pub preemption: Option<&'static str>,
 }
 
 impl Default for Shape {
@@ -70,6 +72,7 @@ impl Default for Shape {
             redis: redis::Options { persistent: true, fake_clock: false },
             fake_clocks: false,
             stall_after: None,
+            preemption: None,
         }
     }
 }
@@ -173,6 +176,9 @@ impl Cluster {
         log.clone_into(&mut options.log);
         if let Some(stall_after) = self.shape.stall_after {
             options = options.argument("--stall-after", &stall_after.as_secs_f64().to_string());
+        }
+        if let Some(preemption) = self.shape.preemption {
+            options = options.argument("--preemption", preemption);
         }
         if self.shape.fake_clocks {
             options = options.fake_clock();
