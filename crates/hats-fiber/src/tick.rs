@@ -18,6 +18,7 @@ use std::ffi::{c_int, c_void};
 use std::io;
 use std::mem;
 use std::ptr;
+use std::sync::atomic::{Ordering, compiler_fence};
 use std::time::Duration;
 
 use crate::crash;
@@ -121,6 +122,10 @@ impl Drop for Ticks {
 
 fn start() -> Result<Ticks, PreemptionError> {
     text::known().map_err(PreemptionError::Text)?;
+    Ok(make_timer()?)
+}
+
+fn make_timer() -> io::Result<Ticks> {
     crash::install()?;
     let alternate = crash::AlternateStack::install()?;
     // SAFETY: all-zero is a valid value of these plain structures; the handler is async-signal-safe, see the module's header;
@@ -131,7 +136,7 @@ fn start() -> Result<Ticks, PreemptionError> {
         // Without SA_ONSTACK: the handler's frame is to stay on the fiber's own stack while that is suspended.
         action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER | libc::SA_RESTART;
         if libc::sigaction(libc::SIGURG, &raw const action, ptr::null_mut()) != 0 {
-            return Err(io::Error::last_os_error().into());
+            return Err(io::Error::last_os_error());
         }
         let mut event: libc::sigevent = mem::zeroed();
         event.sigev_notify = libc::SIGEV_THREAD_ID;
@@ -139,7 +144,7 @@ fn start() -> Result<Ticks, PreemptionError> {
         event.sigev_notify_thread_id = libc::gettid();
         let mut timer: libc::timer_t = ptr::null_mut();
         if libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) != 0 {
-            return Err(io::Error::last_os_error().into());
+            return Err(io::Error::last_os_error());
         }
         timer
     };
@@ -178,6 +183,8 @@ pub(crate) fn begin_slice() {
     let slice = SLICES.with_borrow_mut(|slices| slices.as_mut().map_or(SLICE, |next| next()));
     let slice = u64::try_from(slice.as_nanos()).unwrap_or(u64::MAX);
     SLICE_END.set(now_ns().saturating_add(slice));
+    // A signal that comes from here on finds the slice begun, and asks for another one.
+    compiler_fence(Ordering::SeqCst);
     // One that is under way for an earlier slice comes too early, and is set again then: short slices cost no system call.
     if !IS_UNDER_WAY.replace(true) {
         arm(i64::try_from(slice).unwrap_or(NS_MAX));
@@ -230,7 +237,6 @@ pub(crate) fn may_suspend(core: &Core, instruction: usize, stack_pointer: usize)
 /// The slice is over, or was when the signal was asked for. Runs on the fiber's own stack.
 unsafe extern "C" fn on_tick(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
     IS_UNDER_WAY.set(false);
-    let Some(core) = preempt::current() else { return };
     let end = SLICE_END.get();
     if end == 0 {
         return;
@@ -243,7 +249,7 @@ unsafe extern "C" fn on_tick(_: c_int, _: *mut libc::siginfo_t, context: *mut c_
     if left > 0 {
         IS_UNDER_WAY.set(true);
         arm(i64::try_from(left).unwrap_or(NS_MAX).max(AGAIN_NS));
-    } else {
+    } else if let Some(core) = preempt::current() {
         core.pending.set(true);
         // SAFETY: the kernel gave the context to this handler.
         let (instruction, stack_pointer) = unsafe { interrupted_at(context) };
@@ -254,7 +260,14 @@ unsafe extern "C" fn on_tick(_: c_int, _: *mut libc::siginfo_t, context: *mut c_
             IS_UNDER_WAY.set(true);
             arm(AGAIN_NS);
         }
+    } else {
+        // The slice has begun and its fiber has not been switched to: it would never be preempted without another signal.
+        IS_UNDER_WAY.set(true);
+        arm(AGAIN_NS);
     }
     // SAFETY: as above; a fiber stays on its OS thread.
     unsafe { *errno = before };
 }
+
+#[cfg(test)]
+mod tests;
