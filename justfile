@@ -34,11 +34,17 @@ bench *args:
 
 # The long forms of the tests that wait for faults
 soak *args:
+    HATS_PREEMPTIONS=1000000 cargo test --release -p hats-arena --lib preempted_at_random_instructions -- --nocapture
     cargo build -p hats-worker
     HATS_SOAK=1 cargo test -p hats-tests --test it {{args}} -- --nocapture
 
+# Ten minutes of random JavaScript that is preempted and killed at random moments; after a crash the file has the program
+fuzz seconds="600":
+    HATS_FUZZ_SECONDS={{seconds}} HATS_FUZZ_FIRST=$(date +%s)000000 HATS_FUZZ_PROGRAM={{justfile_directory()}}/target/fuzz-program.js \
+        cargo test --release -p hats-arena --lib random_programs -- --nocapture
+
 # Longer runs of the property tests
-fuzz *args:
+properties *args:
     PROPTEST_CASES=20000 cargo test --workspace --lib {{args}}
 
 # The tests of interpreters that are reset, under AddressSanitizer

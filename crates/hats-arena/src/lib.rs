@@ -37,6 +37,10 @@
 //!
 //! This crate and hats-fiber are the only homes of `unsafe` in the workspace.
 
+// What `tests/fuzz` shares with the tests here names this crate as others do.
+#[cfg(test)]
+extern crate self as hats_arena;
+
 mod arena;
 mod compiled;
 mod countdown;

@@ -122,6 +122,10 @@ impl Drop for Ticks {
 
 fn start() -> Result<Ticks, PreemptionError> {
     text::known().map_err(PreemptionError::Text)?;
+    Ok(make_timer()?)
+}
+
+fn make_timer() -> io::Result<Ticks> {
     crash::install()?;
     let alternate = crash::AlternateStack::install()?;
     // SAFETY: all-zero is a valid value of these plain structures; the handler is async-signal-safe, see the module's header;
@@ -132,7 +136,7 @@ fn start() -> Result<Ticks, PreemptionError> {
         // Without SA_ONSTACK: the handler's frame is to stay on the fiber's own stack while that is suspended.
         action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER | libc::SA_RESTART;
         if libc::sigaction(libc::SIGURG, &raw const action, ptr::null_mut()) != 0 {
-            return Err(io::Error::last_os_error().into());
+            return Err(io::Error::last_os_error());
         }
         let mut event: libc::sigevent = mem::zeroed();
         event.sigev_notify = libc::SIGEV_THREAD_ID;
@@ -140,7 +144,7 @@ fn start() -> Result<Ticks, PreemptionError> {
         event.sigev_notify_thread_id = libc::gettid();
         let mut timer: libc::timer_t = ptr::null_mut();
         if libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) != 0 {
-            return Err(io::Error::last_os_error().into());
+            return Err(io::Error::last_os_error());
         }
         timer
     };
@@ -179,7 +183,7 @@ pub(crate) fn begin_slice() {
     let slice = SLICES.with_borrow_mut(|slices| slices.as_mut().map_or(SLICE, |next| next()));
     let slice = u64::try_from(slice.as_nanos()).unwrap_or(u64::MAX);
     SLICE_END.set(now_ns().saturating_add(slice));
-    // The handler is to see the end of the slice before it is known that a signal is on its way.
+    // A signal that comes from here on finds the slice begun, and asks for another one.
     compiler_fence(Ordering::SeqCst);
     // One that is under way for an earlier slice comes too early, and is set again then: short slices cost no system call.
     if !IS_UNDER_WAY.replace(true) {
@@ -232,8 +236,8 @@ pub(crate) fn may_suspend(core: &Core, instruction: usize, stack_pointer: usize)
 
 /// The slice is over, or was when the signal was asked for. Runs on the fiber's own stack.
 ///
-/// The signal may come at any moment: also between the begin of a slice and the switch to the fiber. While a slice is not over,
-/// a signal is on its way whenever this returns.
+/// The signal may come at any moment: also between the beginning of a slice and the switch to its fiber. While a slice is not
+/// over, a signal is on its way whenever this returns.
 unsafe extern "C" fn on_tick(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
     IS_UNDER_WAY.set(false);
     let end = SLICE_END.get();
@@ -268,3 +272,6 @@ fn again(left_ns: u64) {
     IS_UNDER_WAY.set(true);
     arm(i64::try_from(left_ns).unwrap_or(NS_MAX).max(AGAIN_NS));
 }
+
+#[cfg(test)]
+mod tests;

@@ -502,3 +502,4 @@ fn javascript_above_a_function_of_the_host_is_noticed() {
 }
 
 mod fibers;
+mod fuzz;
