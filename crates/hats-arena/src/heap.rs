@@ -38,6 +38,12 @@ const STEPS: usize = 16;
 const STEPS_LOG2: u32 = 4;
 /// Powers of two that a size can have, those below [`STEPS`] being one.
 const LEVELS: usize = 28;
+/// A free block of this size gives its memory back to the system.
+const RELEASE_BLOCK_BYTES: usize = 1 << 20;
+/// So does the part that has never been cut into blocks, when this much of it has been in use,
+const RELEASE_TOP_BYTES: usize = 4 << 20;
+/// but for this much.
+const KEPT_BYTES: usize = 256 << 10;
 /// Units beyond the limit that host calls may take before they return: 4 MiB.
 const RESERVE: u32 = ((4 << 20) / UNIT) as u32;
 /// So many blocks of a class that may be too small are looked at.
@@ -182,8 +188,28 @@ impl Heap {
     /// # Safety
     /// `payload` was handed out by this heap and not taken back.
     pub(crate) unsafe fn free(&self, payload: *mut u8) {
+        let place = self.place(payload);
         // SAFETY: by the caller's word there is a block in use there.
-        unsafe { self.give_back(self.place(payload)) };
+        let bytes = unsafe {
+            let bytes = (*self.block(place)).size as usize * UNIT;
+            self.give_back(place);
+            bytes
+        };
+        self.release(place, bytes);
+    }
+
+    /// Gives the memory of what has just been freed back to the system, where that is worth a system call.
+    fn release(&self, place: u32, bytes: usize) {
+        let top = self.top();
+        let start = place as usize * UNIT;
+        if self.region.touched().saturating_sub(top) >= RELEASE_TOP_BYTES {
+            // SAFETY: beyond `top` nothing is in use.
+            unsafe { self.region.zero_from(top, KEPT_BYTES) };
+        } else if bytes >= RELEASE_BLOCK_BYTES && start < top {
+            // The block begins with its links and ends where the header of the next one begins, whatever it was joined with.
+            // SAFETY: nothing of that is in use, and a free block's payload but for the links may hold anything.
+            unsafe { self.region.release(start + size_of::<Block>()..start + bytes - HEADER) };
+        }
     }
 
     /// # Safety

@@ -214,6 +214,21 @@ impl Region {
         self.touched.set(self.touched.get().min(from));
     }
 
+    /// Gives the memory of whole pages inside a range of the heap back to the system; what stood there is zero or as it was.
+    ///
+    /// # Safety
+    /// Nothing in the range is in use, and all of it has been touched.
+    pub(crate) unsafe fn release(&self, range: Range<usize>) {
+        let start = range.start.next_multiple_of(page_size());
+        let end = range.end & !(page_size() - 1);
+        if start < end {
+            // SAFETY: both ends are multiples of the page size inside the usable part of our own mapping, and by the caller's
+            // word nothing there is in use.
+            let _ =
+                unsafe { madvise(self.base.as_ptr().add(start).cast(), end - start, Advice::LinuxDontNeed) };
+        }
+    }
+
     /// Gives the stack's memory back, but for `keep` bytes where it begins.
     ///
     /// # Safety

@@ -382,6 +382,28 @@ fn what_an_interpreter_takes_can_be_read_at_any_time() {
 }
 
 #[test]
+fn what_a_script_frees_goes_back_to_the_system() {
+    fn resident() -> usize {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    }
+    let interpreter = Interpreter::new(Limits { memory: 128 << 20, ..LIMITS }).unwrap();
+    // In the middle of the heap, and at its end; large blocks, and many small ones.
+    for source in [
+        "globalThis.held = new Uint8Array(50 << 20).fill(1); globalThis.after = new Uint8Array(1000)",
+        "globalThis.held = 'x'.repeat(50 << 20)",
+        "globalThis.held = Array.from({ length: 300000 }, (_, n) => ({ n }))",
+    ] {
+        eval(&interpreter, source);
+        let before = resident();
+        eval(&interpreter, "globalThis.held = null; globalThis.after = null");
+        interpreter.with(|ctx| ctx.run_gc());
+        let freed = before.saturating_sub(resident());
+        assert!(freed > 10 << 20, "{source}: {freed} bytes");
+    }
+}
+
+#[test]
 fn interpreters_come_and_go() {
     for n in 0..200 {
         let interpreter = sealed();
