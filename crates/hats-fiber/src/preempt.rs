@@ -223,10 +223,10 @@ pub fn may_enter_engine() -> bool {
     current().is_some_and(|core| core.depth.get() == 0 && !core.is_polling.get())
 }
 
-/// Says that the engine was entered above a frame of the host, which makes a crash there the process's.
+/// Counts that the engine ran above a frame of the host, where a crash is the process's. Panics in debug builds.
 pub fn count_nested() {
     count(|counts| &counts.nested);
-    debug_assert!(std::thread::panicking(), "the engine is entered above a frame of the host");
+    debug_assert!(std::thread::panicking(), "JavaScript has run above a function of the host");
 }
 
 /// The engine has called the host. `f` is given whether the script may be ended on the spot ([`die`]). The end of `f` is where
