@@ -13,9 +13,10 @@ use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
 use hats_fiber::{end_slice_when_due, host};
-use rquickjs::{Ctx, Exception, Object, Value, qjs};
+use rquickjs::{Ctx, Object, Value, qjs};
 
 use crate::interpreter::{State, Unfit};
+use crate::leaf::{self, ErrorKind};
 use crate::native::{Switchboard, throw};
 
 /// Learns of a promise and the reason for which it was rejected without a handler, or, if true, that it has one after all.
@@ -216,7 +217,7 @@ unsafe extern "C" fn on_resolve(
 }
 
 fn no_modules(ctx: &Ctx<'_>) -> rquickjs::Error {
-    Exception::throw_type(ctx, "there are no modules to import")
+    leaf::throw(ctx, ErrorKind::Type, "there are no modules to import")
 }
 
 unsafe extern "C" fn on_load(

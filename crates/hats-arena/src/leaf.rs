@@ -26,6 +26,8 @@ pub enum ErrorKind {
     Range,
     /// `ReferenceError`.
     Reference,
+    /// `SyntaxError`.
+    Syntax,
     /// `TypeError`.
     Type,
 }
@@ -34,7 +36,7 @@ pub enum ErrorKind {
 pub(crate) struct ErrorClasses {
     class: qjs::JSClassID,
     /// By [`ErrorKind`]. The context has a reference to each of them for as long as it lives.
-    prototypes: [qjs::JSValue; 5],
+    prototypes: [qjs::JSValue; 6],
 }
 
 impl ErrorClasses {
@@ -51,6 +53,7 @@ impl ErrorClasses {
                 qjs::JS_NewInternalError(context, format, text),
                 qjs::JS_NewRangeError(context, format, text),
                 qjs::JS_NewReferenceError(context, format, text),
+                qjs::JS_NewSyntaxError(context, format, text),
                 qjs::JS_NewTypeError(context, format, text),
             ]
         };

@@ -269,7 +269,9 @@ impl Resolver for Seen {
         name: &str,
         attributes: Option<ImportAttributes<'js>>,
     ) -> rquickjs::Result<String> {
-        refuse_attributes(ctx, attributes.and_then(|attributes| attributes.keys().next()).transpose()?)?;
+        if let Some(key) = attributes.and_then(|attributes| attributes.keys().next()) {
+            return Err(Exception::throw_type(ctx, &no_attributes(&key?)));
+        }
         let mut specifiers = self.specifiers.borrow_mut();
         if !specifiers.iter().any(|known| known == name) {
             specifiers.push(name.to_owned());
@@ -290,17 +292,9 @@ impl Loader for Seen {
     }
 }
 
-/// Refuses `import … with { … }`: there is only one type of module.
-pub(crate) fn refuse_attributes(ctx: &Ctx<'_>, first: Option<String>) -> rquickjs::Result<()> {
-    match first {
-        None => Ok(()),
-        Some(key) => {
-            let message = format!(
-                "import attributes are not supported (`with {{ {key}: … }}`): only JavaScript is imported"
-            );
-            Err(Exception::throw_type(ctx, &message))
-        }
-    }
+/// Why `import … with { key: … }` is refused: there is only one type of module.
+pub(crate) fn no_attributes(key: &str) -> String {
+    format!("import attributes are not supported (`with {{ {key}: … }}`): only JavaScript is imported")
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::rc::Rc;
 
-use hats_arena::{ModuleSource, ModuleText, leaf};
-use rquickjs::{Ctx, Exception, Object};
+use hats_arena::leaf::{self, ErrorKind, throw};
+use hats_arena::{ModuleSource, ModuleText};
+use rquickjs::{Ctx, Object};
 
 use super::Host;
 use crate::bundle::{self, Bundle, line_of_import};
@@ -39,7 +40,7 @@ impl HostModules {
     fn current(&self, ctx: &Ctx<'_>, name: &str) -> rquickjs::Result<Modules> {
         let modules = self.0.modules.borrow().clone();
         modules.ok_or_else(|| {
-            Exception::throw_reference(ctx, &format!("could not load module '{name}': the task has none"))
+            throw(ctx, ErrorKind::Reference, &format!("could not load module '{name}': the task has none"))
         })
     }
 }
@@ -215,13 +216,15 @@ impl Modules {
     ) -> rquickjs::Result<String> {
         let shared = &*self.shared;
         let importer = shared.path(base);
-        let resolved = first_key(attributes).and_then(|key| bundle::refuse_attributes(ctx, key));
-        let resolved = resolved.and_then(|()| {
+        let resolved = first_key(attributes).and_then(|key| {
+            if let Some(key) = key {
+                return Err(throw(ctx, ErrorKind::Type, &bundle::no_attributes(&key)));
+            }
             let resolved = shared.resolve(importer, name).and_then(|path| {
                 let is_broken = shared.is_abandoned.get() || shared.broken.borrow().contains(&path);
                 if is_broken { Err("an import of it has failed before".to_owned()) } else { Ok(path) }
             });
-            resolved.map_err(|why| Exception::throw_type(ctx, &shared.refusal(importer, name, &why)))
+            resolved.map_err(|why| throw(ctx, ErrorKind::Type, &shared.refusal(importer, name, &why)))
         });
         if resolved.is_err() {
             shared.give_up();
@@ -236,16 +239,18 @@ impl Modules {
         shared.loading.borrow_mut().push(path.to_owned());
         let text = match shared.bundle.modules.get(path).filter(|_| name != shared.task) {
             // Had it been run as one, the engine would know it.
-            None => Err(Exception::throw_type(
+            None => Err(throw(
                 ctx,
+                ErrorKind::Type,
                 &format!("{name} cannot be imported: it was run as a script, not as a module"),
             )),
-            Some(_) if depth >= DEPTH_MAX => Err(Exception::throw_range(
+            Some(_) if depth >= DEPTH_MAX => Err(throw(
                 ctx,
+                ErrorKind::Range,
                 &format!("{name} cannot be imported: more than {DEPTH_MAX} imports inside one another"),
             )),
             Some(text) => CString::new(&**text)
-                .map_err(|_| Exception::throw_syntax(ctx, &format!("{name} contains a NUL character"))),
+                .map_err(|_| throw(ctx, ErrorKind::Syntax, &format!("{name} contains a NUL character"))),
         };
         match text {
             Ok(source) => {

@@ -332,6 +332,14 @@ async fn libraries_share_the_scripts_scope_and_keep_nothing_from_one_script_to_t
     }
 }
 
+/// The loader is called by the engine: what it throws may not run JavaScript above it.
+#[tokio::test]
+async fn an_import_that_fails_runs_nothing_of_the_script() {
+    let source = "globalThis.traces = 0; Error.prepareStackTrace = () => { traces++; return 'trace' }; \
+                  globalThis.failed = await import('./none.js').catch(error => error instanceof TypeError); export {}";
+    assert_eq!(try_eval(&one_lane(), source, "[failed, traces]").await.as_deref(), Ok("[true, 0]"));
+}
+
 #[tokio::test]
 async fn a_broken_library_is_named_with_its_error() {
     for (source, expected) in [
