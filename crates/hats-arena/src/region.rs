@@ -242,15 +242,14 @@ impl Region {
 impl Drop for Region {
     /// Gives all memory back and keeps the addresses for the next interpreter of this OS thread.
     fn drop(&mut self) {
-        let Some(mut mapping) = self.mapping.take() else { return };
-        if self.committed.get() == 0 {
-            return;
+        if self.committed.get() > 0 {
+            // SAFETY: all pointers into the region keep it alive, so none of it is in use.
+            unsafe {
+                self.trim_stack(0);
+                self.zero_from(0, 0);
+            }
         }
-        // SAFETY: whoever has pointers into the region keeps it alive, so nobody uses any of it.
-        unsafe {
-            self.trim_after(&mapping);
-            self.zero_from(0, 0);
-        }
+        let Some(mut mapping) = self.mapping.take().filter(|_| self.committed.get() > 0) else { return };
         if self.touched.get() > 0 || self.held.get() > 0 {
             return;
         }
@@ -262,16 +261,6 @@ impl Drop for Region {
                 spare.push(mapping);
             }
         });
-    }
-}
-
-impl Region {
-    /// # Safety
-    /// As of `trim_stack`, for a region whose mapping has been taken out.
-    unsafe fn trim_after(&self, mapping: &Mapping) {
-        let base = self.base.as_ptr().expose_provenance();
-        // SAFETY: the caller's word.
-        unsafe { hats_fiber::trim_unused(&(base - mapping.stack..base), 0) };
     }
 }
 

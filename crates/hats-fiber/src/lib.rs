@@ -40,7 +40,4 @@ pub use crate::text::engine_is_at;
 #[doc(hidden)]
 pub use crate::tick::set_slice_of_tests;
 pub use crate::tick::{Preemption, PreemptionError, Ticks, attach};
-pub use crate::wait::{
-    Ended, current_ask, is_fiber, resumed_at, running_for, trim_stack, wait, wait_ending, wait_through,
-    wait_unless_killed,
-};
+pub use crate::wait::{Ended, current_ask, running_for, wait, wait_ending, wait_through, wait_unless_killed};

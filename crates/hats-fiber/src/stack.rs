@@ -2,13 +2,12 @@
 //!
 //! ```text
 //!  limit                                                         top (where a stack begins)
-//!  │ guard: no access │ low water │ given back │ kept │ frames in use │
+//!  │ guard: no access │ low water │ given back while unused │ kept │
 //! ```
 //!
 //! What must hold: the guard is [`GUARD_BYTES`] long, more than any frame of the engine, so that no frame leaps over it.
 #![expect(unsafe_code, reason = "memory is asked of the system and given back, see the safety notes")]
 
-use std::hint::black_box;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -20,8 +19,6 @@ use rustix::param::page_size;
 
 /// Bytes without access at the lowest end of each stack. The engine has frames of more than a page.
 pub const GUARD_BYTES: usize = 64 << 10;
-/// Bytes below the frames in use that keep their memory: a script's calls need it again at once.
-const KEPT_BYTES: usize = 16 << 10;
 
 /// Memory that a fiber runs on.
 pub struct Stack {
@@ -89,27 +86,15 @@ unsafe impl corosensei::stack::Stack for Stack {
     }
 }
 
-/// Gives the memory of the running stack below its frames back to the system, but for some pages that are soon needed again.
-#[inline(never)]
-pub(crate) fn trim(stack: &Range<usize>, guard_bytes: usize) {
-    let page = page_size();
-    let here = black_box(&raw const page).addr();
-    give_back(stack.start + guard_bytes, here.saturating_sub(KEPT_BYTES));
-}
-
-/// Gives the memory of a stack that nobody runs on back to the system, but for `keep` bytes where it begins.
+/// Gives the memory of an unused stack back to the system, but for `keep` bytes where it begins.
 ///
 /// # Safety
 /// The range is that of a [`Stack`], and no fiber has it.
 pub unsafe fn trim_unused(range: &Range<usize>, keep: usize) {
-    give_back(range.start + GUARD_BYTES, range.end.saturating_sub(keep));
-}
-
-fn give_back(start: usize, end: usize) {
-    let end = end & !(page_size() - 1);
+    let start = range.start + GUARD_BYTES;
+    let end = range.end.saturating_sub(keep) & !(page_size() - 1);
     let Some(length) = end.checked_sub(start).filter(|length| *length > 0) else { return };
-    // SAFETY: the callers name a part of a fiber's stack between its guard and the frames in use, of which this is further away
-    // than the red zone and all that the system call needs: what is written there next is written before it is read. Private
-    // anonymous memory reads as zeroes afterwards, which is as good as what was left there.
+    // SAFETY: the part lies between the guard and the end of a stack that no fiber has, by the caller's word: what is written
+    // there next is written before it is read. Private anonymous memory reads as zeroes afterwards.
     let _ = unsafe { madvise(ptr::with_exposed_provenance_mut(start), length, Advice::LinuxDontNeed) };
 }

@@ -7,11 +7,10 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::ask::Ask;
 use crate::preempt::{self, Core, Out};
-use crate::stack;
 
 /// Why a wait came to its end without a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,29 +82,6 @@ pub fn current_ask() -> Ask {
 #[must_use]
 pub fn running_for() -> Duration {
     with_current(|current| current.map_or(Duration::ZERO, |c| c.resumed_at.get().elapsed()))
-}
-
-/// True inside a fiber.
-#[must_use]
-pub fn is_fiber() -> bool {
-    with_current(|current| current.is_some())
-}
-
-/// When the running fiber got the OS thread; None outside a fiber.
-#[must_use]
-pub fn resumed_at() -> Option<Instant> {
-    with_current(|current| current.map(|current| current.resumed_at.get()))
-}
-
-/// Gives the memory of stack that the running fiber has used and no longer uses back to the system, but for some pages
-/// that it will soon need again. For after a beginning that goes much deeper than what follows. Does nothing outside a
-/// fiber.
-pub fn trim_stack() {
-    with_current(|current| {
-        if let Some(current) = current {
-            stack::trim(&current.stack, current.guard_bytes);
-        }
-    });
 }
 
 /// Waits until `future` is ready or at least `limit` is asked.

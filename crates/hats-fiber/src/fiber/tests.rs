@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::{
-    Ask, DEFAULT_STACK_BYTES, Ended, Fiber, Handle, current_ask, running_for, trim_stack, wait, wait_ending,
+    Ask, DEFAULT_STACK_BYTES, Ended, Fiber, Handle, current_ask, running_for, wait, wait_ending,
     wait_through, wait_unless_killed,
 };
 use tokio::time::sleep;
@@ -218,46 +218,4 @@ async fn what_only_a_kill_ends_outlasts_an_interrupt() {
     };
     let (ended, ()) = tokio::join!(body, kill);
     assert_eq!(ended.unwrap(), (Ok(()), Err(Ended::Interrupted)));
-}
-
-/// Uses so many pages of stack and tells how many there were.
-#[inline(never)]
-fn dig(pages: usize) -> usize {
-    let page = std::hint::black_box([1_u8; 4096]);
-    if pages == 0 { 0 } else { dig(pages - 1) + usize::from(page[pages % 4096]) }
-}
-
-#[cfg(target_os = "linux")]
-#[tokio::test(flavor = "current_thread", start_paused = true)]
-async fn a_trimmed_stack_gives_memory_back_and_keeps_its_frames() {
-    fn resident_pages() -> usize {
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-        statm.split(' ').nth(1).unwrap().parse().unwrap()
-    }
-    let local = tokio::task::LocalSet::new();
-    let dug = Rc::new(Cell::new(0));
-    for n in 0..100_usize {
-        let dug = dug.clone();
-        local.spawn_local(fiber(move || {
-            let kept = std::hint::black_box([n; 64]);
-            dug.set(dug.get() + dig(100));
-            wait(sleep(Duration::from_millis(1))).unwrap();
-            trim_stack();
-            wait(sleep(Duration::from_millis(2))).unwrap();
-            assert_eq!(kept, [n; 64]);
-            dug.set(dug.get() + dig(10));
-        }));
-    }
-    local
-        .run_until(async {
-            tokio::task::yield_now().await;
-            let before = resident_pages();
-            sleep(Duration::from_millis(2)).await;
-            let given_back = before.saturating_sub(resident_pages());
-            assert!(given_back > 5000, "of 10,000 pages only {given_back} were given back");
-        })
-        .await;
-    local.await;
-    assert_eq!(dug.get(), 100 * 110);
-    trim_stack();
 }

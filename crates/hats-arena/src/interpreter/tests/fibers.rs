@@ -364,3 +364,24 @@ fn a_script_that_is_dropped_is_over_whatever_it_did() {
         assert_eq!(interpreter.death(), Some(Death::Killed));
     }
 }
+
+#[test]
+fn a_trimmed_stack_gives_memory_back_and_is_used_again() {
+    fn resident_pages() -> usize {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+    let deep = text("(function f(n) { return n ? f(n - 1) + 1 : 0 })(500)");
+    let interpreters: Vec<_> = (0..100).map(|_| large()).collect();
+    let dig = || {
+        for interpreter in &interpreters {
+            assert_eq!(drive(run(interpreter, Handle::new(), go_on, &deep)).unwrap(), "500");
+        }
+    };
+    dig();
+    let before = resident_pages();
+    interpreters.iter().for_each(|interpreter| interpreter.trim_stack(16 << 10));
+    let given_back = before.saturating_sub(resident_pages());
+    assert!(given_back > 5000, "only {given_back} pages were given back");
+    dig();
+}
